@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""fusion-replay: record what an NPU computed, step by step; replay and judge it anywhere.
+
+``import fusion_replay as fr`` loads nothing but this file: every public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fusion_replay.compare import Verdict, assert_close, compare
+    from fusion_replay.errors import FusionReplayError
+    from fusion_replay.operators import operator, reference
+    from fusion_replay.record import Recorder, record
+    from fusion_replay.replay import ReplayReport, check, replay
+    from fusion_replay.snapshot import Snapshot
+    from fusion_replay.snapshot import open_snapshot as open
+    from fusion_replay.sources.simulator import simulate
+    from fusion_replay.tolerance import Tolerance, bf16_ulps, exact, relative
+
+_HOMES = {
+    "FusionReplayError": "fusion_replay.errors",
+    "Recorder": "fusion_replay.record",
+    "ReplayReport": "fusion_replay.replay",
+    "Snapshot": "fusion_replay.snapshot",
+    "Tolerance": "fusion_replay.tolerance",
+    "Verdict": "fusion_replay.compare",
+    "assert_close": "fusion_replay.compare",
+    "bf16_ulps": "fusion_replay.tolerance",
+    "check": "fusion_replay.replay",
+    "compare": "fusion_replay.compare",
+    "exact": "fusion_replay.tolerance",
+    "open": "fusion_replay.snapshot:open_snapshot",
+    "operator": "fusion_replay.operators",
+    "record": "fusion_replay.record",
+    "reference": "fusion_replay.operators",
+    "relative": "fusion_replay.tolerance",
+    "replay": "fusion_replay.replay",
+    "simulate": "fusion_replay.sources.simulator",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+class _Package(ModuleType):
+    """Keeps ``fr.record`` the function: importing the submodule of that name must not put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fusion_replay' has no attribute {name!r}")
+    module, _, attribute = home.partition(":")
+    value = getattr(importlib.import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

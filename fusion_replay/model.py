@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording talks about, as plain frozen data: operators, buffers, runlist steps and sequences.
+
+Sources produce these descriptions, the snapshot stores them, replay and the reports read them. Nothing here
+imports anything heavier than the standard library, knows a file format or a device.
+
+Units: ``nbytes``, ``start`` and ``stop`` are bytes; shapes count elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fusion_replay.errors import UsageError
+
+Direction = Literal["in", "out", "inout"]
+Json = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+DTYPE_BYTES: dict[str, int] = {
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "int64": 8,
+    "uint64": 8,
+    "bool": 1,
+}
+"""Element types a snapshot can hold, by their numpy / ml_dtypes name, with their size in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArgSpec:
+    """One runtime argument of an operator: IRON's ``AIERuntimeArgSpec`` with a name.
+
+    Attributes:
+        name: the argument's name, unique within the operator ("A", "angles").
+        direction: "in", "out" or "inout".
+        shape: elements per axis.
+        dtype: a key of :data:`DTYPE_BYTES`.
+    """
+
+    name: str
+    direction: Direction
+    shape: tuple[int, ...]
+    dtype: str = "bfloat16"
+
+    @property
+    def reads(self) -> bool:
+        return self.direction != "out"
+
+    @property
+    def writes(self) -> bool:
+        return self.direction != "in"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorDescription:
+    """One operator object of a sequence: IRON's class name, its module, and every field as JSON data."""
+
+    type: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BufferDescription:
+    """A named buffer: its size in bytes, whose it is, and whether its first contents come from outside.
+
+    ``role`` is IRON's ("input", "output", "scratch"). ``external`` is true for every buffer that some step reads
+    before the sequence has wholly written it: inputs, weights, caches. IRON's ``input_args`` leave weights out.
+    """
+
+    name: str
+    nbytes: int
+    role: Literal["input", "output", "scratch"] = "scratch"
+    external: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OperandUse:
+    """One argument of one runlist step: which buffer (or byte slice of it), seen through which arg spec."""
+
+    spec: ArgSpec
+    buffer: str
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def label(self) -> str:
+        """``name`` for a whole buffer, ``name[start:stop]`` (bytes) for a slice, as a runlist spells it."""
+        return self.buffer if self.stop is None else f"{self.buffer}[{self.start}:{self.stop}]"
+
+
+@dataclass(frozen=True, slots=True)
+class StepDescription:
+    """One runlist entry: ``operator`` indexes :attr:`SequenceDescription.operators`."""
+
+    index: int
+    operator: int
+    operands: tuple[OperandUse, ...]
+
+    @property
+    def flow(self) -> str:
+        """``W_ffn_down_7, ffn_hidden -> ffn_output``."""
+        reads = ", ".join(o.label for o in self.operands if o.spec.reads)
+        writes = ", ".join(o.label for o in self.operands if o.spec.writes)
+        return f"{reads} -> {writes}"
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceDescription:
+    """A runlist as data.
+
+    ``origin`` says where it came from, all optional strings: ``variant`` ("V3", "simulator", "arrays"), ``device``
+    ("npu1", "npu2"), ``flavour`` (the reference flavour that ``reference="auto"`` means), ``rule``, ``dispatch``.
+    """
+
+    name: str
+    operators: tuple[OperatorDescription, ...]
+    buffers: tuple[BufferDescription, ...]
+    steps: tuple[StepDescription, ...]
+    input_args: tuple[str, ...] = ()
+    output_args: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def operator_of(self, step: int) -> OperatorDescription:
+        return self.operators[self.steps[step].operator]
+
+
+def parse_address(text: str) -> tuple[int, int]:
+    """``"3:412"`` -> ``(3, 412)``: invocation and step, both counted from 0.
+
+    Raises:
+        UsageError: anything else.
+    """
+    invocation, colon, step = text.strip().partition(":")
+    if not (colon and invocation.isascii() and invocation.isdigit() and step.isascii() and step.isdigit()):
+        raise UsageError(f"step address {text!r}: expected INVOCATION:STEP, two counts from 0 such as 3:412")
+    return int(invocation), int(step)
+
+
+def format_address(invocation: int, step: int) -> str:
+    return f"{invocation}:{step}"
+
+
+def parse_buffer(text: str) -> tuple[str, int, int | None]:
+    """A runlist's buffer name: ``"kv"`` -> ``("kv", 0, None)``, ``"kv[64:128]"`` (bytes) -> ``("kv", 64, 128)``.
+
+    Raises:
+        UsageError: a slice that is not ``[start:stop]`` with ``0 <= start < stop``.
+    """
+    if not text.endswith("]"):
+        return text, 0, None
+    name, _, inside = text[:-1].partition("[")
+    start, colon, stop = inside.partition(":")
+    if not (name and colon and start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+        raise UsageError(f"buffer {text!r}: expected NAME[START:STOP] in bytes with START below STOP")
+    return name, int(start), int(stop)
+
+
+def external_buffers(steps: Iterable[StepDescription], partial: Container[int] = ()) -> frozenset[str]:
+    """Names of the buffers of which some byte is used before the steps have written it.
+
+    ``partial`` holds the indices of steps whose outputs keep some of their old contents (StridedCopy into a cache):
+    such a write needs what was there before and covers nothing.
+    """
+    written: dict[str, list[tuple[int, int]]] = {}
+    external: set[str] = set()
+    for step in steps:
+        keeps = step.index in partial
+        for use in step.operands:
+            lo, hi = use.start, use.start + use.spec.nbytes
+            if (use.spec.reads or keeps) and not _covers(written.get(use.buffer, []), lo, hi):
+                external.add(use.buffer)
+        for use in step.operands:
+            if use.spec.writes and not keeps:
+                written[use.buffer] = _merge([*written.get(use.buffer, []), (use.start, use.start + use.spec.nbytes)])
+    return frozenset(external)
+
+
+def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for lo, hi in sorted(spans):
+        if merged and lo <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(hi, merged[-1][1]))
+        else:
+            merged.append((lo, hi))
+    return merged
+
+
+def _covers(spans: list[tuple[int, int]], lo: int, hi: int) -> bool:
+    return any(a <= lo and hi <= b for a, b in spans)

@@ -1,0 +1,438 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator is, as data: parameters, arg specs, reference in several flavours, tolerance; and the registry.
+
+Each file of :mod:`fusion_replay.refs` declares one :class:`OperatorSpec` named ``SPEC``; a user's operator is one
+decorated function (:func:`operator`). :func:`reference` evaluates any of them on numpy arrays or torch tensors.
+
+A *flavour* says whose rounding a reference follows:
+
+``pr117``        amd/IRON pull request 117 (July 2026), torch bf16 operation by operation
+``iron-2026-08`` August 2026
+``iron-2026-09`` the newest numpy form (September 2026)
+``exact``        the true value, rounded to bf16 once
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import array_api_compat as aac
+import numpy as np
+
+from fusion_replay.bf16 import BFLOAT16, Array, is_torch, narrow, round_bf16, wide
+from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
+from fusion_replay.model import ArgSpec
+from fusion_replay.tolerance import Tolerance, bf16_ulps
+
+Flavour = Literal["pr117", "iron-2026-08", "iron-2026-09", "exact"]
+FLAVOURS: tuple[Flavour, ...] = ("pr117", "iron-2026-08", "iron-2026-09", "exact")
+
+# Where an operator has no form of its own for a flavour, the nearest one serves, in this order.
+_NEAREST: dict[str, tuple[str, ...]] = {
+    "pr117": ("pr117", "iron-2026-08", "iron-2026-09", "exact"),
+    "iron-2026-08": ("iron-2026-08", "pr117", "iron-2026-09", "exact"),
+    "iron-2026-09": ("iron-2026-09", "iron-2026-08", "exact", "pr117"),
+    "exact": ("exact", "iron-2026-09", "iron-2026-08", "pr117"),
+}
+
+REQUIRED = object()
+"""Default of a parameter without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """A field of the operator: name, Python type (int, float, bool, str, or tuple for lists of integers) and default.
+
+    ``decides`` is false for fields that shape the device design only (tile sizes, columns) and never the result.
+    """
+
+    name: str
+    type: type
+    default: Any = REQUIRED
+    decides: bool = True
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a flavour function may ask for besides its inputs.
+
+    Attributes:
+        params: the operator's parameters as attributes, defaults filled in.
+        xp: the array API namespace of the inputs.
+        previous: old contents of the outputs in arg-spec order, for partial writers (else None each).
+        values: runtime values of this dispatch (``vector_size``, ``offset``), by name.
+    """
+
+    params: SimpleNamespace
+    xp: Any
+    previous: tuple[Array | None, ...] = ()
+    values: Mapping[str, int | float] = field(default_factory=dict)
+
+    def round(self, x: Array) -> Array:
+        """float64 -> the nearest bf16 value, still float64: one rounding of IRON's form."""
+        return round_bf16(x)
+
+
+FlavourFn = Callable[..., Any]
+"""``(call, *inputs) -> array or tuple``. float64 results are rounded to the arg spec's dtype once at the end, so a
+flavour rounds explicitly only *before* its last operation; results in a storage dtype pass through bit for bit."""
+
+
+@dataclass(frozen=True)
+class OperatorSpec:
+    """One operator of the catalogue.
+
+    Attributes:
+        type: IRON's class name, the key everywhere (``ElementwiseAdd``).
+        args: parameters -> arg specs in runtime order.
+        flavours: flavour name -> function; names that share a form share a function.
+        raw: inputs reach the flavours as given (bf16 and int arrays) instead of float64: movement operators, which
+            must keep every bit, and matmuls, which widen block by block.
+        exact_bits: the device must reproduce the reference bit for bit (movement operators).
+        partial: outputs keep old contents where nothing is written; the flavours read ``call.previous``.
+        values: runtime values it understands ("vector_size"). A parameter ``vector_size_parameter`` names the symbol
+            under which IRON passes that value; :func:`evaluate` takes either name.
+        tolerance: device ("npu1", "npu2", or "*") -> limits of rule ``auto``.
+        source: where the definition was read.
+    """
+
+    type: str
+    args: Callable[[SimpleNamespace], tuple[ArgSpec, ...]]
+    params: tuple[Param, ...]
+    flavours: Mapping[str, FlavourFn]
+    tolerance: Mapping[str, Tolerance]
+    aliases: tuple[str, ...] = ()
+    summary: str = ""
+    source: str = ""
+    raw: bool = False
+    exact_bits: bool = False
+    partial: bool = False
+    values: tuple[str, ...] = ()
+
+    def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:
+        """Parameters as attributes: known ones checked and defaulted, unknown ones ignored (IRON adds fields).
+
+        Raises:
+            UsageError: a required parameter is missing, or one has the wrong type.
+        """
+        bound: dict[str, Any] = {}
+        for p in self.params:
+            value = params.get(p.name, p.default)
+            if value is REQUIRED:
+                raise UsageError(
+                    f"{self.type}: parameter {p.name!r} ({p.type.__name__}) is required; given: {_names(params)}"
+                )
+            bound[p.name] = value if value is None or value is p.default else _coerce(self.type, p, value)
+        return SimpleNamespace(**bound)
+
+    def arg_specs(self, params: Mapping[str, Any]) -> tuple[ArgSpec, ...]:
+        """Arg specs in runtime order for these parameters.
+
+        Raises:
+            UsageError: parameters missing, of the wrong type, or giving a negative or absurd shape.
+        """
+        specs = self.args(self.bind(params))
+        for s in specs:
+            if any(n < 0 for n in s.shape) or s.size > 1 << 40:
+                raise UsageError(f"{self.type}: argument {s.name} would have shape {s.shape}; check {_names(params)}")
+        return specs
+
+    def flavour(self, name: str) -> tuple[str, FlavourFn]:
+        """The function that answers flavour ``name`` and the name of the form it really is."""
+        if name not in _NEAREST:
+            raise UsageError(f"flavour {name!r}: expected one of {', '.join(FLAVOURS)}")
+        for candidate in _NEAREST[name]:
+            if candidate in self.flavours:
+                return candidate, self.flavours[candidate]
+        raise UnknownOperatorError(f"operator {self.type} has no reference in any flavour")
+
+    def tolerance_for(self, device: str | None) -> Tolerance:
+        return self.tolerance.get(device or "*") or self.tolerance.get("*") or bf16_ulps(2)
+
+
+# --- registry ---------------------------------------------------------------------------------------------------
+
+_USER: dict[str, OperatorSpec] = {}
+
+
+@cache
+def _builtin() -> dict[str, OperatorSpec]:
+    from fusion_replay import refs
+
+    return {spec.type: spec for spec in refs.all_specs()}
+
+
+def register(spec: OperatorSpec, *, replace: bool = False) -> OperatorSpec:
+    """Add a user's operator.
+
+    Raises:
+        UsageError: the name is taken and ``replace`` is false.
+    """
+    if not replace and (spec.type in _USER or spec.type in _builtin()):
+        raise UsageError(f"operator {spec.type!r} is registered already; give it another name or replace=True")
+    _USER[spec.type] = spec
+    return spec
+
+
+def find(op_type: str) -> OperatorSpec:
+    """The operator of this type, by IRON's class name, CI's snake-case name or an old ``AIE...`` class name.
+
+    Raises:
+        UnknownOperatorError: none is known.
+    """
+    if op_type in _USER:
+        return _USER[op_type]
+    if op_type in _builtin():
+        return _builtin()[op_type]
+    for spec in specs():
+        if op_type in spec.aliases or op_type == f"AIE{spec.type}":
+            return spec
+    raise UnknownOperatorError(
+        f"operator {op_type!r} is unknown; known: {', '.join(s.type for s in specs())}. "
+        f"Describe it with @fusion_replay.operator({op_type!r})"
+    )
+
+
+def lookup(op_type: str) -> OperatorSpec | None:
+    """As :func:`find`, None where it would raise: a recording never fails for an unknown operator."""
+    try:
+        return find(op_type)
+    except UnknownOperatorError:
+        return None
+
+
+def specs() -> Iterator[OperatorSpec]:
+    """Every known operator, the user's first, each group by name."""
+    yield from (_USER[k] for k in sorted(_USER))
+    yield from (_builtin()[k] for k in sorted(_builtin()))
+
+
+def operator(
+    type: str, *, tolerance: Tolerance | Mapping[str, Tolerance] | None = None, replace: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare an operator by one function: positional arguments are inputs, keyword-only arguments are parameters.
+
+    Inputs arrive as float64 arrays in the recorded shape; the result is rounded to the recorded output's dtype once.
+    Shapes come from the recording, so no arg spec is needed. The function itself is returned unchanged.
+    """
+
+    def declare(fn: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(fn)
+        keyword = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        names = [
+            p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+
+        def flavour(call: Call, *inputs: Array) -> Any:
+            return fn(*inputs, **{p.name: getattr(call.params, p.name) for p in keyword})
+
+        register(
+            OperatorSpec(
+                type=type,
+                args=lambda _params: tuple(ArgSpec(n, "in", ()) for n in names),
+                params=tuple(Param(p.name, object, REQUIRED if p.default is p.empty else p.default) for p in keyword),
+                flavours={"exact": flavour},
+                tolerance=tolerance if isinstance(tolerance, Mapping) else {"*": tolerance or bf16_ulps(2)},
+                summary=(inspect.getdoc(fn) or "").partition("\n")[0],
+                source=f"{fn.__module__}.{fn.__qualname__}",
+            ),
+            replace=replace,
+        )
+        _SHAPELESS.add(type)
+        return fn
+
+    return declare
+
+
+_SHAPELESS: set[str] = set()
+"""Operators declared by one function: their shapes are those of the recording."""
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------
+
+
+def reference(
+    op_type: str,
+    params: Mapping[str, Any],
+    inputs: Sequence[Array] | Mapping[str, Array],
+    flavour: str = "exact",
+    *,
+    previous: Array | Sequence[Array | None] | None = None,
+    values: Mapping[str, int | float] | None = None,
+    outputs: Sequence[ArgSpec] | None = None,
+) -> tuple[Array, ...]:
+    """What the operator's outputs should be.
+
+    Args:
+        op_type: IRON's class name or an alias.
+        params: its fields; unknown ones are ignored.
+        inputs: in arg-spec order, or by argument name. Any shape with the right element count; numpy or torch.
+        flavour: see the module's text; the nearest form that exists answers.
+        previous: old contents of the output, for operators that write only part of it.
+        values: runtime values of this dispatch, e.g. ``{"vector_size": 64}``.
+        outputs: the recorded outputs' arg specs, for operators declared without any (:func:`operator`).
+
+    Returns:
+        One array per output, in the arg spec's shape and dtype (bf16 unless the spec says otherwise).
+
+    Raises:
+        UnknownOperatorError: no such operator.
+        UsageError: parameters, input counts or element counts that don't fit; the message names the argument.
+    """
+    return evaluate(find(op_type), params, inputs, flavour, previous=previous, values=values, outputs=outputs)[0]
+
+
+def evaluate(
+    spec: OperatorSpec,
+    params: Mapping[str, Any],
+    inputs: Sequence[Array] | Mapping[str, Array],
+    flavour: str,
+    *,
+    previous: Array | Sequence[Array | None] | None = None,
+    values: Mapping[str, int | float] | None = None,
+    outputs: Sequence[ArgSpec] | None = None,
+) -> tuple[tuple[Array, ...], str]:
+    """As :func:`reference`, and the name of the form that answered."""
+    used, fn = spec.flavour(flavour)
+    bound = spec.bind(params)
+    shapeless = spec.type in _SHAPELESS
+    declared = spec.arg_specs(params)
+    in_specs = [s for s in declared if s.reads]
+    out_specs = [s for s in declared if s.writes] if not shapeless else list(outputs or ())
+    arrays = _inputs_in_order(spec, in_specs, inputs)
+    if not shapeless:
+        arrays = [_shaped(spec, s, a) for s, a in zip(in_specs, arrays, strict=True)]
+    xp = aac.array_namespace(*arrays) if arrays else np
+    old = _previous(spec, out_specs, previous)
+    call = Call(bound, xp, old, _runtime_values(spec, bound, values or {}))
+    with np.errstate(all="ignore"):  # overflow, NaN and division by zero are results here, judged by the rules
+        result = fn(call, *(arrays if spec.raw else [wide(a) for a in arrays]))
+    results = result if isinstance(result, tuple) else (result,)
+    if not out_specs:
+        return tuple(narrow(r) if _is_float64(r) else r for r in results), used
+    if len(results) != len(out_specs):
+        raise UsageError(f"{spec.type}: the reference gave {len(results)} results for {len(out_specs)} outputs")
+    return tuple(_finish(spec, s, r) for s, r in zip(out_specs, results, strict=True)), used
+
+
+def _inputs_in_order(
+    spec: OperatorSpec, in_specs: Sequence[ArgSpec], inputs: Sequence[Array] | Mapping[str, Array]
+) -> list[Array]:
+    names = [s.name for s in in_specs]
+    if isinstance(inputs, Mapping):
+        missing = [n for n in names if n not in inputs]
+        extra = [n for n in inputs if n not in names]
+        if missing or extra:
+            raise UsageError(
+                f"{spec.type}: expected inputs {', '.join(names)}"
+                + (f"; missing {', '.join(missing)}" if missing else "")
+                + (f"; unknown {', '.join(extra)}" if extra else "")
+            )
+        return [inputs[n] for n in names]
+    if len(inputs) != len(names):
+        raise UsageError(f"{spec.type}: expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
+    return list(inputs)
+
+
+def _shaped(spec: OperatorSpec, arg: ArgSpec, array: Array) -> Array:
+    size = math.prod(array.shape)
+    if size != arg.size:
+        raise UsageError(
+            f"{spec.type}: argument {arg.name} needs {arg.size} elements {arg.shape}, found {size} {tuple(array.shape)}"
+        )
+    return array.reshape(arg.shape)
+
+
+def _previous(
+    spec: OperatorSpec, out_specs: Sequence[ArgSpec], previous: Array | Sequence[Array | None] | None
+) -> tuple[Array | None, ...]:
+    if previous is None:
+        given: Sequence[Array | None] = [None] * len(out_specs)
+    elif isinstance(previous, (list, tuple)):
+        given = previous
+    else:
+        given = [previous]
+    if len(given) != len(out_specs):
+        raise UsageError(f"{spec.type}: expected previous contents of {len(out_specs)} outputs, found {len(given)}")
+    if spec.partial and any(g is None for g in given):
+        raise MissingError(f"{spec.type} writes only part of its output: give the old contents with previous=array")
+    return tuple(None if g is None else _shaped(spec, s, g) for s, g in zip(out_specs, given, strict=True))
+
+
+def _runtime_values(
+    spec: OperatorSpec, params: SimpleNamespace, values: Mapping[str, int | float]
+) -> dict[str, int | float]:
+    """The operator's runtime values by its own names, looked up under IRON's symbol where a parameter names one."""
+    found = {}
+    for name in spec.values:
+        symbol = getattr(params, f"{name}_parameter", None)
+        for key in (name, symbol):
+            if key is not None and key in values:
+                found[name] = values[key]
+    return found
+
+
+def _finish(spec: OperatorSpec, arg: ArgSpec, result: Array) -> Array:
+    """Rounded to the arg spec's dtype once where the flavour left float64, in the spec's shape."""
+    if _is_float64(result) and arg.dtype == "bfloat16":
+        result = narrow(result)
+    elif _is_float64(result) and arg.dtype == "float32":
+        result = aac.astype(result, aac.array_namespace(result).float32)
+    if math.prod(result.shape) != arg.size:
+        raise UsageError(f"{spec.type}: the reference gave {tuple(result.shape)} for output {arg.name} {arg.shape}")
+    return result.reshape(arg.shape)
+
+
+def _is_float64(x: Array) -> bool:
+    return str(x.dtype).removeprefix("torch.") == "float64"
+
+
+def _coerce(op: str, p: Param, value: Any) -> Any:
+    """A recorded JSON value as the parameter's type; integral floats and numpy scalars are accepted as integers."""
+    if p.type is object:
+        return value
+    if p.type is tuple and isinstance(value, (list, tuple)):
+        return tuple(int(v) for v in value)
+    if p.type is bool and isinstance(value, (bool, np.bool_, int)):
+        return bool(value)
+    if (
+        p.type is int
+        and not isinstance(value, bool)
+        and isinstance(value, (int, float, np.number))
+        and value == int(value)
+    ):
+        return int(value)
+    if p.type is float and not isinstance(value, bool) and isinstance(value, (int, float, np.number)):
+        return float(value)
+    if p.type is str and isinstance(value, str):
+        return value
+    raise UsageError(f"{op}: parameter {p.name}={value!r}: expected {p.type.__name__}, found {type(value).__name__}")
+
+
+def _names(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in params.items()) or "nothing"
+
+
+__all__ = [
+    "BFLOAT16",
+    "FLAVOURS",
+    "REQUIRED",
+    "Call",
+    "OperatorSpec",
+    "Param",
+    "evaluate",
+    "find",
+    "is_torch",
+    "lookup",
+    "operator",
+    "reference",
+    "register",
+    "specs",
+]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between a source of steps and whoever watches it.
+
+A source describes its sequence as data and tells an observer about every step: ``before`` with the inputs readable,
+then ``after`` with the outputs readable, or ``failed``. It knows no file format; the observer knows no device.
+The observer's methods never raise into the run they watch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from fusion_replay.model import SequenceDescription, StepDescription
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What the runtime itself said of a step: its time in nanoseconds and its final state, where it says so."""
+
+    elapsed_ns: int | None = None
+    state: str | None = None
+
+
+class LiveStep(Protocol):
+    """One step of the running invocation."""
+
+    @property
+    def description(self) -> StepDescription: ...
+
+    @property
+    def values(self) -> Mapping[str, int | float]:
+        """Runtime values of this dispatch (per-call scalars), by the name under which they were passed."""
+
+    def read(self, position: int) -> npt.NDArray[Any]:
+        """Present contents of operand ``position``: C-contiguous, in the arg spec's dtype and shape.
+
+        May be a view that is valid only until the next device operation: consume it before returning. Reading
+        never claims a side of the buffer and never marks it written.
+        """
+
+
+class StepObserver(Protocol):
+    def invocation_started(self, sequence: SequenceDescription) -> None: ...
+
+    def before(self, step: LiveStep) -> None: ...
+
+    def after(self, step: LiveStep, result: StepResult) -> None: ...
+
+    def failed(self, step: LiveStep, error: BaseException) -> None: ...
+
+    def invocation_finished(self) -> None: ...
+
+
+class StepSource(Protocol):
+    @property
+    def sequence(self) -> SequenceDescription: ...
+
+    def attach(self, observer: StepObserver) -> None:
+        """Start telling ``observer`` about every step, from the next invocation on."""
+
+    def detach(self) -> None:
+        """Leave the watched object exactly as it was before :meth:`attach`. Safe to call twice."""

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a result may be off: frozen data with constructors that say what they mean.
+
+Words and semantics follow mlir-aie's ``aie.utils.verify.Tolerance`` (Xilinx/mlir-aie ``python/utils/verify.py``);
+the element rule that ``relative`` feeds is IRON's test harness's (amd/IRON ``iron/common/test_utils.py``):
+an element passes if it is equal or ``|a - b| < max(atol, rtol * (|a| + |b|))``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fusion_replay.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """One element rule and how many elements may break it.
+
+    Attributes:
+        rtol, atol: of the element rule above (dimensionless; absolute in the tensor's own unit). Both 0 means equal.
+        ulps: if set, elements within this many bf16 ULPs pass too.
+        error_rate: share of elements, 0 to 1, that may break the rule.
+        source: where the numbers come from (a URL, a file of IRON or mlir-aie, or "measured on the software NPU").
+    """
+
+    rtol: float = 0.0
+    atol: float = 0.0
+    ulps: int | None = None
+    error_rate: float = 0.0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol", "error_rate"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"tolerance {name}={value!r}: expected a finite number >= 0")
+        if self.error_rate > 1:
+            raise UsageError(f"tolerance error_rate={self.error_rate!r}: expected a share between 0 and 1")
+        if self.ulps is not None and self.ulps < 0:
+            raise UsageError(f"tolerance ulps={self.ulps!r}: expected a count >= 0")
+
+    def from_source(self, source: str) -> Tolerance:
+        return replace(self, source=source)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("rtol", "atol", "ulps", "error_rate", "source")}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Tolerance:
+        return cls(**{k: data[k] for k in ("rtol", "atol", "ulps", "error_rate", "source") if k in data})
+
+    def __str__(self) -> str:
+        parts = []
+        if self.ulps is not None:
+            parts.append(f"{self.ulps} bf16 ulp")
+        if self.rtol or self.atol:
+            parts.append(f"rtol {self.rtol:g} atol {self.atol:g}")
+        if self.error_rate:
+            parts.append(f"{self.error_rate:.1%} may fail")
+        return ", ".join(parts) or "exact"
+
+
+def exact() -> Tolerance:
+    """Equal, element by element (NaN meets NaN, -0 meets +0)."""
+    return Tolerance()
+
+
+def bf16_ulps(n: int) -> Tolerance:
+    """Within ``n`` steps on the ordered line of bf16 values."""
+    return Tolerance(ulps=n)
+
+
+def relative(rtol: float, atol: float, error_rate: float = 0.0) -> Tolerance:
+    """IRON's element rule with these limits."""
+    return Tolerance(rtol=rtol, atol=atol, error_rate=error_rate)
