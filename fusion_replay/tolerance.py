@@ -23,6 +23,8 @@ class Tolerance:
     Attributes:
         rtol, atol: of the element rule above (dimensionless; absolute in the tensor's own unit). Both 0 means equal.
         ulps: if set, elements within this many bf16 ULPs pass too.
+        range_frac: if set, elements off by at most this share of the largest finite ``|expected|`` pass too: for sums
+            whose terms cancel, where the error follows the terms and not the result (matrix products).
         error_rate: share of elements, 0 to 1, that may break the rule.
         source: where the numbers come from (a URL, a file of IRON or mlir-aie, or "measured on the software NPU").
     """
@@ -32,10 +34,13 @@ class Tolerance:
     ulps: int | None = None
     error_rate: float = 0.0
     source: str = ""
+    range_frac: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("rtol", "atol", "error_rate"):
+        for name in ("rtol", "atol", "error_rate", "range_frac"):
             value = getattr(self, name)
+            if name == "range_frac" and value is None:
+                continue
             if not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"tolerance {name}={value!r}: expected a finite number >= 0")
         if self.error_rate > 1:
@@ -47,11 +52,11 @@ class Tolerance:
         return replace(self, source=source)
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("rtol", "atol", "ulps", "error_rate", "source")}
+        return {k: getattr(self, k) for k in _FIELDS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Tolerance:
-        return cls(**{k: data[k] for k in ("rtol", "atol", "ulps", "error_rate", "source") if k in data})
+        return cls(**{k: data[k] for k in _FIELDS if k in data})
 
     def __str__(self) -> str:
         parts = []
@@ -59,9 +64,14 @@ class Tolerance:
             parts.append(f"{self.ulps} bf16 ulp")
         if self.rtol or self.atol:
             parts.append(f"rtol {self.rtol:g} atol {self.atol:g}")
+        if self.range_frac is not None:
+            parts.append(f"{self.range_frac:g} of the largest expected")
         if self.error_rate:
             parts.append(f"{self.error_rate:.1%} may fail")
         return ", ".join(parts) or "exact"
+
+
+_FIELDS = ("rtol", "atol", "ulps", "error_rate", "source", "range_frac")
 
 
 def exact() -> Tolerance:
@@ -74,6 +84,6 @@ def bf16_ulps(n: int) -> Tolerance:
     return Tolerance(ulps=n)
 
 
-def relative(rtol: float, atol: float, error_rate: float = 0.0) -> Tolerance:
+def relative(rtol: float, atol: float, error_rate: float = 0.0, *, range_frac: float | None = None) -> Tolerance:
     """IRON's element rule with these limits."""
-    return Tolerance(rtol=rtol, atol=atol, error_rate=error_rate)
+    return Tolerance(rtol=rtol, atol=atol, error_rate=error_rate, range_frac=range_frac)
