@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the program ``fusion-replay`` and of ``python -m fusion_replay``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fusion_replay import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit status: 0 right, 1 mismatch, 2 usage, 3 no usable snapshot, 4 something needed is missing,
+        70 a bug in this program, 130 interrupted, 141 the reader of our output went away.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:  # answered before anything is imported: scripts ask it often
+        print(f"fusion-replay {__version__}")
+        return 0
+    from fusion_replay.cli import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

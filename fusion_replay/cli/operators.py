@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``operators [NAME]``: what is supported, with the parameters, tolerances and sources of each operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.report.text import count, table
+
+if TYPE_CHECKING:
+    from fusion_replay.operators import OperatorSpec, Param
+
+
+@click.command("operators")
+@click.argument("name", required=False)
+@json_option
+@verbosity_options
+def command(name: str | None, as_json: bool) -> int:
+    """Every operator with a reference; with NAME (an alias will do) all that is known of one."""
+    from fusion_replay.operators import find, specs
+
+    out = Terminal(as_json)
+    chosen = [find(name)] if name else list(specs())
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        for spec in chosen:
+            click.echo(encode(record(spec)))
+    elif name:
+        out.say(_details(chosen[0]))
+        out.next(command_line("record", "--workload", f"op:{chosen[0].type}", "--sim", "npu2"))
+    else:
+        rows: list[list[str]] = [["operator", "required parameters", "tolerance npu1", "npu2", "forms"]]
+        rows += [_row(s) for s in chosen]
+        out.say(table(rows, indent=""))
+        out.say(count(len(chosen), "operator"))
+        out.next(command_line("operators", chosen[0].type))
+    return 0
+
+
+def record(spec: OperatorSpec) -> dict[str, Any]:
+    """One operator as a typed record."""
+    return {
+        "type": "operator",
+        "op": spec.type,
+        "aliases": list(spec.aliases),
+        "summary": spec.summary,
+        "source": spec.source,
+        "params": [_param(p) for p in spec.params],
+        "flavours": sorted(spec.flavours),
+        "tolerance": {device: t.to_dict() for device, t in _tolerances(spec)},
+        "exact_bits": spec.exact_bits,
+        "partial": spec.partial,
+        "values": list(spec.values),
+    }
+
+
+def _tolerances(spec: OperatorSpec) -> Iterable[tuple[str, Any]]:
+    return ((device, spec.tolerance_for(device)) for device in ("npu1", "npu2"))
+
+
+def _param(p: Param) -> dict[str, Any]:
+    required = _required(p)
+    default = None if required else p.default
+    return {
+        "name": p.name,
+        "kind": p.type.__name__,
+        "required": required,
+        "default": list(default) if isinstance(default, tuple) else default,
+        "decides": p.decides,
+        "help": p.help,
+    }
+
+
+def _required(p: Param) -> bool:
+    from fusion_replay.operators import REQUIRED
+
+    return p.default is REQUIRED
+
+
+def _row(spec: OperatorSpec) -> list[str]:
+    required = ", ".join(p.name for p in spec.params if _required(p))
+    npu1, npu2 = (str(t) for _, t in _tolerances(spec))
+    return [spec.type, required, npu1, npu2, str(len({id(f) for f in spec.flavours.values()}))]
+
+
+def _details(spec: OperatorSpec) -> str:
+    lines = [spec.type + (f": {spec.summary}" if spec.summary else "")]
+    if spec.aliases:
+        lines.append(f"  also called {', '.join(spec.aliases)}")
+    rows = [
+        [p.name, p.type.__name__, "required" if _required(p) else f"default {p.default!r}", p.help or _effect(p)]
+        for p in spec.params
+    ]
+    lines += ["parameters", table(rows)] if rows else []
+    if spec.values:
+        lines.append(f"runtime values: {', '.join(spec.values)}")
+    lines.append("tolerance of rule auto")
+    lines.append(table([[device, str(t), t.source] for device, t in _tolerances(spec)]))
+    lines.append(f"reference flavours: {', '.join(sorted(spec.flavours))}; every other name gets the nearest")
+    if spec.exact_bits:
+        lines.append("moves bits: the device must reproduce the reference exactly")
+    if spec.partial:
+        lines.append("writes part of its output: the reference needs the old contents, which a recording keeps")
+    lines.append(f"source: {spec.source}")
+    return "\n".join(lines)
+
+
+def _effect(p: Param) -> str:
+    return "" if p.decides else "shapes the design, not the result"

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the verbs share on the way to the terminal: verbosity, notes, the last line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import click
+
+from fusion_replay.report.text import human_seconds, one_line
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_VERBOSITY = "fusion_replay.verbosity"
+
+
+def verbosity_options(function: F) -> F:
+    """``-v`` and ``-q``, before or after the verb; :class:`Terminal` reads the sum."""
+
+    def add(ctx: click.Context, _param: click.Parameter, value: int) -> None:
+        sign = -1 if _param.name == "quiet" else 1
+        root = ctx.find_root()
+        root.meta[_VERBOSITY] = root.meta.get(_VERBOSITY, 0) + sign * value
+
+    loud = click.option(
+        "-v", "--verbose", count=True, expose_value=False, callback=add, help="Say more; -vv: tracebacks."
+    )
+    quiet = click.option(
+        "-q", "--quiet", count=True, expose_value=False, callback=add, help="Only errors and the last line."
+    )
+    return loud(quiet(function))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines on stdout: typed records.")
+
+
+def colour(text: str, code: str) -> str:
+    """ANSI colour where stdout is a terminal and NO_COLOR (https://no-color.org) is unset."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{code}m{text}\x1b[0m"
+
+
+def command_line(*words: str | os.PathLike[str]) -> str:
+    """A command to type next, quoted for the shell."""
+    return shlex.join(["fusion-replay", *map(str, words)])
+
+
+@dataclass
+class Terminal:
+    """One verb's way to talk: results on stdout, notes on stderr, one last line.
+
+    With ``as_json`` stdout carries nothing but JSON Lines and the last line goes to stderr.
+    """
+
+    as_json: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def verbosity(self) -> int:
+        ctx = click.get_current_context(silent=True)
+        return int(ctx.find_root().meta.get(_VERBOSITY, 0)) if ctx else 0
+
+    @property
+    def quiet(self) -> bool:
+        return self.verbosity < 0
+
+    def say(self, text: str = "") -> None:
+        if not (self.quiet or self.as_json):
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(f"note: {one_line(text)}", err=True)
+
+    def notes(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.note(text)
+
+    def next(self, command: str) -> None:
+        """What to type next, for verbs that judge nothing and so end without PASSED or FAILED."""
+        self.say(f"next: {command}")
+
+    def close(self, passed: bool, *, also: str = "", next: str | None = None) -> None:
+        """The last line: ``PASSED in 1.2 s; ALSO; next: COMMAND``."""
+        word = colour("PASSED", "1;32") if passed else colour("FAILED", "1;31")
+        parts = [f"{word} in {human_seconds(time.monotonic() - self.started)}"]
+        parts += [also] if also else []
+        parts += [f"next: {next}"] if next else []
+        click.echo("; ".join(parts), err=self.as_json)

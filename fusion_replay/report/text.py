@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes, times, counts and tables for people: what every plain-text report shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, control characters (of a hostile file's names) shown instead of obeyed."""
+    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text.strip())
+
+
+def human_bytes(n: int) -> str:
+    """``1536`` -> ``1.5 kB``: decimal units, as disks and networks count."""
+    value, unit = float(n), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def human_seconds(s: float) -> str:
+    """``0.0123`` -> ``12 ms``, ``83`` -> ``83.0 s``, ``200`` -> ``3 min 20 s``."""
+    if s < 0.9995:
+        return f"{s * 1e3:.0f} ms"
+    if s < 99.95:
+        return f"{s:.1f} s"
+    return f"{round(s) // 60} min {round(s) % 60} s"
+
+
+def human_ns(ns: int | None) -> str:
+    """A step's own time, three digits: ``1234`` -> ``1.23 us``; nothing where the runtime gave none."""
+    if ns is None:
+        return ""
+    value, unit = float(ns), "ns"
+    for larger in ("us", "ms", "s"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
+
+
+def count(n: int, noun: str) -> str:
+    """``count(2, "step")`` -> ``2 steps``; knows mismatch, entry and the plain nouns."""
+    if n == 1:
+        return f"1 {noun}"
+    if noun.endswith(("ch", "sh", "x", "s")):
+        return f"{n:,} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}s"
+
+
+def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterable[int] = ()) -> str:
+    """Columns padded to their widest cell, two blanks between; ``right`` numbers the columns to align right."""
+    cells = [[str(c) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
+    numbers = set(right)
+    lines = (
+        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    )
+    return "\n".join((indent + line).rstrip() for line in lines)
