@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels of the software NPU, one file per family: a functional model of AIE2 (npu1) and AIE2P (npu2) numerics.
+
+Nothing here imports the references or their rounding: the two are written apart, from public sources, so that their
+agreement means something. What is modelled: where results are narrowed to bfloat16 and by which rounding, the order and
+width of sums, the tables, block floating point. What is not: time, memory layout, data races.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from fusion_replay.errors import UnknownOperatorError
+from fusion_replay.sources.simulator.kernels import activation, elementwise, gemm, gemv, movement, norm, rope, softmax
+from fusion_replay.sources.simulator.kernels._base import Kernel
+
+_FAMILIES = (elementwise, activation, norm, softmax, rope, gemv, gemm, movement)
+
+
+@cache
+def _kernels() -> dict[str, Kernel]:
+    return {kernel.type: kernel for family in _FAMILIES for kernel in family.KERNELS}
+
+
+def find_kernel(op_type: str) -> Kernel:
+    """The kernel of an operator, by IRON's class name.
+
+    Raises:
+        UnknownOperatorError: the software NPU has none.
+    """
+    try:
+        return _kernels()[op_type]
+    except KeyError:
+        known = ", ".join(sorted(_kernels()))
+        raise UnknownOperatorError(
+            f"the software NPU has no kernel for operator {op_type!r}; it has: {known}"
+        ) from None
+
+
+__all__ = ["Kernel", "find_kernel"]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SiLU and GELU: AIE2P has a bfloat16 tanh instruction, AIE2 reads tables.
+
+No kernel here sets the rounding register. Transcendental functions are evaluated in float64 and rounded to what the
+instruction delivers, so that recordings do not depend on the host's float32 library.
+
+Both lose relative accuracy on the negative side: ``1 + tanh`` cancels there and keeps steps of 2**-8, so the error is
+absolute, about ``|x| * 2**-9``, and results below it are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from fusion_replay.sources.simulator.core import Core, Float32, nearest_bf16, widen
+from fusion_replay.sources.simulator.kernels import lut
+from fusion_replay.sources.simulator.kernels._base import Array, Compute, Kernel, Params, Values, streamed_rules
+
+_HALF = np.float32(0.5)
+_ONE = np.float32(1.0)
+_SQRT_2_OVER_PI = nearest_bf16(0.7978845608028654)
+_BETA = nearest_bf16(0.044715)
+
+
+def silu(core: Core, x: Float32) -> Float32:
+    """``x * (1 + tanh(x / 2)) / 2`` with three roundings: tanh, sigmoid, product. bfloat16 values in and out.
+
+    amd/IRON ``aie_kernels/aie2/silu.cc`` and ``aie2p/silu.cc``.
+    """
+    half = x * _HALF
+    tanh = lut.tanh_segments()(core.round_bf16(half)) if core.generation == "npu1" else np.tanh(half.astype(np.float64))
+    sigmoid = core.round_bf16(core.round_bf16(_ONE + core.round_bf16(tanh)) * _HALF)
+    return core.round_bf16(x * sigmoid)
+
+
+def gelu(core: Core, x: Float32) -> Float32:
+    """GELU's tanh form. bfloat16 values in and out.
+
+    AIE2P: every operation's result is a bfloat16 vector (amd/IRON ``aie_kernels/aie2p/gelu.cc``). AIE2: one linear
+    piece of a table, one rounding.
+    """
+    if core.generation == "npu1":
+        return core.round_bf16(lut.gelu_segments()(x))
+    square = core.round_bf16(x * x)
+    cube = core.round_bf16(x * square)
+    inner = core.round_bf16(x + core.round_bf16(cube * _BETA))
+    argument = inner * _SQRT_2_OVER_PI  # stays in the accumulator: tanh reads float32
+    tanh = core.round_bf16(np.tanh(argument.astype(np.float64)))
+    weight = core.round_bf16(core.round_bf16(_ONE + tanh) * _HALF)
+    return core.round_bf16(x * weight)
+
+
+def _unary(function: Callable[[Core, Float32], Float32]) -> Compute:
+    def compute(
+        core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
+    ) -> list[Array]:
+        return [core.store_bf16(function(core, widen(inputs[0])))]
+
+    return compute
+
+
+KERNELS = (
+    Kernel("SiLU", _unary(silu), streamed_rules("SiLU"), source="amd/IRON aie_kernels/aie2/silu.cc, aie2p/silu.cc"),
+    Kernel("GELU", _unary(gelu), streamed_rules("GELU"), source="amd/IRON aie_kernels/aie2p/gelu.cc"),
+)
