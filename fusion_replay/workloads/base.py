@@ -11,7 +11,9 @@ from typing import Any
 
 from fusion_replay.errors import UsageError
 
-DEVICES = ("npu1", "npu2")
+COLUMNS = {"npu1": 4, "npu2": 8}
+"""Columns of AI engine cores per device: the most that an operator's design may use (mlir-aie, device models)."""
+DEVICES = tuple(COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,43 @@ class Option:
         if self.minimum is not None and converted < self.minimum:
             raise UsageError(f"{where}: expected at least {self.minimum}")
         return converted
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A runlist and what IRON's ``OperatorSequence`` wants to know beside it.
+
+    ``buffer_sizes`` holds the explicit sizes in bytes, of buffers that steps use in slices or write in part.
+    """
+
+    name: str
+    runlist: list[tuple[Any, ...]]
+    input_args: tuple[str, ...]
+    output_args: tuple[str, ...]
+    buffer_sizes: Mapping[str, int]
+
+    def simulate(self, device: str, faults: Sequence[Any] = (), seed: int = 0) -> Any:
+        """The software NPU's callable for this runlist."""
+        from fusion_replay.sources.simulator import simulate
+
+        return simulate(
+            self.runlist,
+            device=device,
+            faults=faults,
+            name=self.name,
+            input_args=list(self.input_args),
+            output_args=list(self.output_args),
+            buffer_sizes=dict(self.buffer_sizes),
+            seed=seed,
+        )
+
+
+def write_buffer(callable_: Any, name: str, values: Any) -> None:
+    """Write the leading elements of buffer ``name`` and move them to the device: IRON's host idiom, torch-free."""
+    buffer = callable_.get_buffer(name)
+    flat = values.reshape(-1)
+    buffer.numpy_view().reshape(-1)[: flat.size] = flat
+    buffer.to("npu")
 
 
 class Run(ABC):
@@ -121,10 +160,10 @@ class Workload:
         known = {o.name for o in self.options}
         if unknown := [name for name in given if name not in known]:
             raise UsageError(
-                f"workload {self.name}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known)) or 'none'}"
+                f"workload {self.name}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known)) or '-'}"
             )
         values = {o.name: o.check(self.name, given.get(o.name, o.default)) for o in self.options}
         return self.builder(device, faults, SimpleNamespace(**values))
 
 
-__all__ = ["DEVICES", "Option", "Run", "Workload"]
+__all__ = ["COLUMNS", "DEVICES", "Option", "Plan", "Run", "Workload", "write_buffer"]
