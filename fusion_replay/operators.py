@@ -99,7 +99,10 @@ class OperatorSpec:
         partial: outputs keep old contents where nothing is written; the flavours read ``call.previous``.
         values: runtime values it understands ("vector_size"). A parameter ``vector_size_parameter`` names the symbol
             under which IRON passes that value; :func:`evaluate` takes either name.
-        tolerance: device ("npu1", "npu2", or "*") -> limits of rule ``auto``.
+        tolerance: device ("npu1", "npu2", or "*") -> limits of rule ``auto``; a function of the bound parameters where
+            they decide it (a matmul's tile count), which must also answer for the defaults alone.
+        iron_fails: ``(parameters, flavour)`` -> why IRON's own compare could not have passed this operator in that
+            era, or None. The parameters carry the dispatch's runtime values as ``values``: :meth:`iron_failure`.
         source: where the definition was read.
     """
 
@@ -107,7 +110,7 @@ class OperatorSpec:
     args: Callable[[SimpleNamespace], tuple[ArgSpec, ...]]
     params: tuple[Param, ...]
     flavours: Mapping[str, FlavourFn]
-    tolerance: Mapping[str, Tolerance]
+    tolerance: Mapping[str, Tolerance | Callable[[SimpleNamespace], Tolerance]]
     aliases: tuple[str, ...] = ()
     summary: str = ""
     source: str = ""
@@ -115,6 +118,7 @@ class OperatorSpec:
     exact_bits: bool = False
     partial: bool = False
     values: tuple[str, ...] = ()
+    iron_fails: Callable[[SimpleNamespace, str], str | None] | None = None
 
     def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:
         """Parameters as attributes: known ones checked and defaulted, unknown ones ignored (IRON adds fields).
@@ -153,8 +157,23 @@ class OperatorSpec:
                 return candidate, self.flavours[candidate]
         raise UnknownOperatorError(f"operator {self.type} has no reference in any flavour")
 
-    def tolerance_for(self, device: str | None) -> Tolerance:
-        return self.tolerance.get(device or "*") or self.tolerance.get("*") or bf16_ulps(2)
+    def tolerance_for(self, device: str | None, params: Mapping[str, Any] | None = None) -> Tolerance:
+        """Limits of rule ``auto`` on this device; without ``params`` those of the parameters' defaults."""
+        limit = self.tolerance.get(device or "*") or self.tolerance.get("*") or bf16_ulps(2)
+        if isinstance(limit, Tolerance):
+            return limit
+        defaults = {p.name: None if p.default is REQUIRED else p.default for p in self.params}
+        return limit(SimpleNamespace(**defaults) if params is None else self.bind(params))
+
+    def iron_failure(
+        self, params: Mapping[str, Any], flavour: str, values: Mapping[str, int | float] | None = None
+    ) -> str | None:
+        """Why IRON's compare of ``flavour``'s era could not have passed this step, or None where it could."""
+        if self.iron_fails is None:
+            return None
+        bound = self.bind(params)
+        bound.values = _runtime_values(self, bound, values or {})
+        return self.iron_fails(bound, flavour)
 
 
 # --- registry ---------------------------------------------------------------------------------------------------
@@ -335,10 +354,14 @@ def _inputs_in_order(
                 + (f"; missing {', '.join(missing)}" if missing else "")
                 + (f"; unknown {', '.join(extra)}" if extra else "")
             )
-        return [inputs[n] for n in names]
+        return [_as_array(inputs[n]) for n in names]
     if len(inputs) != len(names):
         raise UsageError(f"{spec.type}: expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
-    return list(inputs)
+    return [_as_array(x) for x in inputs]
+
+
+def _as_array(x: Any) -> Array:
+    return x if is_torch(x) else np.asarray(x)
 
 
 def _shaped(spec: OperatorSpec, arg: ArgSpec, array: Array) -> Array:
@@ -380,18 +403,26 @@ def _runtime_values(
 
 
 def _finish(spec: OperatorSpec, arg: ArgSpec, result: Array) -> Array:
-    """Rounded to the arg spec's dtype once where the flavour left float64, in the spec's shape."""
-    if _is_float64(result) and arg.dtype == "bfloat16":
-        result = narrow(result)
+    """Rounded to the arg spec's dtype once where the flavour left another float type, in the spec's shape."""
+    if _dtype_name(result) in _WIDER and arg.dtype == "bfloat16":
+        result = narrow(wide(result))
     elif _is_float64(result) and arg.dtype == "float32":
         result = aac.astype(result, aac.array_namespace(result).float32)
     if math.prod(result.shape) != arg.size:
         raise UsageError(f"{spec.type}: the reference gave {tuple(result.shape)} for output {arg.name} {arg.shape}")
-    return result.reshape(arg.shape)
+    result = result.reshape(arg.shape)
+    return result.contiguous() if is_torch(result) else np.ascontiguousarray(result).reshape(arg.shape)
+
+
+_WIDER = ("float16", "float32", "float64")  # movement operators hand back what came in; bf16 and integers stay as is
+
+
+def _dtype_name(x: Array) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def _is_float64(x: Array) -> bool:
-    return str(x.dtype).removeprefix("torch.") == "float64"
+    return _dtype_name(x) == "float64"
 
 
 def _coerce(op: str, p: Param, value: Any) -> Any:

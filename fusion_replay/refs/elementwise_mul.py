@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ElementwiseMul: C = A * B.
+
+The product of two bf16 values has at most 16 significant bits: float64 holds it exactly, so every form of IRON is the
+correctly rounded product.
+"""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array
+from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
+
+
+def _mul(call: Call, a: Array, b: Array) -> Array:
+    return a * b
+
+
+SPEC = OperatorSpec(
+    type="ElementwiseMul",
+    summary="C = A * B",
+    aliases=("elementwise_mul", "AIEElementwiseMul"),
+    params=BINARY_PARAMS,
+    args=binary_args,
+    flavours={"pr117": _mul, "iron-2026-08": _mul, "iron-2026-09": _mul, "exact": _mul},
+    tolerance={"*": ONE_ULP},
+    source="amd/IRON iron/operators/elementwise_mul",
+)

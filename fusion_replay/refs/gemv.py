@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GEMV: C = A B, matrix times vector, once or per batch, with an optional fused GELU.
+
+float64 accumulation and one rounding in every flavour: torch's bf16 product of July and August agrees with that in all
+but one element in two thousand (and depends on the torch build where not); September's numpy form accumulates in
+float32. With ``epilogue="gelu"`` IRON's forms round the product before the activation, ``exact`` does not.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from fusion_replay.bf16 import Array, wide
+from fusion_replay.errors import UsageError
+from fusion_replay.model import ArgSpec
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.refs._epilogue import check_epilogue, finisher
+from fusion_replay.refs._matmul import matvec
+from fusion_replay.tolerance import Tolerance, relative
+
+
+def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
+    check_epilogue("GEMV", p.epilogue)
+    if p.repeat < 1 or p.num_batches % p.repeat:
+        raise UsageError(f"GEMV: repeat {p.repeat} does not divide num_batches {p.num_batches}")
+    matrices = p.num_batches // p.repeat
+    batch = () if p.num_batches == 1 else (p.num_batches,)
+    return (
+        ArgSpec("A", "in", (p.M, p.K) if matrices == 1 else (matrices, p.M, p.K)),
+        ArgSpec("B", "in", (*batch, p.K)),
+        ArgSpec("C", "out", (*batch, p.M)),
+    )
+
+
+def _gemv(call: Call, a: Array, b: Array, *, round_before: bool = True) -> Array:
+    """Batch i is matrix i // repeat times vector i."""
+    xp, p = call.xp, call.params
+    finish = finisher(xp, p.epilogue, round_before=round_before)
+    matrices, vectors = xp.reshape(a, (-1, p.M, p.K)), wide(xp.reshape(b, (-1, p.K)))
+    rows = [matvec(matrices[i // p.repeat], vectors[i], finish) for i in range(p.num_batches)]
+    return rows[0] if len(rows) == 1 else xp.stack(rows)
+
+
+def _exact(call: Call, a: Array, b: Array) -> Array:
+    return _gemv(call, a, b, round_before=False)
+
+
+def _tolerance(p: SimpleNamespace) -> Tolerance:
+    """IRON's, its absolute floor as a share of the largest result: 1e-3 hides whole tensors where results are small.
+
+    IRON's test draws inputs of spread 4, so results run to several hundred and 1e-3 is some 1e-6 to 1e-5 of them;
+    float32 lanes over 8192 elements stay inside 1e-4.
+    """
+    if p.epilogue == "gelu":
+        return relative(0.06, 2e-2).from_source("amd/IRON iron/operators/gemv, tolerance() with the gelu epilogue")
+    return relative(0.04, 0.0, range_frac=1e-4).from_source("amd/IRON iron/operators/gemv, tolerance()")
+
+
+def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
+    if flavour not in ("pr117", "iron-2026-08"):
+        return None
+    if p.num_batches > 1:
+        return (
+            "IRON's GEMV reference of that time is plain A @ B: it raises for num_batches > 1, or gives a wrong shape"
+        )
+    if p.epilogue != "none":
+        return "IRON's GEMV reference of that time gives the product without the epilogue"
+    return None
+
+
+SPEC = OperatorSpec(
+    type="GEMV",
+    summary="C = A B, per batch",
+    aliases=("gemv", "AIEGEMV"),
+    params=(
+        Param("M", int, help="rows of A"),
+        Param("K", int, help="columns of A"),
+        Param("num_aie_columns", int, 1, decides=False),
+        Param("tile_size_input", int, 2, decides=False),
+        Param("tile_size_output", int, None, decides=False),
+        Param("num_batches", int, 1, help="independent products"),
+        Param("kernel_vector_size", int, 64, decides=False),
+        Param("epilogue", str, "none", help='"gelu" applies the tanh approximation to the result'),
+        Param("repeat", int, 1, help="consecutive batches that share a matrix"),
+    ),
+    args=_args,
+    flavours={"pr117": _gemv, "iron-2026-08": _gemv, "iron-2026-09": _gemv, "exact": _exact},
+    tolerance={"*": _tolerance},
+    raw=True,
+    source="amd/IRON iron/operators/gemv",
+    iron_fails=_iron_fails,
+)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ReLU: C = A where A is positive, else 0.
+
+As torch's relu, which the forms of July and August call: NaN stays NaN and -0 stays -0 (equal to +0 under every rule).
+"""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array
+from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
+from fusion_replay.tolerance import exact
+
+
+def _relu(call: Call, a: Array) -> Array:
+    return call.xp.where(a < 0, call.xp.zeros_like(a), a)
+
+
+SPEC = OperatorSpec(
+    type="ReLU",
+    summary="C = max(A, 0)",
+    aliases=("relu", "AIEReLU", "AIERELU"),
+    params=CHANNELLED_PARAMS,
+    args=unary_args,
+    flavours={"pr117": _relu, "iron-2026-08": _relu, "iron-2026-09": _relu, "exact": _relu},
+    tolerance={"*": exact().from_source("Xilinx/mlir-aie python/iron/kernels/activation.py: a selection is exact")},
+    source="amd/IRON iron/operators/relu",
+)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RMSNorm: each row of A over its root mean square, times the weight row B if there is one.
+
+====================  =================================================================================
+pr117                 ``x / (sqrt(mean(x*x)) + eps) * w``, torch bf16: a rounding after each of six steps
+iron-2026-08          ``x / sqrt(mean(x*x) + eps) * w``, likewise six roundings
+iron-2026-09          the normalised row rounded, then its product with the weight (two cores on the device)
+exact                 August's meaning, rounded once
+====================  =================================================================================
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from fusion_replay.bf16 import Array
+from fusion_replay.errors import UsageError
+from fusion_replay.model import ArgSpec
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tolerance import relative
+
+
+def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
+    shape = rows_of("RMSNorm", p)
+    weight = (ArgSpec("B", "in", (p.tile_size,)),) if p.weighted else ()
+    return ArgSpec("A", "in", shape), *weight, ArgSpec("C", "out", shape)
+
+
+def rows_of(op: str, p: SimpleNamespace) -> tuple[int, int]:
+    """(rows, tile_size): the rows that a normalisation works on.
+
+    Raises:
+        UsageError: ``tile_size`` does not divide ``size``.
+    """
+    if p.tile_size < 1 or p.size % p.tile_size:
+        raise UsageError(f"{op}: size {p.size} is no whole number of rows of tile_size {p.tile_size}")
+    return p.size // p.tile_size, p.tile_size
+
+
+def _mean_square(call: Call, x: Array) -> Array:
+    return call.xp.mean(x * x, axis=-1, keepdims=True)
+
+
+def _mean_square_bf16(call: Call, x: Array) -> Array:
+    return call.round(call.xp.mean(call.round(x * x), axis=-1, keepdims=True))
+
+
+def _weigh(normed: Array, weight: tuple[Array, ...]) -> Array:
+    return normed * weight[0] if weight else normed
+
+
+def _pr117(call: Call, x: Array, *weight: Array) -> Array:
+    root = call.round(call.xp.sqrt(_mean_square_bf16(call, x)))
+    return _weigh(call.round(x / call.round(root + call.params.epsilon)), weight)
+
+
+def _august(call: Call, x: Array, *weight: Array) -> Array:
+    root = call.round(call.xp.sqrt(call.round(_mean_square_bf16(call, x) + call.params.epsilon)))
+    return _weigh(call.round(x / root), weight)
+
+
+def _september(call: Call, x: Array, *weight: Array) -> Array:
+    return _weigh(call.round(x / call.xp.sqrt(_mean_square(call, x) + call.params.epsilon)), weight)
+
+
+def _exact(call: Call, x: Array, *weight: Array) -> Array:
+    return _weigh(x / call.xp.sqrt(_mean_square(call, x) + call.params.epsilon), weight)
+
+
+SPEC = OperatorSpec(
+    type="RMSNorm",
+    summary="C = A / sqrt(mean(A*A) + epsilon) * B, row by row",
+    aliases=("rms_norm", "AIERMSNorm"),
+    params=(
+        Param("size", int, help="elements in all"),
+        Param("num_aie_columns", int, 1, decides=False),
+        Param("num_channels", int, 1, decides=False),
+        Param("tile_size", int, help="elements per row"),
+        Param("weighted", bool, False, help="a second input of tile_size elements multiplies each row"),
+        Param("epsilon", float, 1e-5),
+    ),
+    args=_args,
+    flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
+    tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
+    source="amd/IRON iron/operators/rms_norm",
+)

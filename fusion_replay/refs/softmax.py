@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Softmax over each row, its first ``vector_size`` elements valid, exact zeros behind them.
+
+``vector_size`` is a runtime value, else the compiled ``rtp_vector_size``, else the whole row. IRON's references up to
+August 2026 ignored it; every flavour here honours it, since that is what the operator computes. September's form fills
+the masked part with the lowest bf16 value, which a row of nothing else can tell from a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from fusion_replay.bf16 import Array
+from fusion_replay.errors import UsageError
+from fusion_replay.model import ArgSpec
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tolerance import Tolerance, relative
+
+_LOWEST = -(2.0 - 2.0**-7) * 2.0**127  # the lowest finite bf16
+
+
+def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
+    size = p.rows * p.cols
+    return ArgSpec("A", "in", (size,)), ArgSpec("C", "out", (size,))
+
+
+def _valid(p: SimpleNamespace, values: Mapping[str, int | float]) -> int:
+    """How many elements of each row take part."""
+    size = values.get("vector_size", p.rtp_vector_size)
+    if size is None:
+        return int(p.cols)
+    if size < 1:
+        raise UsageError(f"Softmax: vector_size {size}: expected at least 1 valid element per row")
+    return min(int(size), int(p.cols))
+
+
+def _softmax(xp: Any, x: Array) -> Array:
+    grown = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+    return grown / xp.sum(grown, axis=-1, keepdims=True)
+
+
+def _masked(call: Call, a: Array) -> Array:
+    xp, p = call.xp, call.params
+    valid = _valid(p, call.values)
+    x = xp.reshape(a, (p.rows, p.cols))
+    if valid == p.cols:
+        return _softmax(xp, x)
+    return xp.concat((_softmax(xp, x[:, :valid]), xp.zeros_like(x[:, valid:])), axis=-1)
+
+
+def _filled(call: Call, a: Array) -> Array:
+    xp, p = call.xp, call.params
+    valid = _valid(p, call.values)
+    x = xp.reshape(a, (p.rows, p.cols))
+    if valid < p.cols:
+        x = xp.concat((x[:, :valid], xp.full_like(x[:, valid:], _LOWEST)), axis=-1)
+    return _softmax(xp, x)
+
+
+def _tolerance(rtol: float, source: str) -> Callable[[SimpleNamespace], Tolerance]:
+    """The absolute floor is a tenth of an average element: an unwritten row fails, an underflowed tail passes."""
+
+    def limits(p: SimpleNamespace) -> Tolerance:
+        return relative(rtol, 0.1 / p.cols if p.cols else 0.0).from_source(source)
+
+    return limits
+
+
+def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
+    if flavour in ("pr117", "iron-2026-08") and _valid(p, getattr(p, "values", {})) < p.cols:
+        return "IRON's softmax reference of that time ignores the mask length and takes whole rows"
+    return None
+
+
+SPEC = OperatorSpec(
+    type="Softmax",
+    summary="C = exp(A) / sum(exp(A)) over the valid part of each row, 0 behind it",
+    aliases=("softmax", "AIESoftmax"),
+    params=(
+        Param("rows", int),
+        Param("cols", int, help="elements per row"),
+        Param("num_aie_columns", int, 1, decides=False),
+        Param("num_channels", int, 1, decides=False),
+        Param("rtp_vector_size", int, None, help="valid elements per row where no runtime value says otherwise"),
+        Param("mask_patch_value", int, 0, decides=False),
+        Param("vector_size_parameter", str, None, help="symbol of the runtime value vector_size"),
+    ),
+    args=_args,
+    flavours={"pr117": _masked, "iron-2026-08": _masked, "iron-2026-09": _filled, "exact": _masked},
+    tolerance={
+        "npu2": _tolerance(0.04, "Xilinx/mlir-aie python/iron/kernels/activation.py: 0.04, 0.1 / row length"),
+        "*": _tolerance(0.128, "Xilinx/mlir-aie python/utils/verify.py: 0.128 for exp by lookup table, 0.1 / row"),
+    },
+    values=("vector_size",),
+    source="amd/IRON iron/operators/softmax",
+    iron_fails=_iron_fails,
+)
