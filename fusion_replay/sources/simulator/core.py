@@ -100,7 +100,7 @@ def rsqrt(x: Float32, newton_steps: int) -> Float32:
     is what AIE2 kernels use (amd/IRON ``aie_kernels/aie2/aie2_math.h``), two leave 5e-6 (AIE2P, Xilinx/mlir-aie
     ``python/utils/aie2p_emulation.py``). ``x`` outside the positive normal numbers gives garbage, as on the device.
     """
-    x = np.ascontiguousarray(x, np.float32)
+    x = np.asarray(x, np.float32, order="C")
     half = x * np.float32(0.5)
     # The shift is arithmetic: the C++ works on int32.
     y = (np.int32(0x5F3759DF) - (x.view(np.int32) >> np.int32(1))).view(np.float32)
@@ -133,7 +133,7 @@ def halve(sums: Float32) -> Float32:
 
 def _accumulator(x: npt.ArrayLike) -> Float32:
     with np.errstate(over="ignore", under="ignore"):
-        return np.ascontiguousarray(x, np.float32)
+        return np.asarray(x, np.float32, order="C")
 
 
 def _widen_bits(bits: npt.NDArray[np.uint16]) -> Float32:

@@ -4,7 +4,7 @@
 amd/IRON ``aie_kernels/generic/mv.cc``: products of two bfloat16 values are exact in float32, each lane adds every
 ``kernel_vector_size``-th of them, a reduction tree adds the lanes. The one rounding at the end is the register's, floor
 on a fresh device; newer vector kernels select conv_even themselves, which a decode has anyway after its first RMSNorm.
-Every addition is an explicit elementwise one in that order, so the bits are the same on every host; no BLAS is involved.
+Every addition is an explicit elementwise one in that order, so every host gets the same bits; no BLAS is involved.
 """
 
 from __future__ import annotations
