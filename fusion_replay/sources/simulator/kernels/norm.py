@@ -99,8 +99,16 @@ def _layer_rules(p: Params, core: Core) -> None:
     require_multiple("LayerNorm", "tile_size", p.tile_size, lanes, f"the kernel's vector on {core.generation}")
 
 
+def _rms_note(p: Params, core: Core) -> str:
+    if core.generation == "npu2":
+        return "float32 up to each rounding, to nearest even (set by the kernel): off only where they cross a tie"
+    return ""
+
+
 KERNELS = (
-    Kernel("RMSNorm", _rms_norm, _rms_rules, source="amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc"),
+    Kernel(
+        "RMSNorm", _rms_norm, _rms_rules, _rms_note, source="amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc"
+    ),
     Kernel(
         "LayerNorm", _layer_norm, _layer_rules, source="amd/IRON aie_kernels/aie2/layer_norm.cc, aie2p/layer_norm.cc"
     ),
