@@ -58,6 +58,10 @@ class DamagedSnapshotError(SnapshotError, OSError):
     """Length, digest or structure disagree with what was sealed."""
 
 
+class UnsealedError(SnapshotError, OSError):
+    """A recording could not be sealed (disk full, say); its journal is kept and can be read and sealed later."""
+
+
 class MissingError(FusionReplayError):
     """Something that is needed is not here (exit 4)."""
 
@@ -74,6 +78,12 @@ class MissingDependencyError(MissingError, ImportError):
 
 class NothingComparedError(MissingError):
     """A replay that compared nothing is a failure, never a pass."""
+
+
+class RecordingError(FusionReplayError, RuntimeError):
+    """The recorder itself failed, and ``on_error="raise"`` had asked for a hard stop (exit 4)."""
+
+    exit_code = 4
 
 
 class HostileFileError(DamagedSnapshotError):

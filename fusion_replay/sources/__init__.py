@@ -1,2 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where steps come from: ``attach(obj)`` picks the adapter, :mod:`.protocol` says what a source is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fusion_replay.sources.protocol import StepSource
+
+
+def attach(obj: Any) -> StepSource:
+    """A source of the steps that ``obj`` runs; nothing is watched until the source's own ``attach(observer)``.
+
+    ``obj`` is a callable of IRON's shape (the software NPU's too), or a source already.
+
+    Raises:
+        NotAttachableError: it never was compiled, runs fused, or is no such callable; the message says what to do.
+        RunlistError: its runlist contradicts its operators or buffers.
+    """
+    if all(hasattr(obj, name) for name in ("sequence", "attach", "detach")):
+        source: StepSource = obj
+        return source
+    from fusion_replay.sources.iron import IronSource
+
+    return IronSource(obj)
+
+
+__all__ = ["attach"]
