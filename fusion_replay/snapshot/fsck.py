@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is every bit of a snapshot as it was sealed? And: seal a recording that was killed.
+
+A sealed file is read once in full against the digest in its user block, before anything looks inside; then the tables,
+every reference and every tensor are checked by their own digests, which gives the damage a name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion_replay.errors import (
+    DamagedSnapshotError,
+    FusionReplayError,
+    SnapshotError,
+    SnapshotNotFoundError,
+    UsageError,
+)
+from fusion_replay.snapshot import journal
+from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
+from fusion_replay.snapshot.reader import Snapshot, open_snapshot
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, USER_BLOCK, Index, UserBlock
+from fusion_replay.snapshot.sealed import read_index
+from fusion_replay.snapshot.store import ContentStore
+from fusion_replay.snapshot.target import IfExists, beside, remove_working_files
+
+
+@dataclass(frozen=True, slots=True)
+class FsckReport:
+    """What :func:`check` or :func:`recover` found.
+
+    Attributes:
+        path: the file that was looked at (the sealed file after a recovery).
+        ok: sealed, and every bit as it was.
+        sealed: a finished file, not a journal.
+        problems: one line each; empty where ``ok``.
+        steps, tensors: how many are in the index; ``tensors`` counts different contents that are kept.
+        bytes: of the file.
+        recoverable: an unsealed recording that ``recover`` would seal.
+        recovered: this call sealed it.
+        removed: leftover files of the recording that this call removed.
+    """
+
+    path: Path
+    ok: bool
+    sealed: bool
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    steps: int = 0
+    invocations: int = 0
+    tensors: int = 0
+    bytes: int = 0
+    recoverable: bool = False
+    recovered: bool = False
+    removed: tuple[Path, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "sealed": self.sealed,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "steps": self.steps,
+            "invocations": self.invocations,
+            "tensors": self.tensors,
+            "bytes": self.bytes,
+            "recoverable": self.recoverable,
+            "recovered": self.recovered,
+            "removed": [str(path) for path in self.removed],
+        }
+
+
+def check(path: str | os.PathLike[str]) -> FsckReport:
+    """Look at every bit of the snapshot, or at every frame and tensor of a journal; changes nothing.
+
+    Raises:
+        SnapshotError: no such file, not ours, of a newer version. Damage is in the report, not raised.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir() or not path.exists() or _is_journal(path):
+            return _check_journal(path)
+        return _check_sealed(path)
+    except SnapshotError:
+        raise
+    except OSError as error:
+        raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
+
+
+def recover(path: str | os.PathLike[str]) -> FsckReport:
+    """Seal the recording that was killed under this name (``X.h5`` or ``X.h5.journal``), then check the result.
+
+    A file that is sealed already is checked, and its leftover journal removed.
+
+    Raises:
+        UsageError: the recording is still going on, or the name is taken by another recording.
+        UnsealedError: it could not be written; the journal is kept.
+        SnapshotError: as :func:`check`.
+    """
+    path = Path(path)
+    target = path.with_name(path.name.removesuffix(JOURNAL_SUFFIX))
+    journal_path = beside(target, JOURNAL_SUFFIX)
+    if not journal_path.exists():
+        return check(target if target.exists() else path)
+    try:
+        lock = JournalFile(journal_path, create=False)
+    except BlockingIOError:
+        raise UsageError(f"{journal_path}: the recording is still going on; stop it first") from None
+    except OSError as error:
+        raise SnapshotError(f"{journal_path}: can't be opened for recovery ({error.strerror})") from error
+    try:
+        return _recover(target, journal_path)
+    finally:
+        lock.close()
+
+
+def _recover(target: Path, journal_path: Path) -> FsckReport:
+    from fusion_replay.snapshot.seal import seal
+
+    with open(journal_path, "rb") as file:
+        summary = journal.read_journal(file, str(journal_path))
+    if target.exists():
+        same = _recording_of(target)
+        if same is not None and same == summary.start.get("recording"):
+            report = check(target)
+            if not report.ok:  # the journal may be the better copy
+                return report
+            remove_working_files(target)
+            return _replace(report, removed=(journal_path,))
+        if summary.start.get("if_exists") != "replace":
+            raise UsageError(
+                f"{target}: holds another recording than {journal_path}; move {target} away, then recover again"
+            )
+    if not summary.start and not summary.sequences:
+        raise DamagedSnapshotError(f"{journal_path}: nothing in it can be read; delete it")
+    if_exists: IfExists = "replace" if target.exists() else "error"
+    sealed = seal(journal_path, target, if_exists, verify=True)
+    report = check(sealed.path)
+    notes = [f"{summary.torn} bytes at the end were half written"] if summary.torn else []
+    notes += [f"lost: {loss.count} x {loss.detail}" for loss in sealed.losses]
+    return _replace(report, recovered=True, notes=(*report.notes, *notes), removed=(journal_path,))
+
+
+def _check_sealed(path: Path) -> FsckReport:
+    from fusion_replay.snapshot.seal import body_digest
+
+    problems: list[str] = []
+    index: Index | None = None
+    tensors = 0
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        head = os.pread(file.fileno(), USER_BLOCK, 0)
+        try:
+            block = UserBlock.unpack(head, str(path))
+        except DamagedSnapshotError as error:
+            return FsckReport(path, ok=False, sealed=True, problems=(str(error),), bytes=size)
+        if size != block.length:
+            problems.append(f"{path}: {size} bytes long, but {block.length} were sealed")
+        if body_digest(file.fileno(), size) != block.digest:
+            problems.append(f"{path}: the bytes after the user block disagree with the digest of the whole")
+        try:
+            index = read_index(file, block, str(path))
+        except SnapshotError as error:
+            problems.append(str(error))
+        if index is not None:
+            named, tensors = _check_tensors(
+                Snapshot(path, index, ContentStore(index, file, cache_bytes=0), sealed=True)
+            )
+            if problems and not named:
+                named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
+            problems += named
+    beside_it = beside(path, JOURNAL_SUFFIX)
+    return FsckReport(
+        path,
+        ok=not problems,
+        sealed=True,
+        problems=tuple(problems),
+        notes=(f"a leftover journal lies beside it: {beside_it}",) if beside_it.exists() else (),
+        steps=0 if index is None else len(index.steps),
+        invocations=0 if index is None else len(index.invocations),
+        tensors=tensors,
+        bytes=size,
+    )
+
+
+def _check_journal(path: Path) -> FsckReport:
+    with open_snapshot(path, cache_bytes=0) as snap:
+        named, tensors = _check_tensors(snap)
+        alive = _is_locked(snap.path)
+        state = "is still being recorded" if alive else "was not closed"
+        hint = "" if alive else f"; `fusion-replay fsck --recover {snap.path}` seals it"
+        return FsckReport(
+            snap.path,
+            ok=False,
+            sealed=False,
+            problems=(f"{snap.path}: the recording {state}{hint}", *snap.index.notes, *named),
+            notes=snap.notes,
+            steps=len(snap),
+            invocations=len(snap.invocations),
+            tensors=tensors,
+            bytes=snap.path.stat().st_size,
+            recoverable=not alive,
+        )
+
+
+def _check_tensors(snap: Snapshot) -> tuple[list[str], int]:
+    """Problems of the tensors, each named by the first step that uses it; and the number of tensors kept."""
+    index, store = snap.index, snap.store
+    broken: dict[int, str] = {}
+    kept = 0
+    for row, encoding in enumerate(index.contents["encoding"].tolist()):
+        if encoding == DIGEST_ONLY:
+            continue
+        kept += 1
+        try:
+            store.read(row, f"content {index.contents['digest'][row].decode('ascii', 'replace')}")
+        except SnapshotError as error:
+            broken[row] = str(error)
+    problems = []
+    if broken:
+        for step in snap:
+            try:
+                tensors = [*step.inputs.values(), *step.outputs.values()]
+            except FusionReplayError:
+                continue
+            for tensor in (*tensors, *(t.previous for t in tensors if t.previous)):
+                if tensor.row in broken:
+                    problems.append(f"{step.label}: {tensor.name} is damaged ({broken.pop(tensor.row)})")
+        problems += broken.values()
+    for step in snap:
+        try:
+            _ = step.inputs, step.outputs
+        except FusionReplayError as error:
+            problems.append(str(error))
+    return problems, kept
+
+
+def _is_journal(path: Path) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC
+
+
+def _is_locked(path: Path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _recording_of(path: Path) -> str | None:
+    try:
+        with open_snapshot(path) as snap:
+            return snap.index.recording if snap.sealed else None
+    except (SnapshotNotFoundError, SnapshotError):
+        return None
+
+
+def _replace(report: FsckReport, **changes: Any) -> FsckReport:
+    from dataclasses import replace
+
+    return replace(report, **changes)

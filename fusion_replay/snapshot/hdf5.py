@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The little of HDF5 that sealing needs, on h5py's low-level interface: ours never converts or compresses a number.
+
+Chunks arrive compressed and are stored with ``write_direct_chunk``; the pipeline shuffle (2) and zstd (32015, optional)
+is only declared, so that any HDF5 program with the registered zstd filter reads them. Files keep to what HDF5 1.10
+understands: newer layouts are unreadable for half of the programs in use.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t, h5z
+
+from fusion_replay.errors import SnapshotError
+from fusion_replay.snapshot.schema import USER_BLOCK
+
+ZSTD_FILTER = 32015
+_MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
+
+
+def create(path: Path) -> Any:
+    """A new, empty HDF5 file (truncating ``path``) with room for the user block before it."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_LATEST)
+    creation = h5p.create(h5p.FILE_CREATE)
+    creation.set_userblock(USER_BLOCK)
+    return h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access)
+
+
+def root_group(file: Any) -> Any:
+    return h5g.open(file, b"/")
+
+
+def flush(file: Any) -> None:
+    h5f.flush(file)
+
+
+def element_type(dtype: str) -> Any:
+    """HDF5's type for an element type of :data:`fusion_replay.model.DTYPE_BYTES`.
+
+    bfloat16 is float32 cut to its upper half: sign at bit 15, 8 exponent bits at 7, 7 fraction bits, bias 127. That
+    equals HDF5 2.0's own H5T_FLOAT_BFLOAT16LE, and older versions show the right values.
+    """
+    if dtype == "bfloat16":
+        bf16 = h5t.IEEE_F32LE.copy()
+        bf16.set_fields(15, 7, 8, 0, 7)
+        bf16.set_size(2)
+        bf16.set_ebias(127)
+        return bf16
+    return h5t.py_create(np.dtype(dtype).newbyteorder("<"), logical=True)
+
+
+def text_type(size: int) -> Any:
+    """A fixed-length UTF-8 string of ``size`` bytes."""
+    kind = h5t.C_S1.copy()
+    kind.set_size(max(1, size))
+    kind.set_strpad(h5t.STR_NULLPAD)
+    kind.set_cset(h5t.CSET_UTF8)
+    return kind
+
+
+def table_type(dtype: np.dtype[Any]) -> Any:
+    return h5t.py_create(dtype, logical=True)
+
+
+def group(parent: Any, name: str) -> Any:
+    return h5g.create(parent, name.encode())
+
+
+def chunked(parent: Any, name: str, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...]) -> Any:
+    """An empty chunked dataset with the pipeline declared; its chunks come by ``write_direct_chunk``."""
+    plist = h5p.create(h5p.DATASET_CREATE)
+    plist.set_chunk(chunk)
+    plist.set_shuffle()
+    plist.set_filter(ZSTD_FILTER, h5z.FLAG_OPTIONAL, (1,))
+    plist.set_fill_time(h5d.FILL_TIME_NEVER)
+    return h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
+
+
+def contiguous(parent: Any, name: str, kind: Any, data: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> Any:
+    """A dataset without chunks, its place in the file known at once; ``data`` must have exactly ``kind``'s bytes."""
+    plist = h5p.create(h5p.DATASET_CREATE)
+    plist.set_layout(h5d.CONTIGUOUS)
+    plist.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5d.FILL_TIME_NEVER)
+    dataset = h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
+    if data is not None and data.size:
+        dataset.write(h5s.ALL, h5s.ALL, data, kind)
+    return dataset
+
+
+def reshaped(parent: Any, name: str, kind: Any, shape: tuple[int, ...], source: str, of: tuple[int, ...]) -> None:
+    """A virtual dataset: the whole of ``source`` (absolute path, shape ``of``) seen in another shape."""
+    plist = h5p.create(h5p.DATASET_CREATE)
+    plist.set_virtual(h5s.create_simple(shape), b".", source.encode(), h5s.create_simple(of))
+    h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
+
+
+def attribute(target: Any, name: str, text: str) -> None:
+    data = text.encode("utf-8", "replace")
+    if len(data) > _MAX_ATTRIBUTE:
+        data = b"too long for an attribute; see /index"
+    kind = text_type(len(data))
+    made = h5a.create(target, name.encode(), kind, h5s.create(h5s.SCALAR))
+    made.write(np.array(data or b"\0", dtype=f"S{max(1, len(data))}"), kind)
+
+
+def chunk_offsets(dataset: Any, chunk: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
+    """Where the chunks of ``dataset`` lie, in bytes, in the order of their coordinates."""
+    places = np.ndindex(*(-(-n // c) for n, c in zip(shape, chunk, strict=True)))
+    offsets = []
+    for place in places:
+        at = tuple(i * c for i, c in zip(place, chunk, strict=True))
+        offset = dataset.get_chunk_info_by_coord(at).byte_offset
+        if offset is None:
+            raise SnapshotError(f"HDF5 did not say where a chunk lies (h5py {h5py.__version__})")
+        offsets.append(int(offset))
+    return offsets

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a journal: what a recording that was killed, or is still going on, adds up to."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fusion_replay.errors import NewerFormatError, SnapshotError
+from fusion_replay.model import SequenceDescription
+from fusion_replay.snapshot import frames, records
+from fusion_replay.snapshot.describe import load_json, sequence_from_json
+from fusion_replay.snapshot.schema import (
+    CHUNKED,
+    CHUNKS,
+    COMPLETE,
+    CONTENTS,
+    DIGEST_ONLY,
+    FAILED,
+    FORMAT_MAJOR,
+    IN_FLIGHT,
+    IN_SPILL,
+    INVOCATIONS,
+    JOURNAL_SUFFIX,
+    NO_CONTENT,
+    OPERANDS,
+    SKIP_SHUFFLE,
+    SKIP_ZSTD,
+    SPILL_SUFFIX,
+    STEPS,
+    Index,
+    Loss,
+)
+from fusion_replay.snapshot.spill import SLOT
+
+_RAW = SKIP_SHUFFLE | SKIP_ZSTD
+_UNFIT = (struct.error, ValueError, KeyError, TypeError, IndexError)
+
+
+@dataclass(slots=True)
+class _Step:
+    begin: bytes = b""
+    end: bytes = b""
+    status: int = IN_FLIGHT
+    elapsed_ns: int = -1
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class JournalSummary:
+    """What the frames of one journal say, before tables are made of it."""
+
+    name: str
+    start: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    sequences: dict[int, SequenceDescription] = field(default_factory=dict)
+    invocations: dict[int, list[int]] = field(default_factory=dict)
+    steps: dict[tuple[int, int], _Step] = field(default_factory=dict)
+    contents: dict[int, records.ContentRecord] = field(default_factory=dict)
+    chunks: dict[int, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
+    losses: dict[tuple[str, str], int] = field(default_factory=dict)
+    closed: bool = False
+    torn: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    def take(self, frame: frames.Frame) -> None:
+        payload = frame.payload
+        match frame.kind:
+            case frames.CHUNK:
+                content, piece, mask = records.parse_chunk(payload)
+                head = records.CHUNK_HEAD
+                self.chunks.setdefault(content, {})[piece] = (frame.offset + head, frame.length - head, mask & _RAW)
+            case frames.CONTENT:
+                record = records.ContentRecord.parse(payload, frame.offset)
+                self.contents[record.content] = record
+            case frames.STEP_BEGIN | frames.STEP_END | frames.STEP_FAILED:
+                self._take_step(frame.kind, records.parse_step(frame.kind, payload))
+            case frames.INVOCATION_BEGIN:
+                invocation, sequence = records.parse_invocation(payload)
+                known = self.invocations.setdefault(invocation, [sequence, IN_FLIGHT])
+                known[0] = sequence  # a second such frame moves it to another sequence
+            case frames.INVOCATION_END:
+                invocation, _ = records.parse_invocation(payload)
+                state = self.invocations[invocation]
+                if state[1] == IN_FLIGHT:
+                    state[1] = COMPLETE
+            case frames.SEQUENCE:
+                data = load_json(payload, "sequence")
+                self.sequences[int(data["id"])] = sequence_from_json(data["sequence"], f"sequence {data['id']}")
+            case frames.PROVENANCE:
+                self.provenance = dict(load_json(payload, "provenance"))
+            case frames.LOSS:
+                data = load_json(payload, "loss")
+                key = (str(data["kind"]), str(data["detail"]))
+                self.losses[key] = self.losses.get(key, 0) + int(data["count"])
+            case frames.START:
+                self.start = dict(load_json(payload, "start"))
+                major = int(self.start["format"][0])
+                if major > FORMAT_MAJOR:
+                    raise NewerFormatError(
+                        f"{self.name}: journal format {major} is newer than {FORMAT_MAJOR}, the newest known here; "
+                        "upgrade fusion-replay"
+                    )
+            case frames.CLOSE:
+                self.closed = True
+            case _:
+                raise ValueError(f"a frame of unknown kind {frame.kind}")
+
+    def _take_step(self, kind: int, record: records.StepRecord) -> None:
+        step = self.steps.setdefault((record.invocation, record.step), _Step())
+        if kind == frames.STEP_BEGIN:
+            step.begin = record.operands
+        else:
+            step.end = record.operands
+            step.status = COMPLETE if kind == frames.STEP_END else FAILED
+            step.elapsed_ns = record.elapsed_ns
+            if step.status == FAILED and record.invocation in self.invocations:
+                self.invocations[record.invocation][1] = FAILED
+        step.detail = {**step.detail, **record.detail}
+
+    def index(self) -> Index:
+        """Tables of all that, in the order recorded, numbered anew where frames are missing."""
+        sequence_rows = {number: row for row, number in enumerate(sorted(self.sequences))}
+        kept = [n for n, (sequence, _) in sorted(self.invocations.items()) if sequence in sequence_rows]
+        invocation_rows = {number: row for row, number in enumerate(kept)}
+        for number, (sequence, _) in self.invocations.items():
+            if sequence not in sequence_rows:
+                self.damaged.append(f"invocation {number}: the description of its sequence is lost")
+        contents, chunks, shapes, row_of = self._contents()
+        steps, operands, details = self._steps(invocation_rows, row_of)
+        notes = [f"damaged: {entry}" for entry in self.damaged]
+        return Index(
+            recording=str(self.start.get("recording", "")),
+            provenance=self.provenance,
+            sequences=tuple(self.sequences[n] for n in sorted(self.sequences)),
+            details=details,
+            losses=tuple(Loss(kind, detail, count) for (kind, detail), count in self.losses.items()),
+            invocations=np.array(
+                [(sequence_rows[self.invocations[n][0]], self.invocations[n][1]) for n in kept], INVOCATIONS
+            ),
+            steps=steps,
+            operands=operands,
+            contents=contents,
+            chunks=chunks,
+            shapes=shapes,
+            notes=notes,
+        )
+
+    def _contents(self) -> tuple[Any, Any, list[tuple[int, ...]], dict[int, int]]:
+        stored: dict[tuple[bytes, str], int] = {}
+        row_of: dict[int, int] = {}
+        rows: list[tuple[Any, ...]] = []
+        chunk_rows: list[tuple[int, int, int]] = []
+        shapes: list[tuple[int, ...]] = []
+        # Contents that were kept first: a digest-only record of the same bytes then points at them.
+        for record in sorted(self.contents.values(), key=lambda r: (r.where == records.DIGEST, r.content)):
+            key = (record.digest, record.dtype)
+            if key in stored:
+                row_of[record.content] = stored[key]
+                continue
+            row_of[record.content] = stored[key] = len(rows)
+            layout, pieces = record.layout, self._pieces(record)
+            encoding = DIGEST_ONLY if record.where == records.DIGEST else CHUNKED
+            rows.append(
+                (
+                    record.digest.hex().encode(),
+                    record.dtype.encode(),
+                    layout.nbytes,
+                    layout.row_bytes,
+                    layout.piece_bytes,
+                    encoding,
+                    len(pieces),
+                    len(chunk_rows),
+                )
+            )
+            chunk_rows.extend(pieces)
+            shapes.append(record.shape)
+        return np.array(rows, CONTENTS), np.array(chunk_rows, CHUNKS), shapes, row_of
+
+    def _pieces(self, record: records.ContentRecord) -> list[tuple[int, int, int]]:
+        if record.where == records.DIGEST:
+            return []
+        if record.where == records.INLINE:
+            return [(record.raw_offset, record.layout.nbytes, _RAW)] if record.layout.nbytes else []
+        compressed = self.chunks.get(record.content, {})
+        return [
+            compressed.get(piece) or (record.slots[piece] * SLOT, stop - start, _RAW | IN_SPILL)
+            for piece, (start, stop) in enumerate(record.layout.spans())
+        ]
+
+    def _steps(self, invocation_rows: dict[int, int], row_of: dict[int, int]) -> tuple[Any, Any, list[dict[str, Any]]]:
+        rows: list[tuple[int, ...]] = []
+        parts: list[bytes] = []
+        details: list[dict[str, Any]] = [{}]
+        seen: dict[str, int] = {"{}": 0}
+        first = 0
+        for (invocation, number), step in self.steps.items():
+            if invocation not in invocation_rows:
+                continue
+            sequence = self.sequences[self.invocations[invocation][0]]
+            if number >= len(sequence.steps):
+                self.damaged.append(f"step {invocation}:{number}: its sequence has {len(sequence.steps)} steps")
+                continue
+            parts.extend((step.begin, step.end))
+            count = (len(step.begin) + len(step.end)) // OPERANDS.itemsize
+            key = repr(step.detail)
+            detail = seen.setdefault(key, len(details))
+            if detail == len(details):
+                details.append(step.detail)
+            rows.append((invocation_rows[invocation], number, step.status, count, first, step.elapsed_ns, detail))
+            first += count
+        operands = np.frombuffer(b"".join(parts), OPERANDS).copy()
+        if len(operands):
+            operands["content"] = _renumber(operands["content"], row_of)
+        return np.array(rows, STEPS), operands, details
+
+
+def _renumber(contents: Any, row_of: dict[int, int]) -> Any:
+    """Content ids -> rows; an id whose frame is missing becomes NO_CONTENT. Ids may be any number a file can hold."""
+    ids = np.array([*sorted(row_of), NO_CONTENT], "<u4")
+    rows = np.array([*(row_of[i] for i in sorted(row_of)), NO_CONTENT], "<u4")
+    at = np.searchsorted(ids, contents)
+    return np.where(ids[at] == contents, rows[at], NO_CONTENT)
+
+
+def read_journal(file: BinaryIO, name: str) -> JournalSummary:
+    """All that stands in the journal ``file``, called ``name`` in messages.
+
+    Raises:
+        NewerFormatError: written by a later major version.
+    """
+    summary = JournalSummary(name)
+    result = frames.ScanResult()
+    for frame in frames.scan(file, result, head_only=frames.CHUNK, head=records.CHUNK_HEAD):
+        try:
+            summary.take(frame)
+        except NewerFormatError:
+            raise
+        except (*_UNFIT, SnapshotError) as error:
+            summary.damaged.append(f"the frame at offset {frame.offset} does not fit ({error})")
+    summary.torn = result.torn
+    summary.damaged[:0] = result.damaged or []
+    return summary
+
+
+def open_journal(path: Path) -> tuple[BinaryIO, BinaryIO | None, JournalSummary]:
+    """``(journal, spill or None, summary)`` of the journal at ``path``; the caller closes the files."""
+    spill: BinaryIO | None = None
+    # Spill before journal: opened the other way round, a recording that is sealed in between would lack it.
+    with contextlib.suppress(OSError):
+        name = path.name.removesuffix(JOURNAL_SUFFIX) + SPILL_SUFFIX
+        spill = open(path.with_name(name), "rb", buffering=0)  # noqa: SIM115 - the store closes it
+    journal = open(path, "rb", buffering=1 << 16)  # noqa: SIM115
+    try:
+        return journal, spill, read_journal(journal, str(path))
+    except BaseException:
+        journal.close()
+        if spill is not None:
+            spill.close()
+        raise

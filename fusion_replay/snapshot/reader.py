@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening a snapshot, sealed or not, and finding steps in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import ForeignFileError, SnapshotError, SnapshotNotFoundError, UsageError
+from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
+from fusion_replay.snapshot import journal
+from fusion_replay.snapshot.frames import FRAME_MAGIC
+from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, STATUS, Index, Loss
+from fusion_replay.snapshot.sealed import check_index, read_sealed
+from fusion_replay.snapshot.step import RecordedStep
+from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore, check_contents
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One call of a sequence: ``sequence`` indexes :attr:`Snapshot.sequences`."""
+
+    index: int
+    sequence: int
+    status: str
+    steps_recorded: int
+
+
+class Snapshot:
+    """A recording, read-only: ``len(snap)`` steps, ``snap["3:412"]``, ``snap.steps(op="GEMV")``. A context manager."""
+
+    def __init__(
+        self, path: Path, index: Index, store: ContentStore, *, sealed: bool, notes: tuple[str, ...] = ()
+    ) -> None:
+        self.path = path
+        self.sealed = sealed
+        self.format_version: tuple[int, int] = index.version
+        self.provenance: dict[str, Any] = index.provenance
+        self.sequences: tuple[SequenceDescription, ...] = index.sequences
+        self.losses: tuple[Loss, ...] = index.losses
+        self.notes: tuple[str, ...] = notes
+        self.index = index
+        self.store = store
+
+    @cached_property
+    def invocations(self) -> tuple[Invocation, ...]:
+        counts = np.bincount(self.index.steps["invocation"], minlength=len(self.index.invocations)).tolist()
+        return tuple(
+            Invocation(number, sequence, STATUS[status], counts[number])
+            for number, (sequence, status) in enumerate(self.index.invocations.tolist())
+        )
+
+    def __len__(self) -> int:
+        return len(self.index.steps)
+
+    def __getitem__(self, address: str | tuple[int, int]) -> RecordedStep:
+        """The step at ``"3:412"`` or ``(3, 412)``.
+
+        Raises:
+            UsageError: no address, or no such step in this recording.
+        """
+        invocation, step = parse_address(address) if isinstance(address, str) else address
+        row = self._row_of.get((invocation, step))
+        if row is None:
+            raise UsageError(f"{self.path}: no step {invocation}:{step}; it has {self._extent()}")
+        return RecordedStep(self.index, self.store, row)
+
+    def __iter__(self) -> Iterator[RecordedStep]:
+        return self.steps()
+
+    def steps(
+        self,
+        invocation: int | None = None,
+        op: str | None = None,
+        buffer: str | None = None,
+        step: int | str | None = None,
+    ) -> Iterator[RecordedStep]:
+        """Steps in the order they ran; a filter that matches nothing gives none.
+
+        Args:
+            invocation: only of this one.
+            op: operator type, IRON's class name or an alias, in any case.
+            buffer: ``name`` (any part of it) or ``name[start:end]`` (whatever overlaps these bytes).
+            step: the entry's number in the runlist, or a whole address.
+        """
+        if isinstance(step, str):
+            if ":" in step:
+                at, number = parse_address(step)
+                if invocation not in (None, at):
+                    return
+                invocation, step = at, number
+            elif step.isascii() and step.isdigit():
+                step = int(step)
+            else:
+                raise UsageError(f"step {step!r}: expected a number in the runlist, or INVOCATION:STEP")
+        chosen = self._matching(op, buffer)
+        table = self.index.steps
+        mask = np.ones(len(table), np.bool_)
+        if invocation is not None:
+            mask &= table["invocation"] == invocation
+        if step is not None:
+            mask &= table["step"] == step
+        if chosen is not None:
+            of_sequence = self.index.invocations["sequence"][table["invocation"]]
+            for number, steps in enumerate(chosen):
+                mask &= (of_sequence != number) | steps[np.where(of_sequence == number, table["step"], 0)]
+        for row in np.flatnonzero(mask).tolist():
+            yield RecordedStep(self.index, self.store, row)
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Snapshot {self.path}: {self._extent()}{'' if self.sealed else ', not sealed'}>"
+
+    @cached_property
+    def _row_of(self) -> dict[tuple[int, int], int]:
+        table = self.index.steps
+        addresses = zip(table["invocation"].tolist(), table["step"].tolist(), strict=True)
+        return {address: row for row, address in enumerate(addresses)}
+
+    def _extent(self) -> str:
+        return f"{len(self)} steps of {len(self.index.invocations)} invocations"
+
+    def _matching(self, op: str | None, buffer: str | None) -> list[npt.NDArray[np.bool_]] | None:
+        """Per sequence and runlist entry: does it pass the filters?"""
+        if op is None and buffer is None:
+            return None
+        wanted_op = None if op is None else _canonical(op)
+        wanted = None if buffer is None else parse_buffer(buffer)
+        chosen = []
+        for sequence in self.sequences:
+            types = [wanted_op is None or _canonical(o.type) == wanted_op for o in sequence.operators]
+            flags = [
+                types[s.operator] and (wanted is None or any(_touches(use, wanted) for use in s.operands))
+                for s in sequence.steps
+            ]
+            chosen.append(np.array(flags or [False], np.bool_))
+        return chosen
+
+
+def open_snapshot(path: str | os.PathLike[str], *, cache_bytes: int = DEFAULT_CACHE) -> Snapshot:
+    """Open a sealed snapshot, a journal, or the recording that is being written beside ``path``.
+
+    Args:
+        path: ``X.h5`` or ``X.h5.journal``; where X.h5 is missing its journal is read instead, and the notes say so.
+        cache_bytes: decoded tensors kept in memory, at most.
+
+    Raises:
+        SnapshotNotFoundError, ForeignFileError, NewerFormatError, DamagedSnapshotError: each in one line.
+    """
+    path = Path(path)
+    beside = path.with_name(path.name + JOURNAL_SUFFIX)
+    notes: tuple[str, ...] = ()
+    if path.is_dir():
+        raise SnapshotNotFoundError(f"{path}: a directory; expected a snapshot file such as {path / 'decode.h5'}")
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115 - the store closes it
+    except FileNotFoundError:
+        if not beside.is_file():
+            raise SnapshotNotFoundError(f"{path}: no such file, and no {beside.name} beside it") from None
+        return _open_journal(
+            beside,
+            cache_bytes,
+            (f"read from {beside}: the recording was not closed; `fusion-replay fsck --recover {path}` seals it",),
+        )
+    except OSError as error:
+        raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
+    if os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
+        file.close()
+        return _open_journal(path, cache_bytes, (f"{path} is the journal of a recording that was not closed",))
+    try:
+        _, index = read_sealed(file, path)
+    except BaseException:
+        file.close()
+        raise
+    if beside.exists():
+        notes = (f"an unfinished recording lies beside it: {beside}",)
+    return Snapshot(path, index, ContentStore(index, file, cache_bytes=cache_bytes), sealed=True, notes=notes)
+
+
+def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snapshot:
+    try:
+        file, spill, summary = journal.open_journal(path)
+    except OSError as error:
+        raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
+    try:
+        if not summary.start and not summary.sequences:
+            raise ForeignFileError(f"{path}: no journal of fusion-replay, or nothing of it can be read")
+        index = summary.index()
+        check_contents(index, os.fstat(file.fileno()).st_size, str(path))
+        check_index(index, str(path))
+    except BaseException:
+        file.close()
+        if spill is not None:
+            spill.close()
+        raise
+    name = str(path)
+
+    def relocate() -> Index:
+        with _again(file) as copy:
+            return journal.read_journal(copy, name).index()
+
+    store = ContentStore(index, file, spill, cache_bytes=cache_bytes, relocate=relocate)
+    return Snapshot(path, index, store, sealed=False, notes=(*notes, *index.notes))
+
+
+def _again(file: BinaryIO) -> BinaryIO:
+    # The same open file, since its name may be gone: the recording may have been sealed meanwhile.
+    return os.fdopen(os.dup(file.fileno()), "rb", buffering=1 << 16)
+
+
+def _canonical(op_type: str) -> str:
+    from fusion_replay import operators
+
+    spec = operators.lookup(op_type)
+    return (spec.type if spec is not None else op_type).lower()
+
+
+def _touches(use: Any, wanted: tuple[str, int, int | None]) -> bool:
+    name, start, stop = wanted
+    if use.buffer != name:
+        return False
+    return stop is None or (use.start < stop and start < use.start + use.spec.nbytes)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snapshot consists of: names, versions, hard limits, the user block and the tables (docs/format.md).
+
+Every number is little endian. Offsets and sizes are bytes, counted from the first byte of the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError
+from fusion_replay.model import SequenceDescription
+
+FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+
+JOURNAL_SUFFIX = ".journal"
+SPILL_SUFFIX = ".spill"
+PART_SUFFIX = ".part"
+
+# The first byte has its high bit set and both line endings follow, so a text-mode transfer shows at once (as in PNG).
+SNAPSHOT_MAGIC = b"\x89FRSN\r\n\x1a"
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+USER_BLOCK = 512
+MAX_PIECE = 1 << 20  # bytes of one chunk before compression; a spill slot holds one
+
+# Hard limits: checked before anything is allocated or decompressed.
+MAX_CONTENT = 1 << 36  # bytes of one tensor
+MAX_TABLE = 1 << 31  # bytes of one table or text, decompressed
+MAX_DIRECTORY = 1 << 20
+MAX_RANK = 32
+MAX_NAME = 4096
+
+COMPLETE, IN_FLIGHT, FAILED = 0, 1, 2
+STATUS = ("complete", "in_flight", "failed")
+
+INPUT, OUTPUT, PREVIOUS, WATCHED = 0, 1, 2, 3
+"""Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only)."""
+
+CHUNKED, DIGEST_ONLY = 0, 255
+"""Encodings of a content: shuffle + zstd chunks; nothing but its digest. The numbers between are for later ones."""
+
+SKIP_SHUFFLE, SKIP_ZSTD = 1, 2
+"""Bits of a chunk's filter mask, HDF5's meaning: filter number i of the pipeline (shuffle, zstd) was not applied."""
+
+IN_SPILL = 0x80
+"""Journal only: the chunk's raw bytes lie in the spill file."""
+
+NO_CONTENT = 0xFFFFFFFF
+
+INVOCATIONS = np.dtype([("sequence", "<u4"), ("status", "u1")])
+STEPS = np.dtype(
+    [
+        ("invocation", "<u4"),
+        ("step", "<u4"),
+        ("status", "u1"),
+        ("n_operands", "<u2"),
+        ("first_operand", "<u8"),
+        ("elapsed_ns", "<i8"),  # -1: the runtime did not say
+        ("detail", "<u4"),  # row of details: runtime values, state, error
+    ]
+)
+OPERANDS = np.dtype([("position", "<u2"), ("role", "u1"), ("content", "<u4")])
+CONTENTS = np.dtype(
+    [
+        ("digest", "S32"),  # xxh3-128 of the raw bytes, hexadecimal
+        ("dtype", "S8"),
+        ("nbytes", "<u8"),
+        ("row_bytes", "<u8"),
+        ("piece_bytes", "<u4"),
+        ("encoding", "u1"),
+        ("n_chunks", "<u4"),
+        ("first_chunk", "<u8"),
+    ]
+)
+CHUNKS = np.dtype([("offset", "<u8"), ("size", "<u4"), ("mask", "u1")])
+
+TABLES = {
+    "invocations": INVOCATIONS,
+    "steps": STEPS,
+    "operands": OPERANDS,
+    "contents": CONTENTS,
+    "chunks": CHUNKS,
+}
+TEXTS = ("sequences", "details", "losses", "provenance")
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something that happened and is not in the snapshot: ``count`` times ``detail``, of one ``kind``."""
+
+    kind: str
+    detail: str
+    count: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "detail": self.detail, "count": self.count}
+
+
+@dataclass(slots=True)
+class Index:
+    """Everything but the tensors, in memory: what a sealed file's directory leads to, what a journal adds up to."""
+
+    recording: str
+    """Identity of the recording, the same in its journal and in the sealed file."""
+    provenance: dict[str, Any]
+    sequences: tuple[SequenceDescription, ...]
+    details: list[dict[str, Any]]
+    losses: tuple[Loss, ...]
+    invocations: npt.NDArray[Any]
+    steps: npt.NDArray[Any]
+    operands: npt.NDArray[Any]
+    contents: npt.NDArray[Any]
+    chunks: npt.NDArray[Any]
+    version: tuple[int, int] = (FORMAT_MAJOR, FORMAT_MINOR)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    """Shape of each content, elements; known while journalled, in the HDF5 datasets afterwards."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class UserBlock:
+    """The 512 bytes before the HDF5 part: what the file is, how long, and the digest of all that follows."""
+
+    length: int
+    digest: bytes
+    directory_offset: int
+    directory_size: int
+    directory_digest: bytes
+    major: int = FORMAT_MAJOR
+    minor: int = FORMAT_MINOR
+
+    _LAYOUT = struct.Struct("<8sHHIQ16sQQ16s")
+    _CHECK_AT = USER_BLOCK - 16
+
+    def pack(self) -> bytes:
+        head = self._LAYOUT.pack(
+            SNAPSHOT_MAGIC,
+            self.major,
+            self.minor,
+            USER_BLOCK,
+            self.length,
+            self.digest,
+            self.directory_offset,
+            self.directory_size,
+            self.directory_digest,
+        )
+        body = head.ljust(self._CHECK_AT, b"\0")
+        return body + digest_of(body)
+
+    @classmethod
+    def unpack(cls, block: bytes, name: str) -> UserBlock:
+        """The block of the file called ``name`` in messages.
+
+        Raises:
+            ForeignFileError: other bytes than ours at the start, or none.
+            DamagedSnapshotError: cut short, a checksum that disagrees, or something in the reserved zeros.
+            NewerFormatError: a later major version.
+        """
+        if not block.startswith(SNAPSHOT_MAGIC):
+            raise ForeignFileError(f"{name}: {_what_it_is(block)}; expected a recording made by fusion-replay")
+        if len(block) < USER_BLOCK:
+            raise DamagedSnapshotError(
+                f"{name}: cut short: {len(block)} bytes, but the user block alone has {USER_BLOCK}; copy it again"
+            )
+        body, check = block[: cls._CHECK_AT], block[cls._CHECK_AT : USER_BLOCK]
+        if digest_of(body) != check:
+            raise DamagedSnapshotError(f"{name}: the user block (first {USER_BLOCK} bytes) disagrees with its checksum")
+        _, major, minor, size, length, digest, offset, directory_size, directory_digest = cls._LAYOUT.unpack_from(body)
+        if major > FORMAT_MAJOR:
+            raise NewerFormatError(
+                f"{name}: format {major}.{minor} is newer than {FORMAT_MAJOR}.{FORMAT_MINOR}, the newest known here; "
+                "upgrade fusion-replay"
+            )
+        if minor <= FORMAT_MINOR and (size != USER_BLOCK or any(body[cls._LAYOUT.size :])):
+            raise DamagedSnapshotError(f"{name}: the reserved part of the user block is not zero")
+        return cls(length, digest, offset, directory_size, directory_digest, major, minor)
+
+
+def digest_of(data: Any) -> bytes:
+    """xxh3-128, 16 bytes, of anything with a contiguous buffer."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def _what_it_is(block: bytes) -> str:
+    if not block:
+        return "empty file"
+    if block.startswith(HDF5_MAGIC):
+        return "an HDF5 file without fusion-replay's user block"
+    return f"no snapshot (starts with {block[:8].hex(' ')})"

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From journal to sealed file: copy the compressed chunks into HDF5, write tables and tree, then digest the whole.
+
+The file grows as ``NAME.h5.part``; only when it is complete and on the disk does it get its name, and only then do
+journal and spill go. Whatever fails before leaves the journal as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, TargetExistsError, UnsealedError
+from fusion_replay.snapshot import hdf5, journal
+from fusion_replay.snapshot.codec import Encoder, Layout
+from fusion_replay.snapshot.describe import dump_json, sequence_to_json
+from fusion_replay.snapshot.schema import (
+    CHUNKS,
+    DIGEST_ONLY,
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
+    IN_SPILL,
+    JOURNAL_SUFFIX,
+    PART_SUFFIX,
+    SKIP_SHUFFLE,
+    SKIP_ZSTD,
+    TABLES,
+    USER_BLOCK,
+    Index,
+    Loss,
+    UserBlock,
+    digest_of,
+)
+from fusion_replay.snapshot.store import ContentStore
+from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
+from fusion_replay.snapshot.tree import Tree
+
+_RAW = SKIP_SHUFFLE | SKIP_ZSTD
+_BLOCK = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The file that sealing made; sizes in bytes."""
+
+    path: Path
+    steps: int
+    invocations: int
+    file_bytes: int
+    losses: tuple[Loss, ...]
+
+
+def seal(
+    journal_path: Path,
+    target: Path,
+    if_exists: IfExists = "error",
+    *,
+    unwritten: Sequence[Loss] = (),
+    verify: bool = False,
+) -> Sealed:
+    """Make ``target`` of the journal, then remove the journal. The caller holds the journal's lock.
+
+    Args:
+        unwritten: losses that found no room in the journal.
+        verify: decode every tensor first; what disagrees with its digest is counted as a loss (recovery).
+
+    Raises:
+        UnsealedError: it could not be written; the journal is kept.
+        TargetExistsError: ``target`` exists; the journal is kept.
+    """
+    part = beside(target, PART_SUFFIX)
+    try:
+        file, spill, summary = journal.open_journal(journal_path)
+        index = summary.index()
+        store = ContentStore(index, file, spill, cache_bytes=0)
+        try:
+            if verify:
+                _drop_damaged(index, store)
+            index.losses = _merged((*index.losses, *unwritten, *_damage_as_losses(summary.damaged)))
+            _require_space(part, index)
+            size = _write(part, index, store)
+        finally:
+            store.close()
+        path = publish(part, target, if_exists)
+    except TargetExistsError as error:
+        part.unlink(missing_ok=True)
+        raise TargetExistsError(
+            f"{error} The recording is kept in {journal_path}; move {target} away and run "
+            f"`fusion-replay fsck --recover {target}`"
+        ) from error
+    except FusionReplayError:
+        part.unlink(missing_ok=True)
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
+        part.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UnsealedError(
+            f"{target}: could not be sealed ({reason}); everything recorded is kept in {journal_path}: make room, then "
+            f"run `fusion-replay fsck --recover {target}`"
+        ) from error
+    remove_working_files(beside(path, ""))
+    if path != target:  # numbered past a file that appeared meanwhile
+        remove_working_files(target)
+    return Sealed(path, len(index.steps), len(index.invocations), size, index.losses)
+
+
+def _write(part: Path, index: Index, store: ContentStore) -> int:
+    root_file = hdf5.create(part)
+    try:
+        root = hdf5.root_group(root_file)
+        hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")
+        copier = _Copier(part, root_file, index, store)
+        datasets = copier.copy_all()
+        Tree(root, index, store, datasets).write()
+        tables = hdf5.group(root, "index")
+        entries: dict[str, Any] = {}
+        for name in TABLES:
+            rows = getattr(index, name) if name != "chunks" else np.array(copier.chunks, CHUNKS)
+            entries[name] = copier.table(tables, name, rows)
+        texts = {
+            "sequences": [sequence_to_json(s) for s in index.sequences],
+            "details": index.details,
+            "losses": [loss.to_dict() for loss in index.losses],
+            "provenance": index.provenance,
+        }
+        for name, data in texts.items():
+            entries[name] = copier.text(tables, name, dump_json(data))
+        directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})
+        line = np.array([directory], dtype=f"S{len(directory)}")
+        made = hdf5.contiguous(tables, "directory", hdf5.text_type(len(directory)), line, (1,))
+        offset = int(made.get_offset())
+        made = tables = root = copier = None  # type: ignore[assignment]  # open objects would keep the file open
+    finally:
+        root_file.close()
+    return _finish(part, directory, offset)
+
+
+def _finish(part: Path, directory: bytes, offset: int) -> int:
+    """Digest the HDF5 part, write the user block, bring it all to the disk; the file's length."""
+    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        length = os.fstat(fd).st_size
+        # Older HDF5 counts from the end of the user block.
+        at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(fd, len(directory), o) == directory), None)
+        if at is None:
+            raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
+        block = UserBlock(length, body_digest(fd, length), at, len(directory), digest_of(directory))
+        os.pwrite(fd, block.pack(), 0)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return length
+
+
+def body_digest(fd: int, length: int) -> bytes:
+    """xxh3-128 of everything behind the user block."""
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(min(_BLOCK, max(1, length))))
+    position = USER_BLOCK
+    while position < length:
+        count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
+        if not count:
+            break
+        state.update(buffer[:count])
+        position += count
+    return state.digest()
+
+
+class _Copier:
+    """Contents and tables into the HDF5 file, noting where their chunks come to lie."""
+
+    def __init__(self, part: Path, root: Any, index: Index, store: ContentStore) -> None:
+        self.chunks: list[tuple[int, int, int]] = []
+        self._part = part
+        self._root = root
+        self._index = index
+        self._store = store
+        self._encoder = Encoder()
+        self._shift: int | None = None
+
+    def copy_all(self) -> list[tuple[str, tuple[int, ...]] | None]:
+        parent = hdf5.group(self._root, "contents")
+        taken: set[str] = set()
+        datasets: list[tuple[str, tuple[int, ...]] | None] = []
+        for row, content in enumerate(self._index.contents):
+            place = len(self.chunks)
+            found = None
+            if int(content["encoding"]) != DIGEST_ONLY:
+                name = content["digest"].decode()
+                if name in taken:  # the same bytes under another element type
+                    name = f"{name}_{content['dtype'].decode()}"
+                taken.add(name)
+                found = self._content(parent, name, row)
+            content["first_chunk"] = place
+            content["n_chunks"] = len(self.chunks) - place
+            datasets.append(found)
+        return datasets
+
+    def _content(self, parent: Any, name: str, row: int) -> tuple[str, tuple[int, ...]] | None:
+        content = self._index.contents[row]
+        layout, itemsize = self._store.layout_of(row)
+        dtype = content["dtype"].decode()
+        shape = self._index.shapes[row] or (1,)
+        kind = hdf5.element_type(dtype)
+        path = f"/contents/{name}"
+        if layout.nbytes == 0:
+            hdf5.contiguous(parent, name, kind, None, shape)
+            return path, shape
+        what = f"content {name}"
+        chunk_shape = Layout.of(shape, itemsize).chunk_shape
+        dataset = hdf5.chunked(parent, name, kind, shape, chunk_shape)
+        written = []
+        places = _coordinates(shape, chunk_shape)
+        for place, chunk in zip(places, self._store.chunks_of(row), strict=True):
+            data, mask = self._store.raw_chunk(chunk, what), int(chunk["mask"])
+            if mask & _RAW == _RAW:
+                raw = np.frombuffer(data, np.uint8)
+                data, mask = self._encoder.encode(raw, layout.piece_bytes, itemsize, (dtype, shape))
+            dataset.write_direct_chunk(place, data, mask)
+            written.append((data, mask))
+        offsets = hdf5.chunk_offsets(dataset, chunk_shape, shape)
+        for offset, (data, mask) in zip(offsets, written, strict=True):
+            self.chunks.append((self._place(offset, data), len(data), mask))
+        return path, shape
+
+    def table(self, parent: Any, name: str, rows: Any) -> dict[str, Any]:
+        """Store a compound table as one chunk; its directory entry."""
+        columns = [[n, rows.dtype[n].str] for n in rows.dtype.names]
+        entry = self._single(parent, name, hdf5.table_type(rows.dtype), rows.view(np.uint8).reshape(-1), len(rows))
+        return {**entry, "columns": columns}
+
+    def text(self, parent: Any, name: str, text: bytes) -> dict[str, Any]:
+        """Store a JSON text as one string; its directory entry."""
+        return self._single(parent, name, hdf5.text_type(len(text)), np.frombuffer(text, np.uint8), 1)
+
+    def _single(self, parent: Any, name: str, kind: Any, data: Any, rows: int) -> dict[str, Any]:
+        entry = {"offset": 0, "size": 0, "rows": rows, "itemsize": int(kind.get_size()), "mask": 0, "digest": ""}
+        if rows == 0:
+            hdf5.contiguous(parent, name, kind, None, (0,))
+            return entry
+        # One element has nothing to shuffle: HDF5 leaves it as it is, and so must the encoder.
+        chunk, mask = self._encoder.encode(data, data.size, 1 if rows == 1 else data.size // rows)
+        dataset = hdf5.chunked(parent, name, kind, (rows,), (rows,))
+        dataset.write_direct_chunk((0,), chunk, mask)
+        (offset,) = hdf5.chunk_offsets(dataset, (rows,), (rows,))
+        entry |= {"offset": self._place(offset, chunk), "size": len(chunk), "mask": mask}
+        return {**entry, "digest": digest_of(chunk).hex()}
+
+    def _place(self, offset: int, data: bytes) -> int:
+        """Where ``data`` really lies: some HDF5 versions count chunk offsets from the end of the user block."""
+        if self._shift is None:
+            hdf5.flush(self._root)
+            with open(self._part, "rb", buffering=0) as file:
+                shifts = [s for s in (0, USER_BLOCK) if os.pread(file.fileno(), len(data), offset + s) == data]
+            if not shifts:
+                raise OSError(errno.EIO, "HDF5 put a chunk elsewhere than it said")
+            self._shift = shifts[0]
+        return offset + self._shift
+
+
+def _coordinates(shape: tuple[int, ...], chunk: tuple[int, ...]) -> list[tuple[int, ...]]:
+    counts = (-(-n // c) for n, c in zip(shape, chunk, strict=True))
+    return [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in np.ndindex(*counts)]
+
+
+def _drop_damaged(index: Index, store: ContentStore) -> None:
+    damaged = 0
+    for row, content in enumerate(index.contents):
+        if int(content["encoding"]) == DIGEST_ONLY:
+            continue
+        try:
+            store.read(row, "content")
+        except DamagedSnapshotError:
+            content["encoding"], content["n_chunks"] = DIGEST_ONLY, 0
+            damaged += 1
+    if damaged:
+        index.losses = (
+            *index.losses,
+            Loss("contents", "tensors damaged in the journal; their digests are kept", damaged),
+        )
+
+
+def _damage_as_losses(damaged: Sequence[str]) -> list[Loss]:
+    return [Loss("journal", entry) for entry in damaged]
+
+
+def _merged(losses: Sequence[Loss]) -> tuple[Loss, ...]:
+    counts: dict[tuple[str, str], int] = {}
+    for loss in losses:
+        counts[loss.kind, loss.detail] = counts.get((loss.kind, loss.detail), 0) + loss.count
+    return tuple(Loss(kind, detail, count) for (kind, detail), count in counts.items())
+
+
+def _require_space(part: Path, index: Index) -> None:
+    """Fail before HDF5 does: out of space it may neither close its file nor let go of it."""
+    in_spill = (index.chunks["mask"] & IN_SPILL) != 0
+    needed = int(index.chunks["size"].sum()) + 512 * len(index.contents) + 64 * len(index.steps) + (1 << 16)
+    stat = os.statvfs(part.parent)
+    free = stat.f_bavail * stat.f_frsize
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{needed} bytes needed, {free} free, {int(in_spill.sum())} pieces uncompressed")
+
+
+def journal_of(path: Path) -> Path:
+    """The journal that ``path`` means: itself, or the one beside the file it was to become."""
+    return path if path.name.endswith(JOURNAL_SUFFIX) else beside(path, JOURNAL_SUFFIX)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Raw bytes first, compressed later: a file of 1 MiB slots that worker threads empty into the journal.
+
+The recording thread writes new contents here with ``pwrite`` and goes on; nothing waits in process memory. A slot is
+used again once its compressed chunk stands in the journal. Stores into a memory map would be as fast, but a full disk
+turns them into SIGBUS, which kills the run that is being watched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.snapshot.codec import Encoder, Way
+from fusion_replay.snapshot.schema import MAX_PIECE
+
+SLOT = MAX_PIECE
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One piece waiting in its slot."""
+
+    content: int
+    piece: int
+    slot: int
+    nbytes: int
+    piece_bytes: int
+    itemsize: int
+    kind: Any
+
+
+class Spill:
+    """``sink(task, chunk, mask)`` is called from a worker thread with each compressed piece; an OSError it raises
+    leaves the piece in its slot, where a reader and the seal find it."""
+
+    def __init__(self, path: Path, sink: Callable[[Task, bytes, int], None], *, threads: int, slots: int) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self.error: Exception | None = None
+        self._sink = sink
+        self._limit = slots
+        self._used = 0
+        self._free: list[int] = []
+        self._tasks: deque[Task] = deque()
+        self._running = 0
+        self._closed = False
+        self._change = threading.Condition()
+        self._ways: dict[Any, Way] = {}
+        self._wanted = threads
+        self._threads: list[threading.Thread] = []
+
+    def put(self, task_of: Callable[[int], Task], piece: npt.NDArray[np.uint8]) -> int:
+        """Write ``piece`` into a slot, queue its task, return the slot; waits while every slot is in use.
+
+        Raises:
+            OSError: the disk is full; the slot is free again.
+        """
+        slot = self._take()
+        try:
+            offset, done = slot * SLOT, 0
+            while done < piece.size:
+                done += os.pwrite(self.fd, piece.data[done:], offset + done)
+        except BaseException:
+            with self._change:
+                self._free.append(slot)
+            raise
+        with self._change:
+            self._tasks.append(task_of(slot))
+            if len(self._threads) < self._wanted and len(self._tasks) > len(self._threads) - self._running:
+                self._start_worker()
+            self._change.notify_all()
+        return slot
+
+    def drain(self) -> None:
+        """Wait until every queued piece is in the journal, or stuck in its slot for want of space there."""
+        with self._change:
+            while self._tasks or self._running:
+                self._change.wait()
+
+    def close(self) -> None:
+        """Stop the workers (after the piece each has in hand) and close the file, which stays."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+        os.close(self.fd)
+
+    def _take(self) -> int:
+        with self._change:
+            while True:
+                if self._free:
+                    return self._free.pop()
+                if self._used < self._limit:
+                    self._used += 1
+                    return self._used - 1
+                if not (self._tasks or self._running):
+                    # Every slot holds a piece that did not fit into the journal: waiting would be for ever.
+                    raise OSError(errno.ENOSPC, "no room left to compress into", str(self.path))
+                self._change.wait()
+
+    def _start_worker(self) -> None:
+        thread = threading.Thread(target=self._work, name="fusion-replay-compress", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        encoder = Encoder(self._ways)
+        while True:
+            with self._change:
+                while not self._tasks:
+                    if self._closed:
+                        return
+                    self._change.wait()
+                if self._closed:
+                    return
+                task = self._tasks.popleft()
+                self._running += 1
+            freed = False
+            try:
+                raw = np.frombuffer(os.pread(self.fd, task.nbytes, task.slot * SLOT), np.uint8)
+                chunk, mask = encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
+                self._sink(task, chunk, mask)
+                freed = True
+            except Exception as error:  # whatever it is, the raw bytes stay where they are
+                self.error = error
+            with self._change:
+                self._running -= 1
+                if freed:
+                    self._free.append(task.slot)
+                self._change.notify_all()

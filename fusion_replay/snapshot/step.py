@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recorded step as its user sees it: operator, operands by name and by place, tensors on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import DamagedSnapshotError, SnapshotError
+from fusion_replay.model import (
+    ArgSpec,
+    Direction,
+    OperandUse,
+    OperatorDescription,
+    SequenceDescription,
+    StepDescription,
+    format_address,
+)
+from fusion_replay.snapshot.schema import INPUT, NO_CONTENT, OUTPUT, PREVIOUS, STATUS, WATCHED, Index
+from fusion_replay.snapshot.store import ContentStore
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OperandMap(Mapping[str, "RecordedTensor"]):
+    """Tensors of one side of a step, in arg-spec order: ``m["A"]`` by argument name, ``m[0]`` by place on this side."""
+
+    def __init__(self, tensors: tuple[RecordedTensor, ...], what: str) -> None:
+        self._tensors = tensors
+        self._what = what
+
+    def __getitem__(self, key: str | int) -> RecordedTensor:
+        if isinstance(key, int):
+            if -len(self._tensors) <= key < len(self._tensors):
+                return self._tensors[key]
+        else:
+            for tensor in self._tensors:
+                if tensor.name == key:
+                    return tensor
+        raise KeyError(f"{self._what} has no {key!r}; it has {', '.join(self) or 'nothing'}")
+
+    def __iter__(self) -> Iterator[str]:
+        return (tensor.name for tensor in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTensor:
+    """Contents of one operand, before the kernel (inputs) or after it (outputs).
+
+    Attributes:
+        use: the runlist's use: argument spec, buffer, byte slice.
+        position: of the operand in the runlist entry.
+        previous: the output's old contents where they were recorded with their bytes, else None.
+        unchanged: whether an output kept its old contents bit for bit; None where nobody looked.
+    """
+
+    use: OperandUse
+    position: int
+    previous: RecordedTensor | None
+    unchanged: bool | None
+    _row: int | None
+    _digest: str | None
+    _store: ContentStore
+    _what: str
+
+    @property
+    def spec(self) -> ArgSpec:
+        return self.use.spec
+
+    @property
+    def name(self) -> str:
+        return self.use.spec.name
+
+    @property
+    def direction(self) -> Direction:
+        return self.use.spec.direction
+
+    @property
+    def buffer(self) -> str:
+        """``name``, or ``name[start:end]`` in bytes."""
+        return self.use.label
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of this use, elements."""
+        return self.use.spec.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.use.spec.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self.use.spec.nbytes
+
+    @property
+    def digest(self) -> str | None:
+        """xxh3-128 of the raw bytes, hexadecimal; None where the contents were never seen (a step in flight)."""
+        return self._digest
+
+    @property
+    def row(self) -> int | None:
+        """Row of the contents table, the same for equal contents; None where they were never seen."""
+        return self._row
+
+    @property
+    def kept(self) -> bool:
+        """Whether the bytes are in the snapshot, not only their digest."""
+        return self._row is not None and self._store.kept(self._row)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The contents, read-only, in this use's shape; bf16 as ``ml_dtypes.bfloat16``.
+
+        Raises:
+            DamagedSnapshotError: the bytes disagree with their digest.
+            SnapshotError: the contents were not recorded or not kept.
+        """
+        if self._row is None:
+            raise SnapshotError(f"{self._what}: was not recorded")
+        return self._store.read(self._row, self._what).view(_numpy_dtype(self.dtype)).reshape(self.shape)
+
+    def torch(self) -> torch.Tensor:
+        """The contents as a fresh CPU tensor (needs the extra ``torch``); bits are kept."""
+        import torch
+
+        array = self.numpy()
+        if self.dtype == "bfloat16":
+            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+        return torch.from_numpy(array.copy())
+
+
+class RecordedStep:
+    """A runlist entry as it ran: see the properties. Cheap to make; tensors are read when asked for."""
+
+    __slots__ = ("_index", "_row", "_store", "description", "invocation", "sequence")
+
+    def __init__(self, index: Index, store: ContentStore, row: int) -> None:
+        record = index.steps[row]
+        self._index = index
+        self._store = store
+        self._row = row
+        self.invocation: int = int(record["invocation"])
+        self.sequence: SequenceDescription = index.sequences[int(index.invocations["sequence"][self.invocation])]
+        self.description: StepDescription = self.sequence.steps[int(record["step"])]
+
+    @property
+    def index(self) -> int:
+        """Number of the runlist entry, from 0."""
+        return self.description.index
+
+    @property
+    def address(self) -> str:
+        """``INVOCATION:STEP``."""
+        return format_address(self.invocation, self.index)
+
+    @property
+    def op(self) -> OperatorDescription:
+        return self.sequence.operators[self.description.operator]
+
+    @property
+    def label(self) -> str:
+        """``3:412 GEMV W_ffn_down_7, ffn_hidden -> ffn_output``."""
+        return f"{self.address} {self.op.type} {self.description.flow}"
+
+    @property
+    def status(self) -> str:
+        """ "complete", "in_flight" (began, never came back) or "failed" (raised)."""
+        return STATUS[int(self._index.steps["status"][self._row])]
+
+    @property
+    def elapsed_ns(self) -> int | None:
+        """What the runtime said the kernel took, nanoseconds."""
+        elapsed = int(self._index.steps["elapsed_ns"][self._row])
+        return None if elapsed < 0 else elapsed
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Runtime values of this dispatch, by name."""
+        return dict(self._detail.get("values", {}))
+
+    @property
+    def state(self) -> str | None:
+        """The runtime's final state of the step, where it gave one."""
+        return self._text("state")
+
+    @property
+    def error(self) -> str | None:
+        """What was raised, for a failed step."""
+        return self._text("error")
+
+    @property
+    def inputs(self) -> OperandMap:
+        """Contents before the kernel, of every operand that it reads (in, inout)."""
+        rows = self._rows()
+        found = [
+            self._tensor(position, use, rows.get((INPUT, position)), "input")
+            for position, use in enumerate(self.description.operands)
+            if use.spec.reads
+        ]
+        return OperandMap(tuple(found), f"step {self.address} inputs")
+
+    @property
+    def outputs(self) -> OperandMap:
+        """Contents after the kernel, of every operand that it writes (out, inout)."""
+        rows = self._rows()
+        found = []
+        for position, use in enumerate(self.description.operands):
+            if not use.spec.writes:
+                continue
+            after = rows.get((OUTPUT, position))
+            before = rows.get((PREVIOUS, position), rows.get((INPUT, position)))
+            old = None if before is None else self._tensor(position, use, before, "previous contents of")
+            watched = before if before is not None else rows.get((WATCHED, position))
+            unchanged = None if after is None or watched is None else self._digest(after) == self._digest(watched)
+            found.append(self._tensor(position, use, after, "output", old, unchanged))
+        return OperandMap(tuple(found), f"step {self.address} outputs")
+
+    def __repr__(self) -> str:
+        return f"<RecordedStep {self.label} ({self.status})>"
+
+    @property
+    def _detail(self) -> dict[str, Any]:
+        return self._index.details[int(self._index.steps["detail"][self._row])]
+
+    def _text(self, key: str) -> str | None:
+        value = self._detail.get(key)
+        return None if value is None else str(value)
+
+    def _rows(self) -> dict[tuple[int, int], int]:
+        """(role, position) -> row of contents, of everything that is there."""
+        record = self._index.steps[self._row]
+        first = int(record["first_operand"])
+        rows = {}
+        operands = self._index.operands[first : first + int(record["n_operands"])]
+        for position, role, content in operands.tolist():
+            if content == NO_CONTENT:
+                continue
+            self._check(position, content)
+            rows[role, position] = content
+        return rows
+
+    def _check(self, position: int, content: int) -> None:
+        uses = self.description.operands
+        if position >= len(uses):
+            raise DamagedSnapshotError(f"step {self.address}: operand {position} of {len(uses)}")
+        spec, stored = uses[position].spec, self._index.contents[content]
+        if int(stored["nbytes"]) != spec.nbytes or stored["dtype"].decode("ascii", "replace") != spec.dtype:
+            raise DamagedSnapshotError(
+                f"step {self.address} {spec.name}: {int(stored['nbytes'])} bytes of {stored['dtype'].decode()} stored, "
+                f"but the runlist says {spec.nbytes} bytes of {spec.dtype}"
+            )
+
+    def _digest(self, row: int) -> str:
+        return str(self._index.contents["digest"][row].decode("ascii"))
+
+    def _tensor(
+        self,
+        position: int,
+        use: OperandUse,
+        row: int | None,
+        side: str,
+        previous: RecordedTensor | None = None,
+        unchanged: bool | None = None,
+    ) -> RecordedTensor:
+        return RecordedTensor(
+            use=use,
+            position=position,
+            previous=previous,
+            unchanged=unchanged,
+            _row=row,
+            _digest=None if row is None else self._digest(row),
+            _store=self._store,
+            _what=f"step {self.address} {self.op.type}, {side} {use.spec.name} ({use.label})",
+        )
+
+
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(name)
+    return found

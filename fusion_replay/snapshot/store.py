@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors out of a sealed file or a journal: read chunk by chunk with ``pread``, verified, kept in a bounded cache.
+
+HDF5 takes no part: the chunks' places are in our own table, so a hostile or damaged file can't reach its parser, and
+nothing converts a number on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError
+from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.snapshot.codec import Layout, decode
+from fusion_replay.snapshot.schema import CHUNKED, DIGEST_ONLY, IN_SPILL, MAX_PIECE, Index, digest_of
+
+Bytes = npt.NDArray[np.uint8]
+
+DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
+_CHUNK_OVERHEAD = 1 << 10  # a zstd frame of a piece is never longer than the piece and this
+
+
+class ContentStore:
+    """Decoded contents by row of the contents table; safe to use from several threads.
+
+    ``relocate`` (journals that are still being written) looks where the chunks are now: a spill slot may have been
+    used again between the scan and the read.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        file: BinaryIO,
+        spill: BinaryIO | None = None,
+        *,
+        cache_bytes: int = DEFAULT_CACHE,
+        relocate: Callable[[], Index] | None = None,
+    ) -> None:
+        self._index = index
+        self._file = file
+        self._spill = spill
+        self._relocate = relocate
+        self._budget = cache_bytes
+        self._held = 0
+        self._cache: OrderedDict[int, Bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def kept(self, row: int) -> bool:
+        return int(self._index.contents["encoding"][row]) != DIGEST_ONLY
+
+    def read(self, row: int, what: str) -> Bytes:
+        """The raw bytes of content ``row``, read-only; ``what`` names the tensor in messages.
+
+        Raises:
+            SnapshotError: only the digest was kept.
+            DamagedSnapshotError: the bytes don't give the digest under which they were stored.
+        """
+        with self._lock:
+            held = self._cache.get(row)
+            if held is not None:
+                self._cache.move_to_end(row)
+                return held
+        data = self._read_verified(row, what)
+        data.flags.writeable = False
+        with self._lock:
+            if row not in self._cache and data.nbytes <= self._budget:
+                self._cache[row] = data
+                self._held += data.nbytes
+                while self._held > self._budget:
+                    self._held -= self._cache.popitem(last=False)[1].nbytes
+        return data
+
+    def chunks_of(self, row: int) -> npt.NDArray[Any]:
+        """The rows of the chunk table that make up content ``row``."""
+        content = self._index.contents[row]
+        first = int(content["first_chunk"])
+        return self._index.chunks[first : first + int(content["n_chunks"])]
+
+    def layout_of(self, row: int) -> tuple[Layout, int]:
+        """How content ``row`` is cut, and the bytes of one element."""
+        content = self._index.contents[row]
+        layout = Layout(int(content["nbytes"]), int(content["row_bytes"]), int(content["piece_bytes"]))
+        return layout, DTYPE_BYTES[content["dtype"].decode("ascii")]
+
+    def raw_chunk(self, chunk: Any, what: str) -> bytes:
+        """The bytes of one chunk as stored."""
+        size = int(chunk["size"])
+        file = self._spill if int(chunk["mask"]) & IN_SPILL else self._file
+        if file is None:
+            raise DamagedSnapshotError(f"{what}: the spill file that holds its bytes is missing beside the journal")
+        data = os.pread(file.fileno(), size, int(chunk["offset"]))
+        if len(data) != size:
+            raise DamagedSnapshotError(f"{what}: the file ends inside one of its chunks")
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        if self._spill is not None:
+            self._spill.close()
+        with self._lock:
+            self._cache.clear()
+            self._held = 0
+
+    def _read_verified(self, row: int, what: str) -> Bytes:
+        try:
+            return self._decode(row, what)
+        except DamagedSnapshotError:
+            if self._relocate is None:
+                raise
+        with self._lock:
+            fresh = self._relocate()
+            digests = {digest: number for number, digest in enumerate(fresh.contents["digest"].tolist())}
+            source = digests.get(self._index.contents["digest"][row])
+        if source is None:
+            raise DamagedSnapshotError(f"{what}: its contents are no longer in the journal")
+        return ContentStore(fresh, self._file, self._spill, cache_bytes=0)._decode(source, what)
+
+    def _decode(self, row: int, what: str) -> Bytes:
+        content = self._index.contents[row]
+        if int(content["encoding"]) == DIGEST_ONLY:
+            raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
+        layout, itemsize = self.layout_of(row)
+        out = np.empty(layout.nbytes, np.uint8)
+        for chunk, (start, stop) in zip(self.chunks_of(row), layout.spans(), strict=True):
+            decode(self.raw_chunk(chunk, what), int(chunk["mask"]), out[start:stop], layout.piece_bytes, itemsize, what)
+        if digest_of(out).hex().encode() != content["digest"]:
+            raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
+        return out
+
+
+def check_contents(index: Index, file_size: int, name: str) -> None:
+    """Refuse contents and chunks that can't be, before any is read.
+
+    Raises:
+        HostileFileError: sizes beyond the limits, chunks outside the file.
+    """
+    contents, chunks = index.contents, index.chunks
+    for row, content in enumerate(contents.tolist()):
+        digest, dtype, nbytes, row_bytes, piece_bytes, encoding, n_chunks, first = content
+        what = f"{name}: content {digest.decode('ascii', 'replace')}"
+        itemsize = DTYPE_BYTES.get(dtype.decode("ascii", "replace"))
+        if itemsize is None or len(digest) != 32:
+            raise HostileFileError(f"{what}: row {row} has element type {dtype!r}")
+        if encoding not in (CHUNKED, DIGEST_ONLY):
+            raise HostileFileError(f"{what}: encoding {encoding} is not known here; upgrade fusion-replay")
+        layout = Layout(nbytes, row_bytes, piece_bytes)
+        layout.check(itemsize, what)
+        expected = 0 if encoding == DIGEST_ONLY else layout.count
+        if n_chunks != expected or first + n_chunks > len(chunks):
+            raise HostileFileError(f"{what}: {n_chunks} chunks, expected {expected}")
+    if len(chunks):
+        inside = (chunks["mask"] & IN_SPILL) == 0
+        sizes, offsets = chunks["size"].astype(np.uint64), chunks["offset"]
+        outside = inside & ((offsets > file_size) | (sizes > file_size) | (offsets + sizes > file_size))
+        if outside.any() or int(sizes.max()) > MAX_PIECE + _CHUNK_OVERHEAD:
+            raise HostileFileError(f"{name}: a chunk lies outside the file or is larger than any chunk can be")

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of a recording: which name it gets, who may write there, and how the finished file takes its place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from fusion_replay.errors import TargetExistsError, UsageError
+from fusion_replay.snapshot.frames import JournalFile
+from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
+
+IfExists = Literal["error", "replace", "number"]
+
+
+def beside(target: Path, suffix: str) -> Path:
+    """``decode.h5`` -> ``decode.h5.journal``, ..."""
+    return target.with_name(target.name + suffix)
+
+
+def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
+    """The target that a recording to ``path`` will become, and its new journal, locked.
+
+    ``number`` makes ``app.h5`` the next free of ``app-001.h5``, ``app-002.h5``, ... ``replace`` leaves the old file
+    alone until the new one is complete; the journal of a recording that was killed under that name is given up.
+
+    Raises:
+        TargetExistsError: the file exists, or somebody records there, or an unfinished recording lies there.
+        UsageError: a directory, a missing folder, no permission.
+    """
+    if if_exists not in ("error", "replace", "number"):
+        raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
+    try:
+        if if_exists == "number":
+            return _next_free(path)
+        if path.is_dir():
+            raise UsageError(f"{path}: a directory; expected the name of the file to write, such as {path / 'app.h5'}")
+        if if_exists == "error" and path.exists():
+            raise TargetExistsError(
+                f"{path}: exists already; choose another name, or ask to replace it or to number the new one"
+            )
+        return path, _create(path, if_exists)
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: can't be written: {_reason(path, error)}") from error
+
+
+def publish(part: Path, target: Path, if_exists: IfExists) -> Path:
+    """Give the finished ``part`` its name and make that durable; ``error`` and ``number`` never overwrite anything.
+
+    Raises:
+        TargetExistsError: meanwhile somebody else made ``target``; ``part`` is left.
+        OSError: the file system refused.
+    """
+    if if_exists == "replace":
+        os.replace(part, target)
+    else:
+        while not _move_to_free(part, target):
+            if if_exists == "error":
+                raise TargetExistsError(f"{target}: appeared while the recording ran; it was not overwritten")
+            target = _bump(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return target
+
+
+def remove_working_files(target: Path) -> None:
+    """Spill and journal of a recording that is sealed now; the journal last, since it alone says that they belong."""
+    for suffix in (PART_SUFFIX, SPILL_SUFFIX, JOURNAL_SUFFIX):
+        beside(target, suffix).unlink(missing_ok=True)
+
+
+def _next_free(path: Path) -> tuple[Path, JournalFile]:
+    for number in range(1, 1_000_000):
+        target = path.with_name(f"{path.stem}-{number:03d}{path.suffix}")
+        if target.exists() or beside(target, JOURNAL_SUFFIX).exists():
+            continue
+        try:
+            return target, JournalFile(beside(target, JOURNAL_SUFFIX))
+        except FileExistsError:
+            continue
+    raise UsageError(f"{path}: no free number left")
+
+
+def _bump(target: Path) -> Path:
+    stem, _, number = target.stem.rpartition("-")
+    return target.with_name(f"{stem}-{int(number) + 1:03d}{target.suffix}")
+
+
+def _create(target: Path, if_exists: IfExists) -> JournalFile:
+    path = beside(target, JOURNAL_SUFFIX)
+    try:
+        return JournalFile(path)
+    except FileExistsError:
+        pass
+    try:
+        JournalFile(path, create=False).close()
+    except BlockingIOError:
+        raise TargetExistsError(f"{target}: another process is recording there ({path}); choose another name") from None
+    if if_exists == "error":
+        raise TargetExistsError(
+            f"{path}: an unfinished recording lies there; seal it with `fusion-replay fsck --recover {target}`, "
+            "or delete it"
+        )
+    path.unlink()
+    return JournalFile(path)
+
+
+def _move_to_free(part: Path, target: Path) -> bool:
+    """False where ``target`` exists. A hard link fails on an existing name, whoever made it and whenever."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this file system: take the name with an empty file first
+        try:
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return False
+        os.replace(part, target)
+        return True
+    os.unlink(part)
+    return True
+
+
+def _reason(path: Path, error: OSError) -> str:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    return error.strerror or str(error)

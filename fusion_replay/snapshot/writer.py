@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a recording while it runs: every begin and end is in the kernel's page cache when the call returns.
+
+The thread that dispatches kernels pays for a digest of every tensor and one raw write of those that are new. Worker
+threads compress. Where the disk is full the run goes on: what could not be kept is counted as a loss.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import UsageError
+from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
+from fusion_replay.snapshot import frames, records
+from fusion_replay.snapshot.codec import Layout
+from fusion_replay.snapshot.describe import sequence_to_json
+from fusion_replay.snapshot.schema import (
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
+    INPUT,
+    MAX_CONTENT,
+    OUTPUT,
+    PREVIOUS,
+    SPILL_SUFFIX,
+    WATCHED,
+    Loss,
+    digest_of,
+)
+from fusion_replay.snapshot.spill import Spill, Task
+from fusion_replay.snapshot.target import IfExists, beside, claim
+
+Arrays = Mapping[int, npt.NDArray[Any]]
+Key = tuple[bytes, str]
+
+INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their step, in one write
+SPILL_SLOTS = 256  # MiB of raw bytes that may wait for compression
+
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What a recording came to. Sizes in bytes; ``bytes_seen`` counts every tensor at every step."""
+
+    path: Path
+    steps: int
+    invocations: int
+    bytes_seen: int
+    bytes_unique: int
+    file_bytes: int
+    seconds_sealing: float
+    losses: tuple[Loss, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "steps": self.steps,
+            "invocations": self.invocations,
+            "bytes_seen": self.bytes_seen,
+            "bytes_unique": self.bytes_unique,
+            "file_bytes": self.file_bytes,
+            "seconds_sealing": self.seconds_sealing,
+            "losses": [loss.to_dict() for loss in self.losses],
+        }
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one call wants to append: contents first, so that no step refers to one that is not there."""
+
+    what: str
+    contents: list[tuple[records.ContentRecord, Any]]
+    keys: dict[Key, int]
+
+    def frames(self) -> list[records.Frame]:
+        return [record.frame(raw) for record, raw in self.contents]
+
+
+class SnapshotWriter:
+    """Records into ``path`` (a journal beside it until :meth:`close`).
+
+    Args:
+        path: the ``.h5`` to make.
+        if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
+        provenance: JSON data about the run.
+        threads: that compress; the number of cores less one, at most 8, when None.
+
+    Raises:
+        TargetExistsError, UsageError: the target can't be written; nothing was touched.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        if_exists: IfExists = "error",
+        provenance: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.target, self._journal = claim(Path(path), if_exists)
+        self.write_error: OSError | None = None
+        """The first thing that went wrong with a write; the losses say what it cost."""
+        self._if_exists: IfExists = if_exists
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._recording = uuid.uuid4().hex
+        self._stored: dict[Key, int] = {}
+        self._digests: dict[Key, int] = {}
+        self._next_content = 0
+        self._sequences: list[SequenceDescription] = []
+        self._invocations: dict[int, int] = {}
+        self._lost_steps: set[tuple[int, int]] = set()
+        self._pending: dict[tuple[str, str], int] = {}
+        self._bytes_seen = self._bytes_unique = 0
+        self._report: WriteReport | None = None
+        self._closed = False
+        try:
+            self._spill = Spill(
+                beside(self.target, SPILL_SUFFIX),
+                self._append_chunk,
+                threads=threads or min(8, max(1, (os.cpu_count() or 2) - 1)),
+                slots=SPILL_SLOTS,
+            )
+        except OSError as error:
+            self._journal.path.unlink(missing_ok=True)
+            self._journal.close()
+            raise UsageError(f"{self.target}: can't be written: {error.strerror}") from error
+        start = {
+            "format": [FORMAT_MAJOR, FORMAT_MINOR],
+            "recording": self._recording,
+            "target": self.target.name,
+            "if_exists": if_exists,
+            "pid": self._pid,
+        }
+        self._commit([records.json_frame(frames.START, start)])
+        self.set_provenance(provenance or {})
+
+    def add_sequence(self, sequence: SequenceDescription) -> int:
+        """Describe a sequence; its number for :meth:`begin_invocation`."""
+        with self._lock:
+            number = len(self._sequences)
+            self._sequences.append(sequence)
+            data = {"id": number, "sequence": sequence_to_json(sequence)}
+            if self._writes() and not self._commit([records.json_frame(frames.SEQUENCE, data)]):
+                self._lose("sequence", f"description of sequence {sequence.name}, and so all its steps", 1)
+            return number
+
+    def begin_invocation(self, sequence: int) -> int:
+        """A call of ``sequence`` starts; its number, from 0."""
+        with self._lock:
+            number = len(self._invocations)
+            self._invocations[number] = sequence
+            if self._writes() and not self._commit([records.invocation_begin_frame(number, sequence)]):
+                self._lose("invocation", f"invocation {number}", 1)
+            return number
+
+    def reassign(self, invocation: int, sequence: int) -> None:
+        """Say that ``invocation`` is one of another sequence after all: its outputs turned out unlike the guess.
+
+        What its steps recorded so far must have the same positions, shapes and dtypes there.
+        """
+        with self._lock:
+            self._invocations[invocation] = sequence
+            if self._writes() and not self._commit([records.invocation_begin_frame(invocation, sequence)]):
+                self._lose("invocation", f"the true sequence of invocation {invocation}", 1)
+
+    def begin_step(
+        self,
+        invocation: int,
+        step: int,
+        inputs: Arrays,
+        *,
+        previous: Arrays = _NOTHING,
+        watched: Arrays = _NOTHING,
+        values: Mapping[str, int | float] = _NOTHING,
+    ) -> None:
+        """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
+
+        Args:
+            inputs: contents of what the kernel reads.
+            previous: old contents of outputs, kept (partial writers).
+            watched: old contents of outputs of which only the digest is kept.
+            values: runtime values of this dispatch.
+
+        Raises:
+            UsageError: an array that does not fit the runlist. Nothing else: failed writes are losses.
+        """
+        with self._lock:
+            if not self._writes():
+                return
+            batch = _Batch(f"step {invocation}:{step}", [], {})
+            rows = self._rows(batch, invocation, step, INPUT, inputs)
+            rows += self._rows(batch, invocation, step, PREVIOUS, previous)
+            rows += self._rows(batch, invocation, step, WATCHED, watched)
+            detail = {"values": dict(values)} if values else {}
+            if not self._commit_batch(batch, records.step_begin_frame(invocation, step, rows, detail)):
+                self._lost_steps.add((invocation, step))
+                self._lose("step", "steps that could not be written", 1)
+
+    def end_step(
+        self,
+        invocation: int,
+        step: int,
+        outputs: Arrays,
+        *,
+        elapsed_ns: int | None = None,
+        state: str | None = None,
+    ) -> None:
+        """After the kernel: contents of what it wrote, and what the runtime said of it."""
+        with self._lock:
+            if not self._writes() or (invocation, step) in self._lost_steps:
+                return
+            batch = _Batch(f"step {invocation}:{step}", [], {})
+            rows = self._rows(batch, invocation, step, OUTPUT, outputs)
+            detail = {} if state is None else {"state": state}
+            if not self._commit_batch(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
+                self._lose("outputs", "ends of steps that could not be written; they show as in flight", 1)
+
+    def fail_step(self, invocation: int, step: int, error: str, *, state: str | None = None) -> None:
+        """The kernel raised instead of coming back."""
+        with self._lock:
+            if not self._writes() or (invocation, step) in self._lost_steps:
+                return
+            detail = {"error": error} if state is None else {"error": error, "state": state}
+            if not self._commit([records.step_failed_frame(invocation, step, detail)]):
+                self._lose("outputs", "failures of steps that could not be written; they show as in flight", 1)
+
+    def end_invocation(self, invocation: int) -> None:
+        with self._lock:
+            if self._writes() and not self._commit([records.invocation_end_frame(invocation)]):
+                self._lose("invocation", "ends of invocations that could not be written", 1)
+
+    def lose(self, kind: str, detail: str, count: int = 1) -> None:
+        """Say that something was not recorded, or not kept."""
+        with self._lock:
+            if self._writes():
+                self._lose(kind, detail, count)
+                self._commit([])
+
+    def set_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Replace the provenance by this JSON data."""
+        with self._lock:
+            if self._writes() and not self._commit([records.json_frame(frames.PROVENANCE, dict(provenance))]):
+                self._lose("provenance", "what is known of machine and program", 1)
+
+    def close(self) -> WriteReport:
+        """Wait for the compression, seal to :attr:`target`, remove the journal. A second call gives the same report.
+
+        Raises:
+            UnsealedError: sealing failed; the journal is kept, and the message says how to go on.
+            TargetExistsError: meanwhile somebody else made the target; the journal is kept.
+        """
+        from fusion_replay.snapshot.seal import seal
+
+        with self._lock:
+            if self._report is None:
+                if self._closed:
+                    raise UsageError(f"{self.target}: this recording was abandoned")
+                self._spill.drain()
+                self._commit([(frames.CLOSE, [b""])])
+                started = time.perf_counter()
+                try:
+                    sealed = seal(
+                        self._journal.path,
+                        self.target,
+                        self._if_exists,
+                        unwritten=tuple(Loss(kind, detail, n) for (kind, detail), n in self._pending.items()),
+                    )
+                finally:
+                    self._release()
+                self.target = sealed.path
+                self._report = WriteReport(
+                    path=sealed.path,
+                    steps=sealed.steps,
+                    invocations=sealed.invocations,
+                    bytes_seen=self._bytes_seen,
+                    bytes_unique=self._bytes_unique,
+                    file_bytes=sealed.file_bytes,
+                    seconds_sealing=time.perf_counter() - started,
+                    losses=sealed.losses,
+                )
+            return self._report
+
+    def abandon(self) -> None:
+        """Stop without sealing; the journal stays, readable, for ``fsck --recover``."""
+        with self._lock:
+            if not self._closed:
+                self._release()
+
+    def _release(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._spill.close()
+            self._journal.close()
+
+    def _writes(self) -> bool:
+        """False after the end, and in a forked child, which shares the files but must not write to them."""
+        return not self._closed and os.getpid() == self._pid
+
+    def _rows(self, batch: _Batch, invocation: int, step: int, role: int, arrays: Arrays) -> list[records.Row]:
+        if not arrays:
+            return []
+        if invocation not in self._invocations:
+            raise UsageError(f"step {invocation}:{step}: invocation {invocation} was never begun")
+        steps = self._sequences[self._invocations[invocation]].steps
+        if step >= len(steps):
+            raise UsageError(f"step {invocation}:{step}: its sequence has {len(steps)} steps")
+        operands = steps[step].operands
+        rows = []
+        for position, array in arrays.items():
+            if not 0 <= position < len(operands):
+                raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
+            rows.append((position, role, self._content(batch, array, operands[position].spec, role != WATCHED)))
+        return rows
+
+    def _content(self, batch: _Batch, array: npt.NDArray[Any], spec: ArgSpec, keep: bool) -> int:
+        """The id of these bytes, new or known; new ones are written (large) or join the batch (small)."""
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        if raw.nbytes != spec.nbytes or raw.nbytes > MAX_CONTENT:
+            raise UsageError(
+                f"{batch.what} {spec.name}: {raw.nbytes} bytes given, but {spec.shape} of {spec.dtype} "
+                f"has {spec.nbytes}"
+            )
+        self._bytes_seen += raw.nbytes
+        key = (digest_of(raw), spec.dtype)
+        known = self._stored.get(key, batch.keys.get(key))
+        if known is None and not keep:
+            known = self._digests.get(key)
+        if known is not None:
+            return known
+        content = self._next_content
+        self._next_content += 1
+        layout = Layout.of(spec.shape, DTYPE_BYTES[spec.dtype])
+        where, tail = records.DIGEST, None
+        slots: tuple[int, ...] = ()
+        if keep and raw.nbytes < INLINE_BELOW:
+            where, tail = records.INLINE, raw
+        elif keep:
+            slots = self._to_spill(content, raw, layout, spec)
+            where = records.SPILLED if slots else records.DIGEST
+        record = records.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, slots)
+        batch.contents.append((record, tail))
+        if where != records.DIGEST:
+            batch.keys[key] = content
+        elif keep:
+            self._lose("contents", "tensors that could not be written; their digests are kept", 1)
+        return content
+
+    def _to_spill(self, content: int, raw: npt.NDArray[np.uint8], layout: Layout, spec: ArgSpec) -> tuple[int, ...]:
+        """Slots of the pieces, already written; none where the disk is full."""
+        itemsize, kind = DTYPE_BYTES[spec.dtype], (spec.dtype, spec.shape)
+        slots = []
+        try:
+            for piece, (start, stop) in enumerate(layout.spans()):
+
+                def task(slot: int, piece: int = piece, nbytes: int = stop - start) -> Task:
+                    return Task(content, piece, slot, nbytes, layout.piece_bytes, itemsize, kind)
+
+                slots.append(self._spill.put(task, raw[start:stop]))
+        except OSError as error:
+            self.write_error = self.write_error or error
+            return ()
+        return tuple(slots)
+
+    def _commit_batch(self, batch: _Batch, step: records.Frame) -> bool:
+        """Append contents and step; where that fails, the step with the digests of its contents alone."""
+        if self._commit([*batch.frames(), step]):
+            for record, _ in batch.contents:
+                key = (record.digest, record.dtype)
+                if record.where == records.DIGEST:
+                    self._digests[key] = record.content
+                else:
+                    self._stored[key] = record.content
+                    self._bytes_unique += record.layout.nbytes
+            return True
+        bare = _Batch(batch.what, [], {})
+        lost = 0
+        for record, _ in batch.contents:
+            lost += record.where != records.DIGEST
+            digest_only = records.ContentRecord(
+                record.content, record.dtype, record.digest, records.DIGEST, record.layout, record.shape
+            )
+            bare.contents.append((digest_only, None))
+        if not lost or not self._commit([*bare.frames(), step]):
+            return False
+        self._lose("contents", "tensors that could not be written; their digests are kept", lost)
+        return True
+
+    def _commit(self, batch: list[records.Frame]) -> bool:
+        """Append frames, with the losses that wait; False where the disk refused (and nothing was written)."""
+        losses = [
+            records.json_frame(frames.LOSS, {"kind": kind, "detail": detail, "count": count})
+            for (kind, detail), count in self._pending.items()
+        ]
+        if not batch and not losses:
+            return True
+        try:
+            self._journal.append([*batch, *losses])
+        except OSError as error:
+            self.write_error = self.write_error or error
+            return False
+        if self._pending:
+            self._pending.clear()
+        return True
+
+    def _lose(self, kind: str, detail: str, count: int) -> None:
+        self._pending[kind, detail] = self._pending.get((kind, detail), 0) + count
+
+    def _append_chunk(self, task: Task, chunk: bytes, mask: int) -> None:
+        self._journal.append([records.chunk_frame(task.content, task.piece, mask, chunk)])
