@@ -50,19 +50,19 @@ def _exact(call: Call, a: Array, b: Array) -> Array:
 def _tolerance(device: str) -> Callable[[SimpleNamespace], Tolerance]:
     """Limits by what the design rounds, as shares of the largest result: a sum's error follows its terms.
 
-    One bf16 rounding is off by at most 2**-8 of what it rounds, 2**-7 under floor. C is rounded between K tiles unless
-    ``prio_accuracy`` is set: errors of either sign with conv-even add up like a random walk, floor errors in full.
-    bfp16 operands (npu2) add 0.7 to 1 % in relative L2 (Xilinx/mlir-aie#3442).
+    bfp16 operands (npu2) are off by 0.7 to 1 % in relative L2, twice that under floor, heavy-tailed data more
+    (Xilinx/mlir-aie#3442). C is rounded between K tiles unless ``prio_accuracy`` is set, each time by up to 2**-8 of
+    the partial sum: under conv-even that adds up like a random walk, under floor in full.
     """
 
     def limits(p: SimpleNamespace) -> Tolerance:
         emulated = device != "npu1" and p.emulate_bf16_mmul_with_bfp16
         if p.prio_accuracy and not emulated:
             return relative(0.005, 0.0, range_frac=1e-4).from_source("amd/IRON iron/operators/gemm/test.py: 0.005")
-        share = 0.02 if emulated else 1e-4
+        share = (0.02 if p.round_conv_even else 0.05) if emulated else 1e-4
         if not p.prio_accuracy:
             tiles = math.ceil(p.K / p.tile_k) if p.K and p.tile_k else 1
-            share += 2.0**-8 * (math.sqrt(tiles) if p.round_conv_even else tiles)
+            share += 2.0**-8 * (1.5 * math.sqrt(tiles) if p.round_conv_even else tiles)
         return relative(0.05, 0.0, range_frac=share).from_source(
             "Xilinx/mlir-aie python/iron/kernels/linalg.py: 0.05; range from amd/IRON iron/operators/gemm, tolerance()"
         )

@@ -7,6 +7,9 @@ iron-2026-08          ``x / sqrt(mean(x*x) + eps) * w``, likewise six roundings
 iron-2026-09          the normalised row rounded, then its product with the weight (two cores on the device)
 exact                 August's meaning, rounded once
 ====================  =================================================================================
+
+The device puts epsilon under the root: where a row's mean square is not well above epsilon, the form of pull request
+117 is far from what any device gives.
 """
 
 from __future__ import annotations

@@ -29,9 +29,10 @@ SPEC = OperatorSpec(
     args=unary_args,
     flavours={"pr117": _silu, "iron-2026-08": _silu, "iron-2026-09": _silu, "exact": _silu},
     tolerance={
-        # IRON's harness has 0.04 / 1e-6 on [-2, 2); below -5 a sigmoid made of a bf16 tanh loses all its bits.
-        "npu2": relative(0.08, 0.035).from_source(f"{_KERNELS}: silu by vtanh, measured on npu2"),
-        "*": relative(0.128, 0.05).from_source(f"{_KERNELS}: canonical limits of lookup-table kernels"),
+        # IRON's harness has 0.04 / 1e-6, on [-2, 2). A sigmoid made of a bf16 tanh loses its last bits below -5 and
+        # is 0 below -6: up to 0.015 absolute. mlir-aie's floor of 0.035 covers that more than twice over.
+        "npu2": relative(0.08, 0.02).from_source(f"{_KERNELS}: silu by vtanh, 0.08 measured on npu2"),
+        "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
     },
     source="amd/IRON iron/operators/silu",
 )
