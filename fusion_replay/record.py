@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: watches sources of steps and writes what they report into a snapshot.
+
+It knows the protocol of a source and the snapshot's writer, nothing else. Recording must not change the run: inputs are
+in the writer's hands before the kernel starts, nothing that fails in here reaches the run (unless ``on_error="raise"``
+asks for it), and what could not be recorded is counted in the snapshot's losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusion_replay import provenance, sources
+from fusion_replay.errors import RecordingError, UsageError
+from fusion_replay.model import ArgSpec, SequenceDescription
+from fusion_replay.sources.protocol import StepSource
+from fusion_replay.watch import Watch, in_words
+
+if TYPE_CHECKING:
+    from fusion_replay.array_step import ArrayStep
+    from fusion_replay.snapshot import SnapshotWriter
+    from fusion_replay.snapshot.writer import WriteReport
+
+IfExists = Literal["error", "replace", "number"]
+OnError = Literal["warn", "raise"]
+
+
+def record(
+    path: str | os.PathLike[str],
+    callable_: Any = None,
+    *,
+    level: str = "full",
+    if_exists: IfExists = "error",
+    on_error: OnError = "warn",
+) -> Recorder:
+    """A context manager that records into ``path`` what runs inside its block.
+
+    Args:
+        path: the snapshot to write, an HDF5 file.
+        callable_: a callable of an IRON sequence that dispatches step by step, or one of the software NPU; each call
+            is one invocation. Without it, use :meth:`Recorder.attach` or :meth:`Recorder.step` inside the block.
+        level: "full" keeps every input and output.
+        if_exists: "error", "replace" (once the new file is complete), or "number" (``app-001.h5``, next free).
+        on_error: what a failure of the recorder itself does: "warn" (the run goes on, told once on stderr, counted in
+            the snapshot) or "raise" (a :class:`RecordingError` stops the run).
+
+    Raises:
+        NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
+        UsageError: an unknown level or policy.
+    """
+    return Recorder(path, callable_, level=level, if_exists=if_exists, on_error=on_error)
+
+
+class Recorder:
+    """What :func:`record` returns; see there for its arguments.
+
+    Attributes:
+        path: where the snapshot is, or will be (the numbered name, once the block is entered).
+        report: what was written, after the block; None where sealing failed.
+        error: the first failure of the recorder itself, in words; None while all is well.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        callable_: Any = None,
+        *,
+        level: str = "full",
+        if_exists: IfExists = "error",
+        on_error: OnError = "warn",
+    ) -> None:
+        if level != "full":
+            raise UsageError(f"level {level!r}: this version records 'full' only; leave level out")
+        if if_exists not in ("error", "replace", "number"):
+            raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
+        if on_error not in ("warn", "raise"):
+            raise UsageError(f"on_error={on_error!r}: expected 'warn' or 'raise'")
+        self.path = Path(path)
+        self.report: WriteReport | None = None
+        self.error: str | None = None
+        self._if_exists: IfExists = if_exists
+        self._on_error = on_error
+        self._lock = threading.RLock()  # rec.step may be used from several threads
+        self._writer: SnapshotWriter | None = None
+        self._entered, self._pid = False, 0
+        self._told = False
+        self._sequence_ids: dict[str, int] = {}
+        self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
+        self._sources: list[StepSource] = [] if callable_ is None else [sources.attach(callable_)]
+
+    # --- the block ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Recorder:
+        """Open the recording.
+
+        Raises:
+            TargetExistsError: the snapshot exists and ``if_exists`` is "error".
+            OSError: it cannot be written there.
+        """
+        if self._entered:
+            raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
+        from fusion_replay.snapshot.writer import SnapshotWriter
+
+        self._writer = SnapshotWriter(self.path, if_exists=self._if_exists, provenance=provenance.gather())
+        self._entered, self._pid = True, os.getpid()
+        self.path = self._writer.target
+        try:
+            for source in self._sources:
+                source.attach(Watch(self))
+        except BaseException:
+            self._finish(body_failed=True)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finish(body_failed=error is not None)
+
+    def attach(self, callable_: Any) -> None:
+        """Watch one more callable until the block ends.
+
+        Raises:
+            NotAttachableError: as :func:`record`.
+        """
+        source = sources.attach(callable_)
+        self._sources.append(source)
+        if self._writer is not None:
+            source.attach(Watch(self))
+
+    def step(
+        self,
+        op: str,
+        inputs: Mapping[str, Any],
+        params: Mapping[str, Any] | None = None,
+        values: Mapping[str, int | float] | None = None,
+        previous: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> ArrayStep:
+        """One step given as arrays; needs no IRON. ``with rec.step("MyOp", {"A": a}) as s: s.outputs["C"] = run(a)``.
+
+        The inputs are recorded before the body runs, ``s.outputs`` after it; an exception inside marks the step failed
+        and passes on. Argument names and parameters are kept as they are: an unknown operator is recorded too.
+
+        Args:
+            op: operator type, IRON's class name or any other.
+            inputs: argument name -> array (numpy, torch, or anything numpy can read).
+            params: the operator's fields, JSON data.
+            values: runtime values of this call, e.g. ``{"vector_size": 64}``.
+            previous: old contents of outputs that the step writes only in part, by argument name.
+            outputs: arrays that the body fills in place; they need no entry in ``s.outputs``.
+
+        Raises:
+            UsageError: outside the block, or names that are no names.
+        """
+        if self._writer is None:
+            raise UsageError(f"{self.path}: rec.step works inside 'with record(...) as rec:' only")
+        from fusion_replay.array_step import ArrayStep
+
+        return ArrayStep(self, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+
+    def close(self) -> WriteReport | None:
+        """End the recording before the block does; safe to call twice."""
+        self._finish(body_failed=False)
+        return self.report
+
+    def _finish(self, *, body_failed: bool) -> None:
+        for source in self._sources:
+            with self.guard("detaching"):
+                source.detach()
+        writer, self._writer = self._writer, None
+        if writer is None or os.getpid() != self._pid:
+            return  # a forked child leaves the recording to its parent
+        try:
+            self.report = writer.close()
+        except Exception as error:
+            self.error = self.error or str(error)
+            message = (
+                f"{self.path} could not be sealed: {in_words(error)}; "
+                f"what was recorded is kept, see: fusion-replay fsck --recover {self.path}"
+            )
+            if self._on_error == "raise" and not body_failed:
+                raise RecordingError(message) from error
+            _say(message)
+            return
+        if self.report.steps == 0:
+            _say(f"nothing was recorded in {self.path}: no watched callable ran inside the block and no step was given")
+        elif self.report.losses and not self._told:
+            lost = "; ".join(f"{loss.kind}: {loss.detail} ({loss.count})" for loss in self.report.losses)
+            _say(f"{self.path} is incomplete: {lost}")
+
+    # --- for whoever feeds this recorder ------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> SnapshotWriter:
+        """The open snapshot.
+
+        Raises:
+            UsageError: the recording is over.
+        """
+        if self._writer is None:
+            raise UsageError(f"{self.path}: the recording is over")
+        return self._writer
+
+    def sequence_id(self, sequence: SequenceDescription) -> int:
+        """The number of a sequence given as data; an equal one is described once."""
+        key = repr(sequence)
+        if key not in self._sequence_ids:
+            self._sequence_ids[key] = self.writer.add_sequence(sequence)
+        return self._sequence_ids[key]
+
+    def remembered_outputs(self, key: str) -> tuple[ArgSpec, ...]:
+        """What a step with this key wrote last time; empty the first time."""
+        return self._outputs.get(key, ())
+
+    def remember_outputs(self, key: str, outputs: Iterable[ArgSpec]) -> None:
+        self._outputs[key] = tuple(outputs)
+
+    def tell(self, message: str) -> None:
+        """On stderr, unless something was told before: one line is read, a thousand are not."""
+        told, self._told = self._told, True
+        if not told:
+            _say(message)
+
+    @contextlib.contextmanager
+    def guard(self, what: str, loss: str | None = None, *, may_raise: bool = True) -> Iterator[None]:
+        """Run recording code so that its failure is a loss of kind ``loss``, told once, and never the run's.
+
+        With ``on_error="raise"`` it is a :class:`RecordingError`, except where ``may_raise`` is false: the run is
+        failing on its own there, and its error must come through.
+        """
+        try:
+            with self._lock:
+                yield
+        except Exception as error:
+            self._lose(what, loss, error, may_raise=may_raise)
+            return
+        failure = None if self._writer is None else self._writer.write_error
+        if failure is not None and not self._told:  # the writer has counted the loss itself
+            self._lose(what, None, failure, may_raise=may_raise)
+
+    def _lose(self, what: str, loss: str | None, error: Exception, *, may_raise: bool) -> None:
+        message = f"{what}: {in_words(error)}"
+        if self.error is None:
+            self.error = message
+        if loss is not None and self._writer is not None:
+            with contextlib.suppress(Exception), self._lock:
+                self._writer.lose(loss, message)
+        if self._on_error == "raise" and may_raise:
+            raise RecordingError(f"recording to {self.path} failed at {message}") from error
+        self.tell(
+            f"recording to {self.path} failed at {message}; the run goes on, the snapshot will say what is missing"
+        )
+
+
+def _say(message: str) -> None:
+    """One line on stderr; a closed stderr stops nothing."""
+    with contextlib.suppress(Exception):
+        print(f"fusion-replay: {message}", file=sys.stderr, flush=True)
+
+
+__all__ = ["Recorder", "record"]
