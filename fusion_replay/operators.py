@@ -68,16 +68,18 @@ class Call:
         xp: the array API namespace of the inputs.
         previous: old contents of the outputs in arg-spec order, for partial writers (else None each).
         values: runtime values of this dispatch (``vector_size``, ``offset``), by name.
+        rounder: what :meth:`round` does; replay leaves intermediate roundings out to find a flavour's own meaning.
     """
 
     params: SimpleNamespace
     xp: Any
     previous: tuple[Array | None, ...] = ()
     values: Mapping[str, int | float] = field(default_factory=dict)
+    rounder: Callable[[Array], Array] = round_bf16
 
     def round(self, x: Array) -> Array:
         """float64 -> the nearest bf16 value, still float64: one rounding of IRON's form."""
-        return round_bf16(x)
+        return self.rounder(x)
 
 
 FlavourFn = Callable[..., Any]
@@ -317,8 +319,9 @@ def evaluate(
     previous: Array | Sequence[Array | None] | None = None,
     values: Mapping[str, int | float] | None = None,
     outputs: Sequence[ArgSpec] | None = None,
+    rounder: Callable[[Array], Array] = round_bf16,
 ) -> tuple[tuple[Array, ...], str]:
-    """As :func:`reference`, and the name of the form that answered."""
+    """As :func:`reference`, and the name of the form that answered; ``rounder`` does the intermediate roundings."""
     used, fn = spec.flavour(flavour)
     bound = spec.bind(params)
     shapeless = spec.type in _SHAPELESS
@@ -330,7 +333,7 @@ def evaluate(
         arrays = [_shaped(spec, s, a) for s, a in zip(in_specs, arrays, strict=True)]
     xp = aac.array_namespace(*arrays) if arrays else np
     old = _previous(spec, out_specs, previous)
-    call = Call(bound, xp, old, _runtime_values(spec, bound, values or {}))
+    call = Call(bound, xp, old, _runtime_values(spec, bound, values or {}), rounder)
     with np.errstate(all="ignore"):  # overflow, NaN and division by zero are results here, judged by the rules
         result = fn(call, *(arrays if spec.raw else [wide(a) for a in arrays]))
     results = result if isinstance(result, tuple) else (result,)

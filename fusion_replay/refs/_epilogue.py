@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fusion_replay.bf16 import Array, narrow, round_bf16
@@ -20,18 +21,26 @@ def check_epilogue(op: str, epilogue: str) -> None:
         raise UsageError(f"{op}: epilogue {epilogue!r}: expected 'none' or 'gelu'")
 
 
-def finisher(xp: Any, epilogue: str, dtype: str = "bfloat16", *, round_before: bool = True) -> Finish:
+def finisher(
+    xp: Any,
+    epilogue: str,
+    dtype: str = "bfloat16",
+    *,
+    round_before: bool = True,
+    rounder: Callable[[Array], Array] = round_bf16,
+) -> Finish:
     """The function from a float64 product to the stored result.
 
     Args:
         epilogue: "none" or "gelu" (tanh approximation).
         dtype: of the stored result, "bfloat16" or "float32".
         round_before: IRON's forms round the product to bf16 before the epilogue; the exact meaning does not.
+        rounder: does that rounding (``call.round``).
     """
 
     def finish(product: Array) -> Array:
         if epilogue == "gelu":
-            product = gelu_tanh(xp, round_bf16(product) if round_before else product)
+            product = gelu_tanh(xp, rounder(product) if round_before else product)
         return narrow(product) if dtype == "bfloat16" else xp.astype(product, xp.float32)
 
     return finish
