@@ -18,12 +18,13 @@ PATIENCE = 2.0
 class Progress:
     """Call it with (done, total) as often as you like.
 
-    Writes to stderr, and only where that is a terminal; rich is loaded only when there is something to draw.
+    ``active`` is false where nobody is looking: output goes to stderr, and only where that is a terminal. rich is
+    loaded only when there is something to draw.
     """
 
     def __init__(self, label: str, *, quiet: bool = False) -> None:
         self._label = label
-        self._active = not quiet and sys.stderr.isatty()
+        self.active = not quiet and sys.stderr.isatty()
         self._started = time.monotonic()
         self._bar: Bar | None = None
         self._task: Any = None
@@ -38,7 +39,7 @@ class Progress:
             self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        if not self._active:
+        if not self.active:
             return
         if self._bar is None:
             if time.monotonic() - self._started < PATIENCE:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 def one_line(text: str) -> str:
@@ -40,6 +40,14 @@ def human_ns(ns: int | None) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.3g} {unit}" if value < 999.5 else f"{value:.0f} {unit}"
+
+
+def ran_on(origin: Mapping[str, str]) -> str:
+    """Whose numbers these are, from a sequence's origin: figures of the software NPU are always labelled."""
+    device = origin.get("device", "")
+    if origin.get("variant") == "simulator":
+        return f"software NPU {device}".strip()
+    return device or ("arrays" if origin.get("variant") == "arrays" else "unknown device")
 
 
 def count(n: int, noun: str) -> str:

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``fsck F``: is every byte what was sealed; ``--recover``: seal a recording that was killed."""
+
+from __future__ import annotations
+
+import click
+
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+
+
+@click.command("fsck")
+@click.argument("file", metavar="F")
+@click.option("--recover", is_flag=True, help="Seal a killed recording (F or its journal) as F.")
+@json_option
+@verbosity_options
+def command(file: str, recover: bool, as_json: bool) -> int:
+    """Check the snapshot F: exit 0 when sealed and whole, 3 when damaged or not sealed."""
+    from fusion_replay.snapshot import fsck
+
+    out = Terminal(as_json)
+    report = fsck.recover(file) if recover else fsck.check(file)
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        click.echo(encode({"type": "fsck", **report.to_dict()}))
+    out.say(str(report))
+    hint = command_line("replay", report.path) if report.ok else None
+    out.close(report.ok, next=hint)
+    return 0 if report.ok else 3

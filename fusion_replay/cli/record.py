@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``record --workload NAME --sim npu1|npu2``: run a built-in workload on the software NPU and record every step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusion_replay.cli import not_here_yet
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
+from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
+from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
+
+if TYPE_CHECKING:
+    from fusion_replay.model import SequenceDescription
+    from fusion_replay.record import IfExists
+    from fusion_replay.snapshot import WriteReport
+    from fusion_replay.sources.protocol import LiveStep, StepResult
+    from fusion_replay.workloads import Option, Run, Workload
+
+_WORKLOAD = "fusion_replay.workload"
+
+
+class _RecordCommand(click.Command):
+    """Gains the options that the named workload declares, in parsing and in ``--help``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        name = _named_workload(args)
+        if name is not None:
+            from fusion_replay.workloads import find
+
+            ctx.meta[_WORKLOAD] = find(name)
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        workload: Workload | None = ctx.meta.get(_WORKLOAD)
+        own = super().get_params(ctx)
+        return [*own, *map(_click_option, workload.options)] if workload else own
+
+
+def _named_workload(args: Sequence[str]) -> str | None:
+    """The value of ``--workload``, read before click knows which options there are."""
+    for i, word in enumerate(args):
+        if word == "--":
+            return None
+        if word == "--workload" and i + 1 < len(args):
+            return args[i + 1]
+        if word.startswith("--workload="):
+            return word.partition("=")[2]
+    return None
+
+
+def _click_option(o: Option) -> click.Option:
+    flag = "--" + o.name.replace("_", "-")
+    kind: Any = o.type
+    if o.choices:
+        kind = click.Choice(o.choices)
+    elif o.type is int and o.minimum is not None:
+        kind = click.IntRange(min=o.minimum)
+    shown = f"  [default: {o.default}]" if o.default not in (None, ()) else ""
+    declaration = f"{flag}/--no-{flag[2:]}" if o.type is bool else flag
+    return click.Option(
+        [declaration, o.name],
+        type=None if o.type is bool else kind,
+        default=None,  # the workload's own default applies: only what was typed is passed on
+        multiple=o.repeat,
+        help=o.help + shown,
+    )
+
+
+@click.command("record", cls=_RecordCommand, context_settings={"allow_interspersed_args": False})
+@click.option("--workload", metavar="NAME", help="llama-decode, minilm, or op:NAME for one operator.")
+@click.option("--sim", metavar="npu1|npu2", type=click.Choice(["npu1", "npu2"]), help="Which software NPU runs it.")
+@click.option(
+    "--fault",
+    metavar="SPEC",
+    multiple=True,
+    help="Inject ADDRESS-OR-OPERATOR:KIND[:ARGS], e.g. 1:17:zeros or GEMV:shift; may be repeated.",
+)
+@click.option("-o", "--output", metavar="F", help="The snapshot to write.  [default: NAME.h5, next free number]")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["error", "replace", "number"]),
+    help="What to do about an existing F.  [default: error with -o, else number]",
+)
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="")
+@verbosity_options
+def command(
+    workload: str | None,
+    sim: str | None,
+    fault: tuple[str, ...],
+    output: str | None,
+    if_exists: IfExists | None,
+    program: tuple[str, ...],
+    **options: Any,
+) -> int:
+    """Record a built-in workload on the software NPU. Each workload has options of its own: add --workload NAME
+    to --help to see them.
+
+    Recording an unmodified program (record python app.py) is not in this version; a program that can be edited
+    records itself with fusion_replay.record().
+    """
+    if program:
+        if workload:
+            raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
+        not_here_yet(
+            f"recording a program from outside (record {' '.join(program)})",
+            "put 'with fusion_replay.record(\"app.h5\", callable_):' around its calls, "
+            "or record a built-in workload with --workload NAME --sim npu2",
+        )
+    if workload is None or sim is None:
+        from fusion_replay.workloads import names
+
+        missing = "--workload NAME" if workload is None else "--sim npu1|npu2"
+        raise UsageError(f"record: {missing} is missing; workloads: {', '.join(names())}; devices: npu1, npu2")
+    target = Path(output if output is not None else f"{workload.replace(':', '-')}.h5")
+    policy: IfExists = if_exists or ("error" if output is not None else "number")
+    if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
+        raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    return _record(_build(workload, sim, fault, given), target, policy, Terminal())
+
+
+def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
+    from fusion_replay.sources.simulator.faults import parse_fault
+    from fusion_replay.workloads import find
+
+    return find(workload).build(sim, [parse_fault(f) for f in faults], options)
+
+
+def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal) -> int:
+    """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on."""
+    from fusion_replay.record import record
+
+    out.say(one_line(run.describe()))
+    with (
+        Progress("recording", quiet=out.quiet) as progress,
+        counting_steps(run, progress),
+        record(target, run.callable, if_exists=if_exists) as recorder,
+    ):
+        failure = _run(run)
+    if failure is None:
+        for name, value in run.result().items():
+            out.say(f"{name}: {_brief(value)}")
+    else:
+        what = type(failure).__name__
+        click.echo(f"error: the recorded run failed: {what}: {one_line(str(failure))}", err=True)
+    status = failure.exit_code if isinstance(failure, FusionReplayError) else 1 if failure is not None else 0
+    report = recorder.report
+    if report is None:  # could not be sealed; the recorder has said why, and how to get at what was recorded
+        out.close(False, next=command_line("fsck", "--recover", recorder.path))
+        return status or SnapshotError.exit_code
+    out.say(describe(report))
+    lost = "; ".join(f"lost: {x.kind}, {x.detail} ({x.count})" for x in report.losses)
+    out.close(
+        failure is None and report.steps > 0,
+        also=lost,
+        next=command_line("replay" if failure is None else "show", report.path),
+    )
+    return status or (0 if report.steps else MissingError.exit_code)
+
+
+def _run(run: Run) -> Exception | None:
+    """Every invocation; what ended them early."""
+    try:
+        for i in range(run.invocations):
+            run.prepare(i)
+            run.callable()
+            run.finish(i)
+    except Exception as error:
+        return error
+    return None
+
+
+def describe(report: WriteReport) -> str:
+    """What was written, on one line."""
+    return (
+        f"{report.path}: {count(report.steps, 'step')} in {count(report.invocations, 'invocation')}, "
+        f"{human_bytes(report.bytes_seen)} seen, {human_bytes(report.bytes_unique)} unique, "
+        f"{human_bytes(report.file_bytes)} written, sealed in {human_seconds(report.seconds_sealing)}"
+    )
+
+
+@contextlib.contextmanager
+def counting_steps(run: Run, progress: Progress) -> Iterator[None]:
+    """Tell ``progress`` of every finished step; watches nothing where nobody is looking."""
+    if not progress.active:
+        yield
+        return
+    from fusion_replay import sources
+
+    source = sources.attach(run.callable)
+    source.attach(_StepCounter(progress, run.invocations * len(source.sequence.steps)))
+    try:
+        yield
+    finally:
+        source.detach()
+
+
+class _StepCounter:
+    """An observer that only counts."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def invocation_started(self, sequence: SequenceDescription) -> None:
+        pass
+
+    def before(self, step: LiveStep) -> None:
+        pass
+
+    def after(self, step: LiveStep, result: StepResult) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+    def failed(self, step: LiveStep, error: BaseException) -> None:
+        pass
+
+    def invocation_finished(self) -> None:
+        pass
+
+
+def _brief(value: Any) -> str:
+    """A result on one line: long lists by their first few."""
+    if isinstance(value, (list, tuple)) and len(value) > 8:
+        return f"[{', '.join(_brief(v) for v in value[:8])}, ...] ({len(value):,} values)"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_brief(v) for v in value)}]"
+    return f"{value:.6g}" if isinstance(value, float) else one_line(str(value))

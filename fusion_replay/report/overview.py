@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a snapshot holds, counted from its index alone: no recorded array is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.report.text import count, human_bytes, human_ns, ran_on, table
+
+if TYPE_CHECKING:
+    from fusion_replay.model import SequenceDescription
+    from fusion_replay.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """Steps of one operator type: how many were recorded, the bytes of their operands, the runtime's own time."""
+
+    op: str
+    steps: int
+    nbytes: int
+    elapsed_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRow:
+    """One sequence: its size in steps, operators and buffers (bytes), and where it came from."""
+
+    index: int
+    name: str
+    steps: int
+    operators: int
+    buffers: int
+    buffer_bytes: int
+    external: int
+    origin: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class InvocationRow:
+    """One call of a sequence's callable."""
+
+    index: int
+    sequence: int
+    status: str
+    steps_recorded: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedRow:
+    """A step that never came back ("in_flight") or raised ("failed"): what people look for in a broken run."""
+
+    address: str
+    label: str
+    status: str
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LossRow:
+    kind: str
+    detail: str
+    count: int
+
+
+_ROWS = (
+    ("sequence", "sequences"),
+    ("invocation", "invocations"),
+    ("operator_use", "operators"),
+    ("unfinished", "unfinished"),
+    ("loss", "losses"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All that ``show F`` says. ``nbytes`` counts operand bytes as seen; ``file_bytes`` what lies on the disk."""
+
+    path: str
+    format_version: str
+    sealed: bool
+    steps: int
+    nbytes: int
+    file_bytes: int
+    sequences: tuple[SequenceRow, ...]
+    invocations: tuple[InvocationRow, ...]
+    operators: tuple[OperatorRow, ...]
+    unfinished: tuple[UnfinishedRow, ...]
+    losses: tuple[LossRow, ...]
+    provenance: Mapping[str, Any]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """JSON Lines, typed: one ``snapshot`` record, then the rows."""
+        whole = asdict(self)
+        rows = [{"type": kind, **row} for kind, key in _ROWS for row in whole.pop(key)]
+        yield {"type": "snapshot", **whole}
+        yield from rows
+
+    def __str__(self) -> str:
+        blocks = [self._head(), self._sequences(), self._operators(), self._invocations()]
+        blocks += [self._unfinished(), self._losses()]
+        return "\n".join(b for b in blocks if b)
+
+    def _head(self) -> str:
+        state = "sealed" if self.sealed else "not sealed: the recording is running or was killed"
+        seen = f"{human_bytes(self.nbytes)} of operands in {human_bytes(self.file_bytes)} on disk"
+        invocations = count(len(self.invocations), "invocation")
+        return (
+            f"{self.path}: {count(self.steps, 'step')} recorded in {invocations}, {seen}\n"
+            f"format {self.format_version}, {state}"
+        )
+
+    def _sequences(self) -> str:
+        lines = []
+        for s in self.sequences:
+            told = [f"{k} {v}" for k, v in s.origin.items() if k not in ("variant", "device")]
+            lines.append(
+                f"sequence {s.index}  {s.name}: {count(s.steps, 'step')}, {count(s.operators, 'operator')}, "
+                f"{count(s.buffers, 'buffer')} ({human_bytes(s.buffer_bytes)}, {s.external} filled from outside)"
+            )
+            lines.append("  " + ", ".join([f"ran on: {ran_on(s.origin)}", *told]))
+        return "\n".join(lines)
+
+    def _operators(self) -> str:
+        if not self.operators:
+            return ""
+        timed = any(o.elapsed_ns is not None for o in self.operators)
+        clocks = ", ".join(sorted({ran_on(s.origin) for s in self.sequences}))
+        rows: list[list[object]] = [["operator", "steps", "operands", *([f"time on {clocks}"] if timed else [])]]
+        for o in self.operators:
+            time = [human_ns(o.elapsed_ns)] if timed else []
+            rows.append([o.op, f"{o.steps:,}", human_bytes(o.nbytes), *time])
+        return table(rows, right=(1, 2, 3))
+
+    def _invocations(self) -> str:
+        """The first few, and every one that did not finish."""
+        unfinished = [i for i in self.invocations if i.status != "complete"]
+        shown = unfinished[:8] or list(self.invocations[:1])
+        lines = [
+            f"invocation {i.index}: {i.status}, {i.steps_recorded:,} of {count(i.steps, 'step')} recorded"
+            for i in shown
+        ]
+        if others := len(self.invocations) - len(shown):
+            incomplete = len(unfinished[8:])
+            state = f"{incomplete:,} not complete" if incomplete else "complete"
+            lines.append(f"and {count(others, 'other')}, {state}")
+        return "\n".join(lines)
+
+    def _unfinished(self) -> str:
+        lines = [f"{u.status}: {u.label}" + (f": {u.error}" if u.error else "") for u in self.unfinished[:8]]
+        if more := len(self.unfinished) - len(lines):
+            lines.append(f"and {count(more, 'other unfinished step')}")
+        return "\n".join(lines)
+
+    def _losses(self) -> str:
+        if not self.losses:
+            return "losses: none"
+        return "\n".join(f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses)
+
+
+def overview(snapshot: Snapshot) -> Overview:
+    """Count what ``snapshot`` holds."""
+    per_op: dict[str, OperatorRow] = {}
+    unfinished: list[UnfinishedRow] = []
+    for step in snapshot.steps():
+        row = per_op.get(step.op.type) or OperatorRow(step.op.type, 0, 0, None)
+        nbytes = sum(use.spec.nbytes for use in step.description.operands)
+        elapsed = row.elapsed_ns if step.elapsed_ns is None else (row.elapsed_ns or 0) + step.elapsed_ns
+        per_op[step.op.type] = OperatorRow(row.op, row.steps + 1, row.nbytes + nbytes, elapsed)
+        if step.status != "complete":
+            unfinished.append(UnfinishedRow(step.address, step.label, step.status, step.error))
+    operators = tuple(per_op[op] for op in sorted(per_op))
+    sequences = tuple(_sequence_row(i, s) for i, s in enumerate(snapshot.sequences))
+    invocations = tuple(
+        InvocationRow(i.index, i.sequence, i.status, i.steps_recorded, sequences[i.sequence].steps)
+        for i in snapshot.invocations
+    )
+    return Overview(
+        path=str(snapshot.path),
+        format_version=".".join(map(str, snapshot.format_version)),
+        sealed=snapshot.sealed,
+        steps=sum(o.steps for o in operators),
+        nbytes=sum(o.nbytes for o in operators),
+        file_bytes=_size_on_disk(snapshot),
+        sequences=sequences,
+        invocations=invocations,
+        operators=operators,
+        unfinished=tuple(unfinished),
+        losses=tuple(LossRow(x.kind, x.detail, x.count) for x in snapshot.losses),
+        provenance=dict(snapshot.provenance),
+    )
+
+
+def _sequence_row(index: int, s: SequenceDescription) -> SequenceRow:
+    return SequenceRow(
+        index=index,
+        name=s.name,
+        steps=len(s.steps),
+        operators=len(s.operators),
+        buffers=len(s.buffers),
+        buffer_bytes=sum(b.nbytes for b in s.buffers),
+        external=sum(b.external for b in s.buffers),
+        origin=dict(s.origin),
+    )
+
+
+def _size_on_disk(snapshot: Snapshot) -> int:
+    """Bytes of the file read (a spill beside a journal is working space, not part of the recording)."""
+    try:
+        return snapshot.path.stat().st_size
+    except OSError:  # sealed and renamed between opening and asking
+        return 0

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One recorded step: its operator, its arrays with what their values look like, and what happened to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.report.text import human_bytes, human_ns, ran_on, table
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor
+
+HEAD = 4
+"""Leading elements shown of each array: enough to recognise zeros, a constant, or a shifted neighbour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an array's values look like. ``minimum`` .. ``mean`` are over its finite elements (None without any)."""
+
+    minimum: float | None
+    maximum: float | None
+    mean: float | None
+    zeros: int
+    nans: int
+    infs: int
+    head: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """One operand of one step. ``phase`` is "input", "output" or "previous" (an output's contents before the step)."""
+
+    phase: str
+    name: str
+    position: int
+    direction: str
+    buffer: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+    digest: str | None
+    kept: bool
+    unchanged: bool | None
+    contents: Contents | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """All that ``show F STEP`` says."""
+
+    address: str
+    label: str
+    status: str
+    ran_on: str
+    op: str
+    module: str
+    params: Mapping[str, Any]
+    values: Mapping[str, Any]
+    elapsed_ns: int | None
+    state: str | None
+    error: str | None
+    tensors: tuple[TensorView, ...]
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """JSON Lines, typed: one ``recorded_step``, then a ``tensor`` each."""
+        step = asdict(self)
+        tensors = step.pop("tensors")
+        yield {"type": "recorded_step", **step}
+        yield from ({"type": "tensor", "address": self.address, **t} for t in tensors)
+
+    def __str__(self) -> str:
+        lines = [self.label, f"  status    {self.status} on {self.ran_on}" + self._how()]
+        if self.error:
+            lines.append(f"  error     {self.error}")
+        params = ", ".join(f"{k}={v}" for k, v in self.params.items())
+        lines.append(f"  operator  {self.op}({params})" + (f" of {self.module}" if self.module else ""))
+        if self.values:
+            lines.append("  values    " + ", ".join(f"{k}={v}" for k, v in self.values.items()))
+        rows: list[list[str]] = [
+            ["", "", "buffer", "dtype", "shape", "bytes", "min", "max", "mean", "zero", "nan", "inf"]
+        ]
+        rows += [_row(t) for t in self.tensors]
+        lines.append(table(rows, right=(5, 6, 7, 8, 9, 10, 11)))
+        for t in self.tensors:
+            if t.contents is not None and t.contents.head:
+                more = ", ..." if len(t.contents.head) == HEAD else ""
+                lines.append(f"  {t.phase} {t.name} = [{', '.join(f'{v:.6g}' for v in t.contents.head)}{more}]")
+            if t.phase == "output" and t.unchanged:
+                lines.append(f"  output {t.name}: every bit is as it was before the step: never written?")
+        return "\n".join(lines)
+
+    def _how(self) -> str:
+        told = [human_ns(self.elapsed_ns), self.state or ""]
+        return "".join(f", {t}" for t in told if t)
+
+
+def _row(t: TensorView) -> list[str]:
+    c = t.contents
+    numbers = ["", "", "", "", "", ""]
+    if c is not None:
+        numbers = [
+            *(_number(v) for v in (c.minimum, c.maximum, c.mean)),
+            *(f"{n:,}" for n in (c.zeros, c.nans, c.infs)),
+        ]
+    shape = "x".join(map(str, t.shape)) or "scalar"
+    missing = " (digest only)" if t.digest else " (not recorded)"
+    size = human_bytes(t.nbytes) + ("" if t.kept else missing)
+    return [t.phase, t.name, t.buffer, t.dtype, shape, size, *numbers]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def view(step: RecordedStep) -> StepView:
+    """Read the step's arrays (digests verified) and describe them.
+
+    Raises:
+        DamagedSnapshotError: an array is not what was recorded; the message names step and tensor.
+    """
+    tensors = [_tensor("input", t) for t in step.inputs.values()]
+    for t in step.outputs.values():
+        if t.previous is not None:
+            tensors.append(_tensor("previous", t.previous))
+        tensors.append(_tensor("output", t))
+    return StepView(
+        address=step.address,
+        label=step.label,
+        status=step.status,
+        ran_on=ran_on(step.sequence.origin),
+        op=step.op.type,
+        module=step.op.module,
+        params=dict(step.op.params),
+        values=dict(step.values),
+        elapsed_ns=step.elapsed_ns,
+        state=step.state,
+        error=step.error,
+        tensors=tuple(tensors),
+    )
+
+
+def _tensor(phase: str, t: RecordedTensor) -> TensorView:
+    return TensorView(
+        phase=phase,
+        name=t.name,
+        position=t.position,
+        direction=t.direction,
+        buffer=t.buffer,
+        shape=tuple(t.shape),
+        dtype=t.dtype,
+        nbytes=t.nbytes,
+        digest=t.digest,
+        kept=t.kept,
+        unchanged=t.unchanged,
+        contents=describe(t.numpy()) if t.kept else None,
+    )
+
+
+def describe(array: npt.NDArray[Any]) -> Contents:
+    """Counts and extremes of an array of any recorded dtype, in blocks, so that no whole copy is made."""
+    import numpy as np
+
+    flat = array.reshape(-1)
+    low, high, total, finite, zeros, nans, infs = np.inf, -np.inf, 0.0, 0, 0, 0, 0
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK].astype(np.float64)
+        good = np.isfinite(block)
+        nans += int(np.isnan(block).sum())
+        infs += int(np.isinf(block).sum())
+        zeros += int((block == 0).sum())
+        if good.any():
+            numbers = block[good]
+            low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
+            total += float(numbers.sum())
+            finite += int(numbers.size)
+    return Contents(
+        minimum=low if finite else None,
+        maximum=high if finite else None,
+        mean=total / finite if finite else None,
+        zeros=zeros,
+        nans=nans,
+        infs=infs,
+        head=tuple(float(v) for v in flat[:HEAD].astype(np.float64)),
+    )
+
+
+_BLOCK = 1 << 20
