@@ -33,10 +33,21 @@ class BertConfig:
     intermediate_size: int
     max_position_embeddings: int
     vocab_size: int
+    pad_token_id: int = 0
 
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
+
+
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+)
 
 
 def locate(given: str | None) -> Path:
@@ -75,10 +86,13 @@ def read_config(folder: Path) -> BertConfig:
         raise UsageError(f"{path}: expected JSON ({error})") from None
     if not isinstance(fields, dict) or fields.get("model_type") != "bert" or fields.get("hidden_act") != "gelu":
         raise UsageError(f'{path}: expected "model_type": "bert" and "hidden_act": "gelu"')
-    sizes: dict[str, Any] = {name: fields.get(name) for name in BertConfig.__dataclass_fields__}
+    sizes: dict[str, Any] = {name: fields.get(name) for name in _SIZES}
     if wrong := [name for name, n in sizes.items() if not isinstance(n, int) or not 0 < n <= 1 << 20]:
         raise UsageError(f"{path}: expected positive counts, found {', '.join(f'{n}={sizes[n]!r}' for n in wrong)}")
-    config = BertConfig(**sizes)
+    pad = fields.get("pad_token_id", 0)
+    if not isinstance(pad, int) or not 0 <= pad < sizes["vocab_size"]:
+        raise UsageError(f"{path}: expected pad_token_id among the {sizes['vocab_size']} tokens, found {pad!r}")
+    config = BertConfig(**sizes, pad_token_id=pad)
     if config.hidden_size % 128 or config.intermediate_size % 128 or config.hidden_size % config.num_attention_heads:
         raise UsageError(
             f"{path}: expected hidden_size and intermediate_size in multiples of 128 and heads that divide them, found "
