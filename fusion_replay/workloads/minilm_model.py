@@ -82,7 +82,7 @@ def read_config(folder: Path) -> BertConfig:
         fields = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: expected the model's configuration there, found none") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: expected JSON ({error})") from None
     if not isinstance(fields, dict) or fields.get("model_type") != "bert" or fields.get("hidden_act") != "gelu":
         raise UsageError(f'{path}: expected "model_type": "bert" and "hidden_act": "gelu"')
@@ -123,6 +123,10 @@ def tokenize(folder: Path, text: str, window: int) -> list[int]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises plain Exception
         raise UsageError(f"{path}: not a readable tokenizer ({error})") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8
+        raise UsageError(f"text of {len(text)} characters: expected Unicode text ({error})") from None
     tokenizer.no_truncation()  # the file asks for 128 tokens; cutting a text silently would be a lie
     tokenizer.no_padding()
     ids = list(tokenizer.encode(text).ids)

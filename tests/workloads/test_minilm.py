@@ -259,6 +259,7 @@ def test_configurations_that_cannot_run(small: Path, change: dict[str, Any], wor
     [
         ("config.json", None, "config.json"),
         ("config.json", "{", "expected JSON"),
+        ("config.json", "[" * 100_000, "expected JSON"),
         ("config.json", "[]", "model_type"),
         ("tokenizer.json", None, "tokenizer.json"),
         ("tokenizer.json", "{}", "not a readable tokenizer"),
@@ -273,6 +274,11 @@ def test_files_missing_or_unreadable(small: Path, name: str, content: str | None
         (small / name).write_text(content)
     with pytest.raises(UsageError, match=words):
         build(weights=str(small), text="one")
+
+
+def test_a_text_that_is_no_unicode(small: Path) -> None:
+    with pytest.raises(UsageError, match="expected Unicode text"):
+        build(weights=str(small), text="caf\udce9")
 
 
 def test_weights_must_be_a_folder(tmp_path: Path) -> None:
