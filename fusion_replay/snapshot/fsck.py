@@ -23,7 +23,7 @@ from fusion_replay.errors import (
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.reader import Snapshot, open_snapshot
-from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, USER_BLOCK, Index, UserBlock
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, USER_BLOCK, Index, UserBlock, body_digest
 from fusion_replay.snapshot.sealed import read_index
 from fusion_replay.snapshot.store import ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, remove_working_files
@@ -60,6 +60,18 @@ class FsckReport:
 
     def __bool__(self) -> bool:
         return self.ok
+
+    def __str__(self) -> str:
+        lines = list(self.problems)
+        if self.recovered:
+            lines.append(f"sealed {self.path}: {self.steps} steps of {self.invocations} invocations recovered")
+        elif self.ok:
+            lines.append(
+                f"{self.path}: sealed, {self.steps} steps of {self.invocations} invocations, {self.tensors} tensors, "
+                f"{self.bytes} bytes, all as they were sealed"
+            )
+        lines += [f"removed {path}" for path in self.removed if not self.recovered]
+        return "\n".join([*lines, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -149,31 +161,38 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
     return _replace(report, recovered=True, notes=(*report.notes, *notes), removed=(journal_path,))
 
 
-def _check_sealed(path: Path) -> FsckReport:
-    from fusion_replay.snapshot.seal import body_digest
+def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
+    """The user block, and what disagrees with it: the file's length, the digest of all that follows. Looks no further.
 
-    problems: list[str] = []
+    Raises:
+        ForeignFileError, NewerFormatError, DamagedSnapshotError: the user block itself.
+    """
+    block = UserBlock.unpack(os.pread(fd, USER_BLOCK, 0), str(path))
+    size = os.fstat(fd).st_size
+    problems = []
+    if size != block.length:
+        problems.append(f"{path}: {size} bytes long, but {block.length} were sealed")
+    if body_digest(fd, size) != block.digest:
+        problems.append(f"{path}: the bytes after the user block disagree with the digest of the whole")
+    return block, problems
+
+
+def _check_sealed(path: Path) -> FsckReport:
     index: Index | None = None
     tensors = 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
-        head = os.pread(file.fileno(), USER_BLOCK, 0)
         try:
-            block = UserBlock.unpack(head, str(path))
+            block, problems = seal_problems(file.fileno(), path)
         except DamagedSnapshotError as error:
             return FsckReport(path, ok=False, sealed=True, problems=(str(error),), bytes=size)
-        if size != block.length:
-            problems.append(f"{path}: {size} bytes long, but {block.length} were sealed")
-        if body_digest(file.fileno(), size) != block.digest:
-            problems.append(f"{path}: the bytes after the user block disagree with the digest of the whole")
         try:
             index = read_index(file, block, str(path))
         except SnapshotError as error:
             problems.append(str(error))
         if index is not None:
-            named, tensors = _check_tensors(
-                Snapshot(path, index, ContentStore(index, file, cache_bytes=0), sealed=True)
-            )
+            snap = Snapshot(path, index, ContentStore(index, file, cache_bytes=0), sealed=True)
+            named, tensors = _check_tensors(snap)
             if problems and not named:
                 named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
             problems += named

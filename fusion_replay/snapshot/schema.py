@@ -6,6 +6,7 @@ Every number is little endian. Offsets and sizes are bytes, counted from the fir
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +54,8 @@ IN_SPILL = 0x80
 """Journal only: the chunk's raw bytes lie in the spill file."""
 
 NO_CONTENT = 0xFFFFFFFF
+
+_READ = 1 << 24  # bytes read at a time for the digest of the whole
 
 INVOCATIONS = np.dtype([("sequence", "<u4"), ("status", "u1")])
 STEPS = np.dtype(
@@ -186,6 +189,20 @@ class UserBlock:
 def digest_of(data: Any) -> bytes:
     """xxh3-128, 16 bytes, of anything with a contiguous buffer."""
     return xxhash.xxh3_128_digest(data)
+
+
+def body_digest(fd: int, length: int) -> bytes:
+    """xxh3-128 of everything behind the user block."""
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(min(_READ, max(1, length))))
+    position = USER_READ
+    while position < length:
+        count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
+        if not count:
+            break
+        state.update(buffer[:count])
+        position += count
+    return state.digest()
 
 
 def _what_it_is(block: bytes) -> str:

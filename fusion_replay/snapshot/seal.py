@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, TargetExistsError, UnsealedError
 from fusion_replay.snapshot import hdf5, journal
@@ -36,6 +35,7 @@ from fusion_replay.snapshot.schema import (
     Index,
     Loss,
     UserBlock,
+    body_digest,
     digest_of,
 )
 from fusion_replay.snapshot.store import ContentStore
@@ -43,7 +43,6 @@ from fusion_replay.snapshot.target import IfExists, beside, publish, remove_work
 from fusion_replay.snapshot.tree import Tree
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
-_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +158,6 @@ def _finish(part: Path, directory: bytes, offset: int) -> int:
     return length
 
 
-def body_digest(fd: int, length: int) -> bytes:
-    """xxh3-128 of everything behind the user block."""
-    state = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(min(_BLOCK, max(1, length))))
-    position = USER_BLOCK
-    while position < length:
-        count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
-        if not count:
-            break
-        state.update(buffer[:count])
-        position += count
-    return state.digest()
-
-
 class _Copier:
     """Contents and tables into the HDF5 file, noting where their chunks come to lie."""
 
@@ -216,18 +201,19 @@ class _Copier:
         what = f"content {name}"
         chunk_shape = Layout.of(shape, itemsize).chunk_shape
         dataset = hdf5.chunked(parent, name, kind, shape, chunk_shape)
-        written = []
-        places = _coordinates(shape, chunk_shape)
-        for place, chunk in zip(places, self._store.chunks_of(row), strict=True):
+        sizes = []
+        first = b""
+        for place, chunk in zip(_coordinates(shape, chunk_shape), self._store.chunks_of(row), strict=True):
             data, mask = self._store.raw_chunk(chunk, what), int(chunk["mask"])
             if mask & _RAW == _RAW:
                 raw = np.frombuffer(data, np.uint8)
                 data, mask = self._encoder.encode(raw, layout.piece_bytes, itemsize, (dtype, shape))
             dataset.write_direct_chunk(place, data, mask)
-            written.append((data, mask))
+            first = first or data
+            sizes.append((len(data), mask))
         offsets = hdf5.chunk_offsets(dataset, chunk_shape, shape)
-        for offset, (data, mask) in zip(offsets, written, strict=True):
-            self.chunks.append((self._place(offset, data), len(data), mask))
+        shift = self._place(offsets[0], first) - offsets[0]
+        self.chunks += [(offset + shift, size, mask) for offset, (size, mask) in zip(offsets, sizes, strict=True)]
         return path, shape
 
     def table(self, parent: Any, name: str, rows: Any) -> dict[str, Any]:
