@@ -611,3 +611,17 @@ def test_no_recording_no_snapshot(tmp_path: Path) -> None:
     fr.record(tmp_path / "a.h5")
     with pytest.raises(SnapshotNotFoundError):
         fr.open(tmp_path / "a.h5")
+
+
+@BOTH
+def test_a_recorded_llama_decode_is_as_an_unrecorded_one(device: str, tmp_path: Path) -> None:
+    """160 steps in two invocations: in-place steps, cache writes, slices of the transposes, values per token."""
+    from fusion_replay.workloads import find
+
+    plain, recorded = (find("llama-decode").build(device) for _ in range(2))
+    said = plain.execute()
+    with fr.record(tmp_path / "a.h5", recorded.callable) as rec:
+        assert recorded.execute() == said
+    assert contents(recorded.callable) == contents(plain.callable)
+    assert rec.report is not None
+    assert (rec.report.steps, rec.report.invocations, rec.report.losses) == (160, 2, ())
