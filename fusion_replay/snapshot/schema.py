@@ -195,7 +195,7 @@ def body_digest(fd: int, length: int) -> bytes:
     """xxh3-128 of everything behind the user block."""
     state = xxhash.xxh3_128()
     buffer = memoryview(bytearray(min(_READ, max(1, length))))
-    position = USER_READ
+    position = USER_BLOCK
     while position < length:
         count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
         if not count:
