@@ -15,10 +15,11 @@ from fusion_replay.cli.terminal import Terminal, command_line, json_option, verb
 @verbosity_options
 def command(file: str, recover: bool, as_json: bool) -> int:
     """Check the snapshot F: exit 0 when sealed and whole, 3 when damaged or not sealed."""
-    from fusion_replay.snapshot import fsck
+    from fusion_replay.snapshot.fsck import check
+    from fusion_replay.snapshot.fsck import recover as seal
 
     out = Terminal(as_json)
-    report = fsck.recover(file) if recover else fsck.check(file)
+    report = seal(file) if recover else check(file)
     if as_json:
         from fusion_replay.report.jsonl import encode
 

@@ -27,7 +27,7 @@ def test_bytes(n: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("s", "text"),
-    [(0.0, "0 ms"), (0.0123, "12 ms"), (0.9999, "1.0 s"), (83.0, "83.0 s"), (119.6, "2 min 0 s"), (200.0, "3 min 20 s")],
+    [(0.0, "0 ms"), (0.0123, "12 ms"), (0.9999, "1.0 s"), (83.0, "83.0 s"), (119.6, "2 min 0 s"), (200, "3 min 20 s")],
 )
 def test_seconds(s: float, text: str) -> None:
     assert human_seconds(s) == text

