@@ -139,20 +139,23 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
 
     with open(journal_path, "rb") as file:
         summary = journal.read_journal(file, str(journal_path))
+        journal_size = os.fstat(file.fileno()).st_size
+    empty = not summary.start and not summary.sequences
     if target.exists():
-        same = _recording_of(target)
-        if same is not None and same == summary.start.get("recording"):
+        sealed_id = _recording_of(target)
+        leftover = sealed_id is not None and (sealed_id == summary.start.get("recording") or journal_size == 0)
+        if leftover:
             report = check(target)
             if not report.ok:  # the journal may be the better copy
                 return report
             remove_working_files(target)
             return _replace(report, removed=(journal_path,))
-        if summary.start.get("if_exists") != "replace":
-            raise UsageError(
-                f"{target}: holds another recording than {journal_path}; move {target} away, then recover again"
-            )
-    if not summary.start and not summary.sequences:
-        raise DamagedSnapshotError(f"{journal_path}: nothing in it can be read; delete it")
+    if empty:
+        raise DamagedSnapshotError(f"{journal_path}: no recording can be read from it; delete it")
+    if target.exists() and summary.start.get("if_exists") != "replace":
+        raise UsageError(
+            f"{target}: holds another recording than {journal_path}; move {target} away, then recover again"
+        )
     if_exists: IfExists = "replace" if target.exists() else "error"
     sealed = seal(journal_path, target, if_exists, verify=True)
     report = check(sealed.path)

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names: nothing is ever half overwritten, and two recorders never meet in one file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from snapshot_maker import contents, gemv_silu, record, run
+
+from fusion_replay.errors import TargetExistsError, UnsealedError, UsageError
+from fusion_replay.snapshot import SnapshotWriter, open_snapshot
+from fusion_replay.snapshot import seal as seal_module
+from fusion_replay.snapshot.fsck import check
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_an_existing_file_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"precious")
+    with pytest.raises(TargetExistsError, match=r"a\.h5: exists already; choose another name"):
+        SnapshotWriter(tmp_path / "a.h5")
+    assert (tmp_path / "a.h5").read_bytes() == b"precious"
+    assert names(tmp_path) == ["a.h5"]
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path / "a.h5")
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+    (tmp_path / "a.h5").write_bytes(b"precious")
+    with pytest.raises(TargetExistsError, match=r"appeared while the recording ran.*fsck --recover"):
+        writer.close()
+    assert (tmp_path / "a.h5").read_bytes() == b"precious"
+    assert names(tmp_path) == ["a.h5", "a.h5.journal", "a.h5.spill"]
+    with open_snapshot(tmp_path / "a.h5.journal") as snap:
+        assert len(snap) == 3
+
+
+def test_replace_keeps_the_old_file_until_the_new_one_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = record(tmp_path / "a.h5", seed=1)
+    before = old.read_bytes()
+    writer = SnapshotWriter(old, if_exists="replace")
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+    assert old.read_bytes() == before
+    with open_snapshot(old) as snap:
+        assert (len(snap), snap.notes) == (6, (f"an unfinished recording lies beside it: {old}.journal",))
+    with monkeypatch.context() as patched:
+        patched.setattr(seal_module, "_finish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(UnsealedError):
+            writer.close()
+    assert old.read_bytes() == before
+    assert names(tmp_path) == ["a.h5", "a.h5.journal", "a.h5.spill"]
+    writer = SnapshotWriter(old, if_exists="replace")
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+    writer.close()
+    with open_snapshot(old) as snap:
+        assert len(snap) == 3
+    assert names(tmp_path) == ["a.h5"]
+
+
+def test_numbers_go_up_past_files_and_running_recordings(tmp_path: Path) -> None:
+    first = SnapshotWriter(tmp_path / "app.h5", if_exists="number")
+    second = SnapshotWriter(tmp_path / "app.h5", if_exists="number")
+    assert (first.target.name, second.target.name) == ("app-001.h5", "app-002.h5")
+    assert first.close().path.name == "app-001.h5"
+    third = SnapshotWriter(tmp_path / "app.h5", if_exists="number")
+    assert third.target.name == "app-003.h5"
+    (tmp_path / "app-003.h5").write_bytes(b"precious")
+    assert third.close().path.name == "app-004.h5"
+    assert (tmp_path / "app-003.h5").read_bytes() == b"precious"
+    second.close()
+    assert names(tmp_path) == ["app-001.h5", "app-002.h5", "app-003.h5", "app-004.h5"]
+
+
+@pytest.mark.parametrize("if_exists", ["error", "replace"])
+def test_two_recorders_never_share_a_name(tmp_path: Path, if_exists: str) -> None:
+    writer = SnapshotWriter(tmp_path / "a.h5")
+    with pytest.raises(TargetExistsError, match="another process is recording there"):
+        SnapshotWriter(tmp_path / "a.h5", if_exists=if_exists)  # type: ignore[arg-type]
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+    assert writer.close().steps == 3
+
+
+def test_the_journal_of_a_killed_recording_is_not_overwritten(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path / "a.h5")
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+    writer.abandon()
+    with pytest.raises(TargetExistsError, match=r"an unfinished recording lies there; .*fsck --recover .*a\.h5"):
+        SnapshotWriter(tmp_path / "a.h5")
+    with open_snapshot(tmp_path / "a.h5") as snap:
+        assert len(snap) == 3
+
+
+@pytest.mark.parametrize("if_exists", ["error", "replace", "number"])
+def test_a_missing_folder_and_a_directory(tmp_path: Path, if_exists: str) -> None:
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
+        SnapshotWriter(tmp_path / "nowhere" / "a.h5", if_exists=if_exists)  # type: ignore[arg-type]
+    (tmp_path / "d.h5").mkdir()
+    if if_exists != "number":  # which makes d-001.h5
+        with pytest.raises(UsageError, match="a directory"):
+            SnapshotWriter(tmp_path / "d.h5", if_exists=if_exists)  # type: ignore[arg-type]
+
+
+def test_an_unknown_policy(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="if_exists='maybe'"):
+        SnapshotWriter(tmp_path / "a.h5", if_exists="maybe")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="can't be written: Permission denied"):
+        SnapshotWriter(tmp_path / "a.h5")
+
+
+def test_without_hard_links_the_name_is_still_taken_safely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = record(tmp_path / "a.h5")
+    assert check(path).ok
+    writer = SnapshotWriter(tmp_path / "b.h5")
+    (tmp_path / "b.h5").write_bytes(b"precious")
+    with pytest.raises(TargetExistsError):
+        writer.close()
+    assert (tmp_path / "b.h5").read_bytes() == b"precious"
+
+
+def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path / "a.h5")
+    sequence = writer.add_sequence(gemv_silu())
+    child = os.fork()
+    if child == 0:
+        run(writer, sequence, contents(0, 7))
+        os._exit(0)
+    os.waitpid(child, 0)
+    run(writer, sequence, contents(0, 0))
+    assert writer.close().steps == 3
+    assert check(tmp_path / "a.h5").ok
