@@ -202,9 +202,11 @@ def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None) -> str:
     elif s.n_failing:
         allowed = f", {rule.tolerance.error_rate:.1%} may" if rule.tolerance.error_rate else ""
         share = f"{s.share_failing:.2%}" if s.share_failing >= 1e-4 else f"{s.share_failing:.1e}"
-        parts.append(f"{s.n_failing:,} of {s.n:,} elements fail ({share}{allowed})")
+        first, here, there = m.first_failing or (None, 0, 0)
+        where = "" if first == s.worst_index else f", first at {_index(first)} actual {here:.6g}, expected {there:.6g}"
+        parts.append(f"{s.n_failing:,} of {s.n:,} elements fail ({share}{allowed}){where}")
     where = f"at {_index(s.worst_index)} actual {s.worst_actual:.6g}, expected {s.worst_expected:.6g}"
-    parts.append(("worst " if not ok else "largest deviation ") + f"{s.min_atol:.4g} {where}")
+    parts.append(f"largest deviation {s.min_atol:.4g} {where}")
     return "; ".join(parts)
 
 

@@ -105,11 +105,15 @@ def json_number(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Statistics, and the two facts that rules need besides."""
+    """Statistics, and what rules and their words need besides.
+
+    ``first_failing`` is the index of the first element that breaks the rule, with the values there.
+    """
 
     stats: Stats
     n_disagree: int
     actual_all_zero: bool
+    first_failing: tuple[tuple[int, ...], float, float] | None = None
 
 
 Failing = Callable[[Block], Mask]
@@ -203,6 +207,7 @@ class _Tally:
         self.max_abs = self.max_rel = self.ref_max = np.float32(0)
         self.worst = -1.0
         self.worst_at: int | None = None
+        self.first_failing: int | None = None
         self.min_rtol = 0.0
         self.ulp_max = self.ulp_sum = self.ulp_signed = 0
         self.n_above = [0] * len(_BUCKET_TOPS)
@@ -214,7 +219,11 @@ class _Tally:
         m = block.actual.size
         self.n += m
         self.n_finite += m if block.finite is None else int(np.count_nonzero(block.finite))
-        self.n_failing += int(np.count_nonzero(failing(block)))
+        failed = failing(block)
+        n_failed = int(np.count_nonzero(failed))
+        if n_failed and not self.n_failing:
+            self.first_failing = start + int(failed.argmax())
+        self.n_failing += n_failed
         self.specials = [x + y for x, y in zip(self.specials, block.specials, strict=True)]
         self.any_actual = self.any_actual or bool(block.actual.any()) or any(block.specials)
         self._iron(block)
@@ -267,7 +276,8 @@ class _Tally:
         nan_actual, nan_expected, inf_actual, inf_expected = self.specials
         max_abs, max_rel = float(self.max_abs), float(self.max_rel)
         above = [self.n_finite, *self.n_above, 0]
-        at = None if self.worst_at is None else tuple(int(i) for i in np.unravel_index(self.worst_at, actual.shape))
+        at = _index(self.worst_at, actual.shape)
+        first = _index(self.first_failing, actual.shape)
         stats = Stats(
             max_abs=max_abs,
             mean_abs=_iron_mean(total[_ABS], max_abs, n),
@@ -294,7 +304,8 @@ class _Tally:
             min_rtol=self.min_rtol,
             min_atol=max(self.worst, 0.0),
         )
-        return Measured(stats, self.n_disagree, not self.any_actual)
+        failing = None if first is None else (first, _scalar(actual[first]), _scalar(expected[first]))
+        return Measured(stats, self.n_disagree, not self.any_actual, failing)
 
 
 def _smallest_rtol(block: Block, floor: float) -> float:
@@ -333,6 +344,10 @@ def _cosine(actual: float, expected: float, cross: float) -> float:
     if not (actual and expected):
         return 0.0 if actual or expected else 1.0
     return max(-1.0, min(1.0, cross / math.sqrt(actual * expected)))
+
+
+def _index(flat: int | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    return None if flat is None else tuple(int(i) for i in np.unravel_index(flat, shape))
 
 
 def _scalar(x: Any) -> float:

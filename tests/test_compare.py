@@ -271,8 +271,13 @@ def test_a_mismatch_says_where_and_how_much() -> None:
     e = a.copy()
     a[3, 5] = 1.5
     v = compare(a, e)
-    assert v.detail == "1 of 4,096 elements fail (0.02%); worst 0.5 at (3, 5) actual 1.5, expected 1"
+    assert v.detail == "1 of 4,096 elements fail (0.02%); largest deviation 0.5 at (3, 5) actual 1.5, expected 1"
     assert str(v).startswith("MISMATCH (strict: rtol 0.016 atol 1e-05): 1 of 4,096")
+    a[3, 7] = 1.25
+    first = "2 of 4,096 elements fail (0.05%); largest deviation 0.5 at (3, 5)"
+    assert compare(a, e).detail.startswith(first)  # where the first to fail is the worst, it is named once
+    a[3, 9] = 8.0
+    assert ", first at (3, 5) actual 1.5, expected 1; largest deviation 7 at (3, 9)" in compare(a, e).detail
     a[0, 0] = NAN
     assert "non-finite values disagree in 1 elements (1 NaN in actual)" in compare(a, e).detail
     assert str(compare(e, e)) == "match (strict: rtol 0.016 atol 1e-05): bit for bit"

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``replay()``: choose the steps, judge each, collect the report."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.errors import MissingError, NothingComparedError, UsageError
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.replay.chain import Chain
+from fusion_replay.replay.history import WriteHistory
+from fusion_replay.replay.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.replay.outcome import FinalOutput, Skip, StepReport
+from fusion_replay.replay.results import ReplayReport
+from fusion_replay.rules import RULES
+
+if TYPE_CHECKING:
+    from fusion_replay.replay.judge import NDArray
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+
+MODES = ("isolated", "cumulative")
+
+Outcome = StepReport | Skip
+Progress = Callable[[int, int], object]
+
+
+def replay(
+    snapshot: str | os.PathLike[str] | Snapshot,
+    reference: str = "auto",
+    rule: str = "auto",
+    mode: str = "isolated",
+    workers: int | None = None,
+    steps: str | tuple[int, int] | Iterable[str | tuple[int, int]] | None = None,
+    op: str | None = None,
+    buffer: str | None = None,
+    invocation: int | None = None,
+    fail_fast: bool = False,
+    progress: Progress | None = None,
+) -> ReplayReport:
+    """Judge every recorded step against its reference.
+
+    Args:
+        snapshot: a file, or an open Snapshot (left open).
+        reference: a flavour ("pr117", "iron-2026-08", "iron-2026-09", "exact"), or "auto": the one the recording names.
+        rule: one of :data:`fusion_replay.rules.RULES`.
+        mode: "isolated": each reference gets the step's recorded inputs. "cumulative": references are chained from the
+            recorded external inputs, and the sequences' outputs are judged at the end of the chain.
+        workers: threads, by default one per core; the report is the same for any number.
+        steps: only these, as "INVOCATION:STEP" or pairs. ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
+        fail_fast: stop after the first mismatch.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        UsageError: an unknown name, or filters that match nothing.
+        MissingError: a reference that is not here.
+        NothingComparedError: no step could be compared.
+        SnapshotError: no usable snapshot, or one whose contents are damaged.
+    """
+    _check_names(reference, rule, mode, workers)
+    if isinstance(snapshot, (str, os.PathLike)):
+        from fusion_replay.snapshot import open_snapshot
+
+        context: Any = open_snapshot(snapshot)
+    else:
+        context = nullcontext(snapshot)
+    with context as snap:
+        selected = _select(snap, steps, op, buffer, invocation)
+        run = _Run(snap, Plan(rule, reference), progress, fail_fast)
+        if mode == "isolated":
+            outcomes = run.isolated(selected, workers or os.cpu_count() or 1)
+            final: tuple[FinalOutput, ...] = ()
+        else:
+            outcomes, final = run.cumulative(selected)
+        recorded_on = _recorded_on(snap)
+    report = ReplayReport(
+        mode=mode,
+        rule=rule,
+        reference=reference,
+        recorded_on=recorded_on,
+        steps=tuple(o for o in outcomes if isinstance(o, StepReport)),
+        skips=tuple(o for o in outcomes if isinstance(o, Skip)),
+        final=final,
+    )
+    if not report.steps:
+        why = "; ".join(report.skip_lines) or "the recording holds no step"
+        raise NothingComparedError(f"{snap.path}: nothing was compared: {why}")
+    return report
+
+
+class _Run:
+    """One replay under way."""
+
+    def __init__(self, snapshot: Snapshot, plan: Plan, progress: Progress | None, fail_fast: bool) -> None:
+        self.snapshot = snapshot
+        self.plan = plan
+        self.progress = progress
+        self.fail_fast = fail_fast
+        self.history = WriteHistory(snapshot)
+
+    def isolated(self, steps: Sequence[RecordedStep], workers: int) -> list[Outcome]:
+        if workers == 1:
+            return self._collect(map(self._judge_alone, steps), len(steps))
+        with ThreadPoolExecutor(workers, "replay") as pool:
+            results = _in_order(pool, self._judge_alone, steps, ahead=workers)
+            try:
+                return self._collect(results, len(steps))
+            finally:
+                results.close()  # cancels what fail_fast or an error left waiting
+
+    def cumulative(self, selected: Sequence[RecordedStep]) -> tuple[list[Outcome], tuple[FinalOutput, ...]]:
+        """Every step up to the last selected one is evaluated, the selected ones are judged."""
+        wanted = {s.address for s in selected}
+        chains: dict[int, Chain] = {}
+        finals: dict[tuple[int, str, int], FinalOutput] = {}
+        last = (selected[-1].invocation, selected[-1].index) if selected else (-1, -1)
+
+        def outcomes() -> Iterator[Outcome]:
+            for step in self.snapshot.steps():
+                if (step.invocation, step.index) > last:
+                    break
+                chain = chains.setdefault(id(step.sequence), Chain())
+                outcome = self._judge_chained(step, chain, step.address in wanted)
+                if isinstance(outcome, StepReport):
+                    _note_final(finals, step, outcome)
+                if outcome is not None:
+                    yield outcome
+
+        found = self._collect(outcomes(), len(selected))
+        return found, tuple(finals[key] for key in sorted(finals))
+
+    def _collect(self, outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
+        found: list[Outcome] = []
+        for outcome in outcomes:
+            found.append(outcome)
+            if self.progress is not None:
+                self.progress(len(found), total)
+            if self.fail_fast and isinstance(outcome, StepReport) and not outcome:
+                break
+        return found
+
+    def _judge_alone(self, step: RecordedStep) -> Outcome:
+        try:
+            evaluation = evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
+        except NotComparedError as why:
+            return skip(step, why)
+        return self._judge(step, evaluation)
+
+    def _judge_chained(self, step: RecordedStep, chain: Chain, wanted: bool) -> Outcome | None:
+        def read(tensor: RecordedTensor) -> NDArray:
+            return chain.read(step.invocation, tensor)
+
+        try:
+            evaluation = evaluate_step(step, self.plan, read)
+        except NotComparedError as why:
+            for output in tensors(step.outputs):
+                chain.forget(output)
+            return skip(step, why) if wanted else None
+        for output, result in zip(tensors(step.outputs), evaluation.results, strict=True):
+            if result.nbytes == output.nbytes:
+                chain.write(step.invocation, output, result)
+            else:  # a reference in a wider type than the buffer (float32 for a bf16 output) goes on as the buffer's
+                chain.write(step.invocation, output, _narrowed(result, output))
+        return self._judge(step, evaluation) if wanted else None
+
+    def _judge(self, step: RecordedStep, evaluation: Evaluation) -> StepReport:
+        outputs = tensors(step.outputs)
+        actual = [t.numpy() for t in outputs]
+        return judge(step, self.plan, evaluation, actual, lambda output: self.history.explains(step, output))
+
+
+# --- choosing -------------------------------------------------------------------------------------------------------
+
+
+def _check_names(reference: str, rule: str, mode: str, workers: int | None) -> None:
+    if mode not in MODES:
+        raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
+    if rule not in RULES:
+        raise UsageError(f"rule {rule!r}: expected one of {', '.join(RULES)}")
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers {workers}: expected at least 1")
+    if reference in ("installed", "stored"):
+        raise MissingError(f"reference {reference!r} is not supported by this version; use auto or a flavour")
+    if reference != "auto" and reference not in FLAVOURS:
+        raise UsageError(f"reference {reference!r}: expected auto or one of {', '.join(FLAVOURS)}")
+
+
+def _select(
+    snap: Snapshot, steps: Any, op: str | None, buffer: str | None, invocation: int | None
+) -> list[RecordedStep]:
+    found = list(snap.steps(invocation=invocation, op=op, buffer=buffer))
+    if steps is not None:
+        alone = isinstance(steps, str) or (isinstance(steps, tuple) and len(steps) == 2 and isinstance(steps[0], int))
+        wanted = {snap[address].address for address in ([steps] if alone else steps)}
+        found = [s for s in found if s.address in wanted]
+    filters = {"steps": steps, "op": op, "buffer": buffer, "invocation": invocation}
+    asked = ", ".join(f"{k} {v!r}" for k, v in filters.items() if v is not None)
+    if asked and not found and len(snap):
+        known = sorted({o.type for s in snap.sequences for o in s.operators})
+        has = f"operators {', '.join(known)}; invocations 0 to {len(snap.invocations) - 1}"
+        raise UsageError(f"{snap.path}: no recorded step matches {asked}; it has {has}")
+    return found
+
+
+def _recorded_on(snap: Snapshot) -> tuple[str, ...]:
+    found = []
+    for sequence in snap.sequences:
+        variant, device = sequence.origin.get("variant", "unknown source"), sequence.origin.get("device", "")
+        name = {"simulator": "the software NPU", "arrays": "arrays given by the caller"}.get(variant, f"IRON {variant}")
+        found.append(f"{name} ({device})" if device else name)
+    return tuple(dict.fromkeys(found))
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[RecordedStep], Outcome], steps: Sequence[RecordedStep], *, ahead: int
+) -> Generator[Outcome, None, None]:
+    """Results in the order of the steps, with a bounded number of steps in memory."""
+    waiting: deque[Future[Outcome]] = deque()
+    try:
+        for step in steps:
+            waiting.append(pool.submit(work, step))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _note_final(finals: dict[tuple[int, str, int], FinalOutput], step: RecordedStep, report: StepReport) -> None:
+    """Keep the last write to each part of an output buffer (without declared outputs: what the last step writes)."""
+    sequence = step.sequence
+    for tensor, output in zip(tensors(step.outputs), report.outputs, strict=True):
+        declared = tensor.use.buffer in sequence.output_args
+        if declared or (not sequence.output_args and step.index == len(sequence.steps) - 1):
+            key = (step.invocation, tensor.use.buffer, tensor.use.start)
+            finals[key] = FinalOutput(step.invocation, tensor.buffer, step.address, output.verdict)
+
+
+def _narrowed(result: NDArray, output: RecordedTensor) -> NDArray:
+    from fusion_replay.bf16 import BFLOAT16, narrow, wide
+
+    if output.dtype == str(BFLOAT16):
+        narrowed: NDArray = narrow(wide(result))
+        return narrowed
+    return result.astype(output.dtype)

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``check()``: one call between a new operator and a verdict."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusion_replay.compare import as_numpy
+from fusion_replay.errors import NotAttachableError, UsageError
+from fusion_replay.replay.results import ReplayReport
+from fusion_replay.replay.run import replay
+
+
+def check(
+    operator_or_callable: Any,
+    inputs: Mapping[str, Any] | Sequence[Any],
+    *,
+    device: str = "npu2",
+    values: Mapping[str, int | float] | None = None,
+    rule: str = "auto",
+    reference: str = "auto",
+) -> ReplayReport:
+    """Run once, record into a temporary file, replay it; raise with the table unless every step matches.
+
+    Args:
+        operator_or_callable: the callable of a sequence (IRON's or the software NPU's), or an operator of the software
+            NPU (:mod:`fusion_replay.sources.simulator.operators`), which then runs there.
+        inputs: contents to fill in before the run, by buffer name (a callable) or argument name (an operator; an
+            output's name gives its old contents); or a sequence in the order of the inputs.
+        device: of the software NPU, for an operator.
+        values: runtime values, by symbol.
+        rule, reference: as :func:`replay`.
+
+    Returns:
+        The report, all of whose steps match.
+
+    Raises:
+        MismatchError: a step mismatches.
+        MissingError: a step could not be judged, or none was compared.
+        UsageError: inputs that fit no buffer.
+        NotAttachableError: neither a callable that runs step by step nor such an operator.
+    """
+    from fusion_replay.record import record
+
+    target = operator_or_callable
+    if not hasattr(target, "get_buffer"):
+        target = _callable_of(target, device)
+    _fill(target, inputs)
+    if values:
+        target.write_values(values)
+    with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
+        path = Path(folder) / "check.h5"
+        with record(path, target, on_error="raise"):
+            target()
+        report = replay(path, reference=reference, rule=rule)
+    report.check()
+    return report
+
+
+def _callable_of(operator: Any, device: str) -> Any:
+    from fusion_replay.sources.simulator import simulate
+    from fusion_replay.sources.simulator.operators import SimulatedOperator
+
+    if not isinstance(operator, SimulatedOperator):
+        raise NotAttachableError(
+            f"check: {type(operator).__name__} is no callable with get_buffer() and no operator of the software NPU; "
+            "put it in an OperatorSequence(dispatch='separate') and give its get_callable()"
+        )
+    specs = operator.arg_specs()
+    reads, writes = [s.name for s in specs if s.reads], [s.name for s in specs if s.writes]
+    runlist = [(operator, *(s.name for s in specs))]
+    return simulate(runlist, device=device, name="check", input_args=reads, output_args=writes)
+
+
+def _fill(target: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write the contents through the tensors' own recorded writes."""
+    if not isinstance(inputs, Mapping):
+        names = list(target.op.input_args)
+        if len(names) != len(inputs):
+            raise UsageError(f"check: expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
+        inputs = dict(zip(names, inputs, strict=True))
+    for name, value in inputs.items():
+        buffer, content = target.get_buffer(name), as_numpy(value)
+        room = buffer.numpy()
+        if content.nbytes > room.nbytes or content.nbytes % room.dtype.itemsize:
+            raise UsageError(f"check: input {name} has {content.nbytes} bytes, its buffer has {room.nbytes}")
+        # IRON's buffers are bf16 whatever the operator takes: the bytes are what counts.
+        flat = np.ascontiguousarray(content).reshape(-1).view(room.dtype)
+        buffer[: flat.size] = flat

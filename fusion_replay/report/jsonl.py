@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON Lines: one typed record per line, the same bytes for the same result; ``schema.json`` describes each type."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from fusion_replay.deviation import json_number
+
+
+def encode(record: dict[str, Any]) -> str:
+    """One line: keys in the record's own order, ASCII, NaN and infinities as strings.
+
+    Raises:
+        TypeError: something in it is no JSON data.
+    """
+    return json.dumps(_strict(record), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@cache
+def schema() -> dict[str, Any]:
+    """The published JSON schema (draft 2020-12) of every record that ``--json`` prints."""
+    found: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text("utf-8"))
+    return found
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    return json_number(value)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replay on the terminal: one screen by default, one row per step on request."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fusion_replay.compare import IronVerdict
+from fusion_replay.replay import Skip, StepReport, table
+from fusion_replay.report.text import count, one_line
+
+if TYPE_CHECKING:
+    from fusion_replay.replay import ReplayReport
+
+WIDTH = 100  # columns
+LINES = 24  # with the command's last line: one screen
+
+
+def layout(report: ReplayReport, *, every: bool = False) -> str:
+    """Plain text: the verdict, one row per operator type, the first mismatch in full, what was not compared.
+
+    Args:
+        every: one row per step as well (and so no limit on lines).
+    """
+    head = [*_wrap(report.sentence, ""), *_wrap(report.terms, "  ")]
+    rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
+    foot = [line for f in report.final for line in _wrap(str(f), "")]
+    foot += [line for s in report.skip_lines for line in _wrap(s, "")]
+    first = _mismatch(report.first_mismatch) if report.first_mismatch is not None else []
+    if every:
+        return "\n".join([*_clip(head), *map(_safe, _every(report)), *_clip([*rows, *first, *foot])])
+    room = LINES - len(head) - len(first)
+    foot = _fit(foot, min(max(room - len(rows), 3), room - 2), "reasons and outputs")
+    rows = _fit(rows, room - len(foot), "operator types")
+    return "\n".join(_clip([*head, *rows, *first, *foot]))
+
+
+def _mismatch(step: StepReport) -> list[str]:
+    """The first mismatch, everything known of it."""
+    s, out = step.stats, step.deciding
+    min_rtol, min_atol = f"rtol {s.min_rtol:.3g} with atol 0", f"atol {s.min_atol:.3g} with rtol 0"
+    facts = [
+        ("output", f"{out.name} ({out.buffer}), {s.n:,} elements, reference {step.flavour}"),
+        ("verdict", step.verdict.detail),
+        ("limits", f"{step.verdict.rule}: {step.verdict.tolerance}; strict would pass {min_rtol}, or {min_atol}"),
+        ("ulp", f"max {s.ulp_max:,}, mean {s.ulp_mean:.3g}, signed mean {s.ulp_signed_mean:.3g}"),
+        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}"),
+        ("iron", f"{step.iron}; {_iron_figures(step)}"),
+    ]
+    if step.noise_floor is not None:
+        facts.append(("floor", str(step.noise_floor)))
+    lines = _wrap(f"first mismatch: {step.label}", "")
+    for name, text in facts:
+        lines += _wrap(text, f"  {name:<8} ", lines=3)
+    return lines
+
+
+def _iron_figures(step: StepReport) -> str:
+    s = step.stats
+    return f"max_abs {s.max_abs:.4g} mean_abs {s.mean_abs:.4g} max_rel {s.max_rel:.4g} ref_max {s.ref_max:.4g}"
+
+
+def _every(report: ReplayReport) -> list[str]:
+    """One row per selected step, skipped ones in their place."""
+    selected: list[StepReport | Skip] = [*report.steps, *report.skips]
+    header: tuple[str, ...] = ("step", "verdict", "max_abs", "max ulp", "rel_l2", "iron", "operator and buffers")
+    rows = [_row(step) for step in sorted(selected, key=lambda s: (s.invocation, s.index))]
+    return table.text([header, *rows])
+
+
+def _row(step: StepReport | Skip) -> tuple[str, ...]:
+    flow = step.label.removeprefix(f"{step.address} ")
+    if isinstance(step, Skip):
+        return (step.address, "skipped", "", "", "", "", f"{flow}: {step.kind}")
+    s = step.stats
+    figures = (f"{s.max_abs:.3g}", f"{s.ulp_max:,}", f"{s.rel_l2:.2e}" if s.rel_l2 else "0")
+    return (step.address, "ok" if step else "MISMATCH", *figures, _short(step.iron), flow)
+
+
+def _short(verdict: IronVerdict) -> str:
+    return {True: "ok", False: "MISMATCH", None: "raises"}[verdict.ok] + ("*" if verdict.ok and verdict.note else "")
+
+
+def _wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
+    indent = " " * (len(label) or 2)
+    return textwrap.wrap(
+        one_line(text),
+        WIDTH,
+        initial_indent=label,
+        subsequent_indent=indent,
+        max_lines=lines,
+        placeholder=" ... (--json has all)",
+        break_on_hyphens=False,
+    )
+
+
+def _fit(lines: list[str], room: int, what: str) -> list[str]:
+    """At most ``room`` lines; what is left out is counted."""
+    if len(lines) <= room:
+        return lines
+    kept = lines[: room - 1]
+    return [*kept, f"  ... and {count(len(lines) - len(kept), 'line')} of {what} (--all shows them)"]
+
+
+def _clip(lines: list[str]) -> Iterator[str]:
+    """No line is wider than the screen."""
+    for line in map(_safe, lines):
+        yield line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
+
+
+def _safe(line: str) -> str:
+    """Names come from a file: nothing in them reaches the terminal as a control character."""
+    return line[: len(line) - len(line.lstrip(" "))] + one_line(line)
