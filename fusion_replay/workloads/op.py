@@ -1,61 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``op:NAME``: one operator on the software NPU, a sequence of one step, on seeded inputs.
-
-Inputs have the distributions of IRON's golden generators (amd/IRON ``iron/operators/*/reference.py``: a value range
-of 4, centred where the function is interesting on both sides), not their values, which are torch's random stream.
-"""
+"""``op:NAME``: one operator on the software NPU, a sequence of one step, on seeded inputs (:mod:`.draws`)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusion_replay import operators
-from fusion_replay.bf16 import bits_of
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import OperatorSpec, Param
 from fusion_replay.workloads.base import COLUMNS, Option, Run, Workload
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], npt.NDArray[np.float64]]
-
-RANGE = 4.0
-SEED = 42
-_ROPE_THETA = 500_000.0  # the base of Llama 3's angles, as IRON's generator takes it
-
-
-def _uniform(low: float, high: float) -> Draw:
-    return lambda rng, shape: rng.uniform(low, high, shape)
-
-
-def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    return rng.standard_normal(shape) * RANGE
-
-
-def _angles(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """A row per position from 0: cosine and sine of each frequency, interleaved."""
-    rows, cols = shape
-    frequencies = _ROPE_THETA ** (-np.arange(0, cols, 2) / cols)
-    turns = np.arange(rows)[:, None] * frequencies
-    return np.stack([np.cos(turns), np.sin(turns)], axis=-1).reshape(shape)
-
-
-_POSITIVE = _uniform(0, RANGE)
-_DRAWS: Mapping[tuple[str, str], Draw] = {
-    ("GELU", "A"): _uniform(-RANGE, RANGE),
-    ("SiLU", "A"): _uniform(-RANGE / 2, RANGE / 2),
-    ("ReLU", "A"): _uniform(-RANGE / 2, RANGE / 2),
-    ("GEMV", "A"): _normal,
-    ("GEMV", "B"): _normal,
-    ("GEMM", "A"): _normal,
-    ("RoPE", "angles"): _angles,
-}
-"""What differs from uniform [0, 4), by operator and argument."""
+from fusion_replay.workloads.draws import SEED, contents
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "ElementwiseAdd": {"size": 4096},
@@ -88,10 +48,12 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 class OperatorRun(Run):
     """``invocations`` calls of one operator, each on inputs of its own."""
 
-    def __init__(self, callable_: Any, spec: OperatorSpec, args: Sequence[ArgSpec], seed: int, invocations: int):
+    def __init__(
+        self, callable_: Any, spec: OperatorSpec, params: Mapping[str, Any], *, seed: int = SEED, invocations: int = 1
+    ):
         self.callable = callable_
         self.invocations = invocations
-        self._spec, self._args, self._seed = spec, tuple(args), seed
+        self._spec, self._params, self._args, self._seed = spec, params, spec.arg_specs(params), seed
         self._results: dict[str, Any] = {}
         for position, arg in enumerate(self._args):
             if arg.writes and not arg.reads and spec.partial:  # old contents that show where nothing was written
@@ -123,7 +85,7 @@ class OperatorRun(Run):
 
     def _write(self, position: int, arg: ArgSpec, i: int) -> None:
         rng = np.random.default_rng([self._seed, i, position])
-        values = _contents(self._spec.type, arg, rng)
+        values = contents(self._spec.type, self._params, arg, rng)
         buffer = self.callable.get_buffer(arg.name)
         with buffer.mutate() as held:
             held.reshape(-1).view(np.uint8)[: arg.nbytes] = values.reshape(-1).view(np.uint8)
@@ -182,21 +144,12 @@ def _build(spec: OperatorSpec, device: str, faults: Sequence[Any], options: Simp
     )
     if values:
         callable_.write_values({params[f"{role}_parameter"]: value for role, value in values.items()})
-    return OperatorRun(callable_, spec, args, options.seed, options.calls)
+    return OperatorRun(callable_, spec, params, seed=options.seed, invocations=options.calls)
 
 
 def _wants_all_columns(spec: OperatorSpec) -> bool:
     """IRON's own default of 8 columns is for npu2; npu1 has half as many."""
     return any(p.name == "num_aie_columns" and p.default == max(COLUMNS.values()) for p in spec.params)
-
-
-def _contents(op_type: str, arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[Any]:
-    if arg.dtype == "bfloat16":
-        return bits_of(_DRAWS.get((op_type, arg.name), _POSITIVE)(rng, arg.shape))
-    if arg.dtype.startswith("float"):
-        return _POSITIVE(rng, arg.shape).astype(arg.dtype)
-    info = np.iinfo(arg.dtype)
-    return rng.integers(info.min, info.max, arg.shape, dtype=np.dtype(arg.dtype), endpoint=True)
 
 
 def _values(spec: OperatorSpec, texts: Sequence[str]) -> dict[str, int]:
