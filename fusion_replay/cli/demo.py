@@ -51,7 +51,7 @@ def command(output: str, if_exists: IfExists) -> int:
     typed = command_line("record", "--workload", "llama-decode", "--sim", DEVICE, "--fault", fault, "-o", output)
     out.say(f"  $ {typed}")
     path, bad_tokens = _record(_build(fault), Path(output), if_exists, out)
-    out.say(f"  tokens {bad_tokens}: the NPU reported every step as completed, and yet")
+    out.say(f"  tokens {bad_tokens}, although every step reported success")
 
     out.say("\nReplay knows nothing but that file, and judges every step on the inputs it really had:")
     out.say(f"  $ {command_line('replay', path)}\n")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``replay F``: every recorded step against its reference, knowing nothing but the file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.errors import MismatchError, MissingError
+
+if TYPE_CHECKING:
+    from fusion_replay.replay import ReplayReport
+
+
+@click.command("replay")
+@click.argument("file", metavar="F")
+@click.option(
+    "--mode",
+    type=click.Choice(["isolated", "cumulative"]),
+    default="isolated",
+    help="Every step on its recorded inputs, or references chained from the external inputs.  [default: isolated]",
+)
+@click.option("--reference", metavar="NAME", default="auto", help="A flavour, or auto: the recording's own.")
+@click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
+@click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
+@click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
+@click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
+@click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
+@click.option("--all", "every", is_flag=True, help="One row per step.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
+@json_option
+@verbosity_options
+def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
+    """Judge every recorded step of F. Exit 0 when all match, 1 on a mismatch, 4 when something could not be judged."""
+    from fusion_replay.replay import replay
+    from fusion_replay.snapshot import open_snapshot
+
+    out = Terminal(as_json)
+    with open_snapshot(file) as snapshot:
+        out.notes(snapshot.notes)
+        with Progress("replaying", quiet=out.quiet) as progress:
+            report = replay(snapshot, steps=steps or None, progress=progress, **options)
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        for record in report.records():
+            click.echo(encode(record))
+    else:
+        from fusion_replay.report.terminal import layout
+
+        out.say(layout(report, every=every))
+    status = exit_status(report)
+    out.close(status == 0, next=_next(file, report))
+    return status
+
+
+def exit_status(report: ReplayReport) -> int:
+    """A mismatch outranks what is missing; what could be compared is printed either way."""
+    if report.mismatches:
+        return MismatchError.exit_code
+    return 0 if report.passed else MissingError.exit_code
+
+
+def _next(file: str, report: ReplayReport) -> str | None:
+    if report.first_mismatch is not None:
+        return command_line("show", file, report.first_mismatch.address)
+    if any(s.kind == "unknown_operator" for s in report.missing):
+        return command_line("operators")
+    unfinished = [s for s in report.skips if s.kind in ("in_flight", "failed")]
+    return command_line("show", file, unfinished[-1].address) if unfinished else None
