@@ -93,7 +93,9 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
+    except SystemExit:  # click's answer to a pipe that was closed, whose 1 would mean mismatch here
+        return PIPE_CLOSED
+    except BrokenPipeError:  # the same, found while flushing
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains again while it shuts down
         return PIPE_CLOSED
     except OSError as error:
