@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -50,13 +51,11 @@ def _of_major_version(whole: bytes, major: int) -> bytes:
     return replace(block, major=major).pack() + whole[USER_BLOCK:]
 
 
-@pytest.mark.parametrize("verb", READING)
-@pytest.mark.parametrize(
-    "kind", ["missing", "empty", "foreign", "truncated", "other", "directory", "newer", "tiny", "flipped"]
-)
+KINDS = ("missing", "empty", "foreign", "truncated", "other", "directory", "newer", "tiny")
+
+
+@pytest.mark.parametrize(("verb", "kind"), [*itertools.product(READING, KINDS), ("fsck", "flipped")])
 def test_no_usable_snapshot_is_3(run, broken, verb: str, kind: str) -> None:
-    if kind == "flipped" and verb != "fsck":
-        pytest.skip("what is not read is not checked: fsck is for that")
     result = run(verb, broken[kind])
     assert result.status == 3
     if verb == "fsck" and not result.err:
