@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from fusion_replay.bf16 import Array
+from fusion_replay.refs._sums import add_to_odd
 
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 _CUBIC = 0.044715  # Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016; torch's gelu(approximate="tanh")
@@ -27,3 +28,22 @@ def gelu_tanh(xp: Any, x: Array) -> Array:
     The two are equal, but 1 + tanh(u) cancels for negative u: in float32 the tail is off by up to 13,000 bf16 ULP.
     """
     return x / (1.0 + xp.exp(-2.0 * _SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)))
+
+
+def silu_exact(xp: Any, x: Array) -> Array:
+    """As :func:`silu`, right also where half of a tiny x lies on a bf16 tie."""
+    return _past_the_tie(xp, x, 0.25, silu(xp, x))
+
+
+def gelu_tanh_exact(xp: Any, x: Array) -> Array:
+    """As :func:`gelu_tanh`, right also where half of a tiny x lies on a bf16 tie."""
+    return _past_the_tie(xp, x, 0.5 * _SQRT_2_OVER_PI, gelu_tanh(xp, x))
+
+
+def _past_the_tie(xp: Any, x: Array, curve: float, result: Array) -> Array:
+    """x/2 + curve x^2 where |x| < 2**-60, ``result`` elsewhere.
+
+    Half of an odd subnormal is a tie, the square decides it, and float64 holds no more than one of the two.
+    """
+    tiny = (xp.abs(x) < 2.0**-60) & (x != 0)  # -0 stays -0
+    return xp.where(tiny, add_to_odd(xp, 0.5 * x, curve * x * x), result)
