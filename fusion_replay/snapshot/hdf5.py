@@ -8,13 +8,14 @@ understands: newer layouts are unreadable for half of the programs in use.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t, h5z
+from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
 from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot.schema import USER_BLOCK
@@ -23,21 +24,74 @@ ZSTD_FILTER = 32015
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 
 
-def create(path: Path) -> Any:
-    """A new, empty HDF5 file (truncating ``path``) with room for the user block before it."""
+class PartFile:
+    """The file under HDF5, in Python so that HDF5 never sees a write fail: out of space it can neither flush nor let go
+    of its file, and takes the whole process down at exit. The first error is kept and raised by :meth:`check`."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self.error: OSError | None = None
+        self._at = 0
+
+    def check(self) -> None:
+        """Raise what a write met since the beginning."""
+        if self.error is not None:
+            raise self.error
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + (os.fstat(self.fd).st_size if whence == os.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = 0
+        with contextlib.suppress(OSError):
+            count = os.preadv(self.fd, [buffer], self._at)
+        buffer[count:] = bytes(len(buffer) - count)  # never written, or lost to an error that check() tells
+        return len(buffer)
+
+    def write(self, data: memoryview) -> int:
+        done = 0
+        try:
+            while self.error is None and done < len(data):
+                done += os.pwrite(self.fd, data[done:], self._at + done)
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def truncate(self, size: int) -> int:
+        try:
+            if self.error is None:
+                os.ftruncate(self.fd, size)
+        except OSError as error:
+            self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def close(self) -> None:
+        """Whatever HDF5 writes later meets a closed file, never somebody else's that got the same number."""
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+
+def create(part: PartFile) -> Any:
+    """A new HDF5 file in the empty ``part``, with room for the user block before it."""
     access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fileobj_driver(h5fd.fileobj_driver, part)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_LATEST)
     creation = h5p.create(h5p.FILE_CREATE)
     creation.set_userblock(USER_BLOCK)
-    return h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access)
+    # The name is only a key: the driver looks at the object.
+    return h5f.create(repr(part).encode(), h5f.ACC_TRUNC, creation, access)
 
 
 def root_group(file: Any) -> Any:
     return h5g.open(file, b"/")
-
-
-def flush(file: Any) -> None:
-    h5f.flush(file)
 
 
 def element_type(dtype: str) -> Any:

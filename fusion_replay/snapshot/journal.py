@@ -27,6 +27,7 @@ from fusion_replay.snapshot.schema import (
     IN_SPILL,
     INVOCATIONS,
     JOURNAL_SUFFIX,
+    LOST,
     NO_CONTENT,
     OPERANDS,
     SKIP_SHUFFLE,
@@ -124,15 +125,11 @@ class JournalSummary:
         step.detail = {**step.detail, **record.detail}
 
     def index(self) -> Index:
-        """Tables of all that, in the order recorded, numbered anew where frames are missing."""
+        """Tables of all that, in the order recorded."""
         sequence_rows = {number: row for row, number in enumerate(sorted(self.sequences))}
-        kept = [n for n, (sequence, _) in sorted(self.invocations.items()) if sequence in sequence_rows]
-        invocation_rows = {number: row for row, number in enumerate(kept)}
-        for number, (sequence, _) in self.invocations.items():
-            if sequence not in sequence_rows:
-                self.damaged.append(f"invocation {number}: the description of its sequence is lost")
+        invocations = self._invocations(sequence_rows)
         contents, chunks, shapes, row_of = self._contents()
-        steps, operands, details = self._steps(invocation_rows, row_of)
+        steps, operands, details = self._steps(invocations, row_of)
         notes = [f"damaged: {entry}" for entry in self.damaged]
         return Index(
             recording=str(self.start.get("recording", "")),
@@ -140,9 +137,7 @@ class JournalSummary:
             sequences=tuple(self.sequences[n] for n in sorted(self.sequences)),
             details=details,
             losses=tuple(Loss(kind, detail, count) for (kind, detail), count in self.losses.items()),
-            invocations=np.array(
-                [(sequence_rows[self.invocations[n][0]], self.invocations[n][1]) for n in kept], INVOCATIONS
-            ),
+            invocations=invocations,
             steps=steps,
             operands=operands,
             contents=contents,
@@ -150,6 +145,19 @@ class JournalSummary:
             shapes=shapes,
             notes=notes,
         )
+
+    def _invocations(self, sequence_rows: dict[int, int]) -> Any:
+        """One row per number, so that addresses stay what they were where an invocation is lost."""
+        known = {n: state for n, state in self.invocations.items() if state[0] in sequence_rows}
+        for number in self.invocations.keys() - known.keys():
+            self.damaged.append(f"invocation {number}: the description of its sequence is lost")
+        # Numbers count up from 0: one far beyond all others is damage, and no size to allocate.
+        known = {n: state for n, state in known.items() if n < 2 * len(known) + 1_000_000}
+        table = np.zeros(max(known, default=-1) + 1, INVOCATIONS)
+        table["status"] = LOST
+        for number, (sequence, status) in known.items():
+            table[number] = sequence_rows[sequence], status
+        return table
 
     def _contents(self) -> tuple[Any, Any, list[tuple[int, ...]], dict[int, int]]:
         stored: dict[tuple[bytes, str], int] = {}
@@ -193,14 +201,15 @@ class JournalSummary:
             for piece, (start, stop) in enumerate(record.layout.spans())
         ]
 
-    def _steps(self, invocation_rows: dict[int, int], row_of: dict[int, int]) -> tuple[Any, Any, list[dict[str, Any]]]:
+    def _steps(self, invocations: Any, row_of: dict[int, int]) -> tuple[Any, Any, list[dict[str, Any]]]:
         rows: list[tuple[int, ...]] = []
         parts: list[bytes] = []
         details: list[dict[str, Any]] = [{}]
         seen: dict[str, int] = {"{}": 0}
         first = 0
         for (invocation, number), step in self.steps.items():
-            if invocation not in invocation_rows:
+            if invocation >= len(invocations) or invocations["status"][invocation] == LOST:
+                self.damaged.append(f"step {invocation}:{number}: nothing is known of its invocation")
                 continue
             sequence = self.sequences[self.invocations[invocation][0]]
             if number >= len(sequence.steps):
@@ -212,7 +221,7 @@ class JournalSummary:
             detail = seen.setdefault(key, len(details))
             if detail == len(details):
                 details.append(step.detail)
-            rows.append((invocation_rows[invocation], number, step.status, count, first, step.elapsed_ns, detail))
+            rows.append((invocation, number, step.status, count, first, step.elapsed_ns, detail))
             first += count
         operands = np.frombuffer(b"".join(parts), OPERANDS).copy()
         if len(operands):

@@ -18,7 +18,7 @@ from fusion_replay.errors import ForeignFileError, SnapshotError, SnapshotNotFou
 from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC
-from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, STATUS, Index, Loss
+from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, STATUS, Index, Loss
 from fusion_replay.snapshot.sealed import check_index, read_sealed
 from fusion_replay.snapshot.step import RecordedStep
 from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore, check_contents
@@ -56,6 +56,7 @@ class Snapshot:
         return tuple(
             Invocation(number, sequence, STATUS[status], counts[number])
             for number, (sequence, status) in enumerate(self.index.invocations.tolist())
+            if status != LOST
         )
 
     def __len__(self) -> int:
@@ -134,7 +135,7 @@ class Snapshot:
         return {address: row for row, address in enumerate(addresses)}
 
     def _extent(self) -> str:
-        return f"{len(self)} steps of {len(self.index.invocations)} invocations"
+        return f"{len(self)} steps of {len(self.invocations)} invocations"
 
     def _matching(self, op: str | None, buffer: str | None) -> list[npt.NDArray[np.bool_]] | None:
         """Per sequence and runlist entry: does it pass the filters?"""

@@ -40,6 +40,8 @@ MAX_NAME = 4096
 
 COMPLETE, IN_FLIGHT, FAILED = 0, 1, 2
 STATUS = ("complete", "in_flight", "failed")
+LOST = 3
+"""Status of an invocation of which nothing is left but its number."""
 
 INPUT, OUTPUT, PREVIOUS, WATCHED = 0, 1, 2, 3
 """Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only)."""

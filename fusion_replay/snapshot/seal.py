@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,79 +90,88 @@ def seal(
             store.close()
         path = publish(part, target, if_exists)
     except TargetExistsError as error:
-        part.unlink(missing_ok=True)
         raise TargetExistsError(
             f"{error} The recording is kept in {journal_path}; move {target} away and run "
             f"`fusion-replay fsck --recover {target}`"
         ) from error
     except FusionReplayError:
-        part.unlink(missing_ok=True)
         raise
     except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
-        part.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UnsealedError(
-            f"{target}: could not be sealed ({reason}); everything recorded is kept in {journal_path}: make room, then "
-            f"run `fusion-replay fsck --recover {target}`"
+            f"{target}: could not be sealed ({_reason(error)}); everything recorded is kept in {journal_path}: "
+            f"make room, then run `fusion-replay fsck --recover {target}`"
         ) from error
-    remove_working_files(beside(path, ""))
-    if path != target:  # numbered past a file that appeared meanwhile
-        remove_working_files(target)
+    finally:
+        part.unlink(missing_ok=True)
+    remove_working_files(target)
     return Sealed(path, len(index.steps), len(index.invocations), size, index.losses)
 
 
-def _write(part: Path, index: Index, store: ContentStore) -> int:
-    root_file = hdf5.create(part)
+def _reason(error: Exception) -> str:
+    """One line; HDF5 wraps the system's own words into several."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    inner = re.search(r"error message = '([^']*)'", text)
+    return inner[1] if inner else " ".join(text.split())
+
+
+def _write(path: Path, index: Index, store: ContentStore) -> int:
+    """The whole file; its length in bytes."""
+    part = hdf5.PartFile(path)
     try:
-        root = hdf5.root_group(root_file)
-        hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")
-        copier = _Copier(part, root_file, index, store)
-        datasets = copier.copy_all()
-        Tree(root, index, store, datasets).write()
-        tables = hdf5.group(root, "index")
-        entries: dict[str, Any] = {}
-        for name in TABLES:
-            rows = getattr(index, name) if name != "chunks" else np.array(copier.chunks, CHUNKS)
-            entries[name] = copier.table(tables, name, rows)
-        texts = {
-            "sequences": [sequence_to_json(s) for s in index.sequences],
-            "details": index.details,
-            "losses": [loss.to_dict() for loss in index.losses],
-            "provenance": index.provenance,
-        }
-        for name, data in texts.items():
-            entries[name] = copier.text(tables, name, dump_json(data))
-        directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})
-        line = np.array([directory], dtype=f"S{len(directory)}")
-        made = hdf5.contiguous(tables, "directory", hdf5.text_type(len(directory)), line, (1,))
-        offset = int(made.get_offset())
-        made = tables = root = copier = None  # type: ignore[assignment]  # open objects would keep the file open
+        file = hdf5.create(part)
+        try:
+            directory, offset = _fill(file, part, index, store)
+        finally:
+            file.close()
+        part.check()
+        return _finish(part.fd, directory, offset)
     finally:
-        root_file.close()
-    return _finish(part, directory, offset)
+        part.close()
 
 
-def _finish(part: Path, directory: bytes, offset: int) -> int:
+def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ContentStore) -> tuple[bytes, int]:
+    """Contents, tree, tables, directory into the HDF5 file; the directory and its place."""
+    root = hdf5.root_group(file)
+    hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")
+    copier = _Copier(part, file, index, store)
+    datasets = copier.copy_all()
+    Tree(root, index, store, datasets).write()
+    tables = hdf5.group(root, "index")
+    entries: dict[str, Any] = {}
+    for name in TABLES:
+        rows = getattr(index, name) if name != "chunks" else np.array(copier.chunks, CHUNKS)
+        entries[name] = copier.table(tables, name, rows)
+    texts = {
+        "sequences": [sequence_to_json(s) for s in index.sequences],
+        "details": index.details,
+        "losses": [loss.to_dict() for loss in index.losses],
+        "provenance": index.provenance,
+    }
+    for name, data in texts.items():
+        entries[name] = copier.text(tables, name, dump_json(data))
+    directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})
+    line = np.array([directory], dtype=f"S{len(directory)}")
+    made = hdf5.contiguous(tables, "directory", hdf5.text_type(len(directory)), line, (1,))
+    return directory, int(made.get_offset())
+
+
+def _finish(fd: int, directory: bytes, offset: int) -> int:
     """Digest the HDF5 part, write the user block, bring it all to the disk; the file's length."""
-    fd = os.open(part, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        length = os.fstat(fd).st_size
-        # Older HDF5 counts from the end of the user block.
-        at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(fd, len(directory), o) == directory), None)
-        if at is None:
-            raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
-        block = UserBlock(length, body_digest(fd, length), at, len(directory), digest_of(directory))
-        os.pwrite(fd, block.pack(), 0)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    length = os.fstat(fd).st_size
+    # Older HDF5 counts from the end of the user block.
+    at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(fd, len(directory), o) == directory), None)
+    if at is None:
+        raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
+    block = UserBlock(length, body_digest(fd, length), at, len(directory), digest_of(directory))
+    os.pwrite(fd, block.pack(), 0)
+    os.fsync(fd)
     return length
 
 
 class _Copier:
     """Contents and tables into the HDF5 file, noting where their chunks come to lie."""
 
-    def __init__(self, part: Path, root: Any, index: Index, store: ContentStore) -> None:
+    def __init__(self, part: hdf5.PartFile, root: Any, index: Index, store: ContentStore) -> None:
         self.chunks: list[tuple[int, int, int]] = []
         self._part = part
         self._root = root
@@ -209,6 +219,7 @@ class _Copier:
                 raw = np.frombuffer(data, np.uint8)
                 data, mask = self._encoder.encode(raw, layout.piece_bytes, itemsize, (dtype, shape))
             dataset.write_direct_chunk(place, data, mask)
+            self._part.check()
             first = first or data
             sizes.append((len(data), mask))
         offsets = hdf5.chunk_offsets(dataset, chunk_shape, shape)
@@ -242,9 +253,8 @@ class _Copier:
     def _place(self, offset: int, data: bytes) -> int:
         """Where ``data`` really lies: some HDF5 versions count chunk offsets from the end of the user block."""
         if self._shift is None:
-            hdf5.flush(self._root)
-            with open(self._part, "rb", buffering=0) as file:
-                shifts = [s for s in (0, USER_BLOCK) if os.pread(file.fileno(), len(data), offset + s) == data]
+            self._part.check()
+            shifts = [s for s in (0, USER_BLOCK) if os.pread(self._part.fd, len(data), offset + s) == data]
             if not shifts:
                 raise OSError(errno.EIO, "HDF5 put a chunk elsewhere than it said")
             self._shift = shifts[0]
@@ -285,7 +295,7 @@ def _merged(losses: Sequence[Loss]) -> tuple[Loss, ...]:
 
 
 def _require_space(part: Path, index: Index) -> None:
-    """Fail before HDF5 does: out of space it may neither close its file nor let go of it."""
+    """Fail before half of it is written."""
     in_spill = (index.chunks["mask"] & IN_SPILL) != 0
     needed = int(index.chunks["size"].sum()) + 512 * len(index.contents) + 64 * len(index.steps) + (1 << 16)
     stat = os.statvfs(part.parent)

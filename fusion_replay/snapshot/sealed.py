@@ -13,6 +13,7 @@ from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.codec import decompress, unshuffle
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.schema import (
+    LOST,
     MAX_DIRECTORY,
     MAX_TABLE,
     NO_CONTENT,
@@ -87,8 +88,10 @@ def check_index(index: Index, name: str) -> None:
     steps, operands, invocations = index.steps, index.operands, index.invocations
     lengths = np.array([len(s.steps) for s in index.sequences], np.int64)
     problems = {
-        "an invocation of an unknown sequence": (invocations["sequence"] >= len(lengths)).any(),
-        "an invocation of unknown status": (invocations["status"] > 2).any(),
+        "an invocation of an unknown sequence": (
+            (invocations["sequence"] >= len(lengths)) & (invocations["status"] != LOST)
+        ).any(),
+        "an invocation of unknown status": (invocations["status"] > LOST).any(),
         "a step of an unknown invocation": (steps["invocation"] >= len(invocations)).any(),
         "a step of unknown status": (steps["status"] > 2).any(),
         "a step with unknown details": (steps["detail"] >= len(index.details)).any(),
@@ -101,6 +104,8 @@ def check_index(index: Index, name: str) -> None:
             (operands["content"] >= len(index.contents)) & (operands["content"] != NO_CONTENT)
         ).any(),
     }
+    if not any(problems.values()) and len(steps):
+        problems["a step of an invocation that is lost"] = (invocations["status"] == LOST)[steps["invocation"]].any()
     if not any(problems.values()) and len(steps):
         of_sequence = invocations["sequence"][steps["invocation"]]
         problems["a step beyond its sequence"] = (steps["step"] >= lengths[of_sequence]).any()

@@ -88,8 +88,13 @@ def _next_free(path: Path) -> tuple[Path, JournalFile]:
 
 
 def _bump(target: Path) -> Path:
+    """The next number, past those that other recordings have claimed."""
     stem, _, number = target.stem.rpartition("-")
-    return target.with_name(f"{stem}-{int(number) + 1:03d}{target.suffix}")
+    for following in range(int(number) + 1, 1_000_000):
+        target = target.with_name(f"{stem}-{following:03d}{target.suffix}")
+        if not beside(target, JOURNAL_SUFFIX).exists():
+            break
+    return target
 
 
 def _create(target: Path, if_exists: IfExists) -> JournalFile:

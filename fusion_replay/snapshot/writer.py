@@ -122,6 +122,7 @@ class SnapshotWriter:
         self._invocations: dict[int, int] = {}
         self._lost_steps: set[tuple[int, int]] = set()
         self._pending: dict[tuple[str, str], int] = {}
+        self._vital: list[records.Frame] = []
         self._bytes_seen = self._bytes_unique = 0
         self._report: WriteReport | None = None
         self._closed = False
@@ -143,7 +144,7 @@ class SnapshotWriter:
             "if_exists": if_exists,
             "pid": self._pid,
         }
-        self._commit([records.json_frame(frames.START, start)])
+        self._write_vital(records.json_frame(frames.START, start))
         self.set_provenance(provenance or {})
 
     def add_sequence(self, sequence: SequenceDescription) -> int:
@@ -152,8 +153,7 @@ class SnapshotWriter:
             number = len(self._sequences)
             self._sequences.append(sequence)
             data = {"id": number, "sequence": sequence_to_json(sequence)}
-            if self._writes() and not self._commit([records.json_frame(frames.SEQUENCE, data)]):
-                self._lose("sequence", f"description of sequence {sequence.name}, and so all its steps", 1)
+            self._write_vital(records.json_frame(frames.SEQUENCE, data))
             return number
 
     def begin_invocation(self, sequence: int) -> int:
@@ -161,8 +161,7 @@ class SnapshotWriter:
         with self._lock:
             number = len(self._invocations)
             self._invocations[number] = sequence
-            if self._writes() and not self._commit([records.invocation_begin_frame(number, sequence)]):
-                self._lose("invocation", f"invocation {number}", 1)
+            self._write_vital(records.invocation_begin_frame(number, sequence))
             return number
 
     def reassign(self, invocation: int, sequence: int) -> None:
@@ -172,8 +171,7 @@ class SnapshotWriter:
         """
         with self._lock:
             self._invocations[invocation] = sequence
-            if self._writes() and not self._commit([records.invocation_begin_frame(invocation, sequence)]):
-                self._lose("invocation", f"the true sequence of invocation {invocation}", 1)
+            self._write_vital(records.invocation_begin_frame(invocation, sequence))
 
     def begin_step(
         self,
@@ -251,8 +249,7 @@ class SnapshotWriter:
     def set_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Replace the provenance by this JSON data."""
         with self._lock:
-            if self._writes() and not self._commit([records.json_frame(frames.PROVENANCE, dict(provenance))]):
-                self._lose("provenance", "what is known of machine and program", 1)
+            self._write_vital(records.json_frame(frames.PROVENANCE, dict(provenance)))
 
     def close(self) -> WriteReport:
         """Wait for the compression, seal to :attr:`target`, remove the journal. A second call gives the same report.
@@ -397,21 +394,27 @@ class SnapshotWriter:
         self._lose("contents", "tensors that could not be written; their digests are kept", lost)
         return True
 
+    def _write_vital(self, frame: records.Frame) -> None:
+        """Append what later frames are meaningless without; where it does not fit it goes before the next that does."""
+        if self._writes():
+            self._vital.append(frame)
+            self._commit([])
+
     def _commit(self, batch: list[records.Frame]) -> bool:
-        """Append frames, with the losses that wait; False where the disk refused (and nothing was written)."""
+        """Append frames, behind what waits; False where the disk refused (and nothing was written)."""
         losses = [
             records.json_frame(frames.LOSS, {"kind": kind, "detail": detail, "count": count})
             for (kind, detail), count in self._pending.items()
         ]
-        if not batch and not losses:
+        if not (batch or losses or self._vital):
             return True
         try:
-            self._journal.append([*batch, *losses])
+            self._journal.append([*self._vital, *batch, *losses])
         except OSError as error:
             self.write_error = self.write_error or error
             return False
-        if self._pending:
-            self._pending.clear()
+        self._vital.clear()
+        self._pending.clear()
         return True
 
     def _lose(self, kind: str, detail: str, count: int) -> None:

@@ -71,10 +71,12 @@ def test_numbers_go_up_past_files_and_running_recordings(tmp_path: Path) -> None
     third = SnapshotWriter(tmp_path / "app.h5", if_exists="number")
     assert third.target.name == "app-003.h5"
     (tmp_path / "app-003.h5").write_bytes(b"precious")
-    assert third.close().path.name == "app-004.h5"
+    fourth = SnapshotWriter(tmp_path / "app.h5", if_exists="number")
+    assert third.close().path.name == "app-005.h5"
     assert (tmp_path / "app-003.h5").read_bytes() == b"precious"
     second.close()
-    assert names(tmp_path) == ["app-001.h5", "app-002.h5", "app-003.h5", "app-004.h5"]
+    fourth.close()
+    assert names(tmp_path) == [f"app-00{n}.h5" for n in (1, 2, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("if_exists", ["error", "replace"])
