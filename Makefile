@@ -22,7 +22,7 @@ help:
 	@echo "make install   the program without torch, in .venv/bin/fusion-replay"
 
 demo: $(CORE)
-	$(PY) -m fusion_replay demo -o demo.h5 --if-exists replace
+	$(VENV)/bin/fusion-replay demo -o demo.h5 --if-exists replace
 
 install: $(CORE)
 

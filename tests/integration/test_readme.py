@@ -87,7 +87,7 @@ def test_every_fenced_line_is_covered() -> None:
 def test_make_demo_is_the_demo_verb() -> None:
     """What `make demo` runs once installed; the verb itself is tested below."""
     dry = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert dry.splitlines()[-1].endswith("-m fusion_replay demo -o demo.h5 --if-exists replace")
+    assert dry.splitlines()[-1].endswith("/bin/fusion-replay demo -o demo.h5 --if-exists replace")
 
 
 def test_demo(tmp_path: Path) -> None:
