@@ -432,22 +432,23 @@ def _coerce(op: str, p: Param, value: Any) -> Any:
     """A recorded JSON value as the parameter's type; integral floats and numpy scalars are accepted as integers."""
     if p.type is object:
         return value
-    if p.type is tuple and isinstance(value, (list, tuple)):
+    if p.type is tuple and isinstance(value, (list, tuple)) and all(_is_integral(v) for v in value):
         return tuple(int(v) for v in value)
     if p.type is bool and isinstance(value, (bool, np.bool_, int)):
         return bool(value)
-    if (
-        p.type is int
-        and not isinstance(value, bool)
-        and isinstance(value, (int, float, np.number))
-        and value == int(value)
-    ):
+    if p.type is int and _is_integral(value):
         return int(value)
     if p.type is float and not isinstance(value, bool) and isinstance(value, (int, float, np.number)):
         return float(value)
     if p.type is str and isinstance(value, str):
         return value
     raise UsageError(f"{op}: parameter {p.name}={value!r}: expected {p.type.__name__}, found {type(value).__name__}")
+
+
+def _is_integral(value: Any) -> bool:
+    if isinstance(value, (float, np.floating)):
+        return bool(value.is_integer())
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _names(params: Mapping[str, Any]) -> str:
