@@ -1,73 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """StridedCopy: gathers elements of A by one walk and scatters them into C by another; the rest of C stays as it was.
 
-A walk is offset, sizes and strides in elements, padded to four dimensions on the left, last index fastest. A runtime
-offset is added to the static one. With ``num_aie_channels`` > 1 the innermost dimension of *both* walks is split, one
-share per channel, and copied channel by channel: not the same as the whole walk where the two shapes differ
-(amd/IRON iron/operators/strided_copy/reference.py, and Copy in iron/operators/copy.py).
+A walk is offset, sizes and strides in elements (:mod:`fusion_replay.refs._walk`). A runtime offset is added to the
+static one. With ``num_aie_channels`` > 1 the innermost dimension of *both* walks is split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
-import array_api_compat as aac
-
-from fusion_replay.bf16 import Array, wide
+from fusion_replay.bf16 import Array
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._dtypes import dtype_name
+from fusion_replay.refs._walk import Walk, check_walk, copied, moved
 from fusion_replay.tolerance import exact
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """One channel's share of a walk over a flat buffer, everything in elements."""
-
-    offset: int
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def bounds(self) -> tuple[int, int]:
-        """Lowest and highest element it touches."""
-        reach = [(n - 1) * s for n, s in zip(self.sizes, self.strides, strict=True)]
-        return self.offset + sum(r for r in reach if r < 0), self.offset + sum(r for r in reach if r > 0)
-
-    def elements(self, xp: Any, device: Any) -> Array:
-        """Flat element numbers in the order they are visited, int64."""
-        at = xp.full((1,), self.offset, dtype=xp.int64, device=device)
-        for n, stride in zip(self.sizes, self.strides, strict=True):
-            at = xp.reshape(at[:, None] + xp.arange(n, dtype=xp.int64, device=device)[None, :] * stride, (-1,))
-        return at
-
-
-def _shares(side: str, p: SimpleNamespace, runtime: int | float) -> Iterator[_Walk]:
-    """The channels' shares of the ``side`` ("input" or "output") walk."""
-    sizes, strides = getattr(p, f"{side}_sizes"), getattr(p, f"{side}_strides")
-    channels = p.num_aie_channels
-    if len(sizes) != len(strides):
-        raise UsageError(f"StridedCopy: {side}_sizes has {len(sizes)} dimensions, {side}_strides has {len(strides)}")
-    if not sizes or min(sizes) < 1:
-        raise UsageError(f"StridedCopy: {side}_sizes {tuple(sizes)}: expected at least one dimension, each at least 1")
-    if channels < 1 or sizes[-1] % channels:
-        raise UsageError(f"StridedCopy: num_aie_channels {channels} does not split {side}_sizes {tuple(sizes)}")
-    share = sizes[-1] // channels
-    start = getattr(p, f"{side}_offset") + int(runtime)
-    for channel in range(channels):
-        walk = _Walk(start + channel * share * strides[-1], (*sizes[:-1], share), tuple(strides))
-        low, high = walk.bounds()
-        size = getattr(p, f"{side}_buffer_size")
-        if low < 0 or high >= size:
-            raise UsageError(
-                f"StridedCopy: the {side} walk touches elements {low} to {high} of a buffer of {size}; "
-                f"offset {getattr(p, f'{side}_offset')} plus runtime {int(runtime)}"
-            )
-        yield walk
+def _walk(side: str, p: SimpleNamespace) -> Walk:
+    return Walk(getattr(p, f"{side}_offset"), getattr(p, f"{side}_sizes"), getattr(p, f"{side}_strides"))
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
@@ -83,18 +36,15 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 
 
 def _copy(call: Call, a: Array) -> Array:
-    xp, p = call.xp, call.params
-    old = call.previous[0]
+    p, old = call.params, call.previous[0]
     assert old is not None  # evaluate() asks for it: partial=True
-    if old.dtype != a.dtype:
-        old, a = wide(old), wide(a)
-    new = xp.asarray(old, copy=True)
-    gather = _shares("input", p, call.values.get("input_offset", 0))
-    scatter = _shares("output", p, call.values.get("output_offset", 0))
-    device = aac.device(a)
-    for source, target in zip(gather, scatter, strict=True):
-        new[target.elements(xp, device)] = a[source.elements(xp, device)]
-    return new
+    walks = []
+    for side in ("input", "output"):
+        runtime = int(call.values.get(f"{side}_offset", 0))
+        buffer, channels = getattr(p, f"{side}_buffer_size"), ("num_aie_channels", p.num_aie_channels)
+        check_walk("StridedCopy", side, _walk(side, p), channels, buffer, runtime)
+        walks.append(moved(_walk(side, p), runtime))
+    return copied(a, old, walks[0], walks[1], p.num_aie_channels)
 
 
 def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:

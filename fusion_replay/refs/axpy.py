@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXPY: C = s A + B, the scalar rounded to bf16 first.
+
+Up to August the product is rounded to bf16 before the sum (torch, operation by operation); September rounds once, as
+the kernel does, and so does ``exact``. A bf16 scalar times a bf16 element has 16 significant bits, which float64 holds;
+the sum is rounded to odd so that the one rounding to bf16 is the correct one.
+"""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array, round_bf16
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args, no_reference
+from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.tolerance import Tolerance
+
+
+def _product(call: Call, a: Array) -> Array:
+    return round_bf16(call.xp.full_like(a, call.params.scalar_factor)) * a
+
+
+def _twice(call: Call, a: Array, b: Array) -> Array:
+    return add_to_odd(call.xp, call.round(_product(call, a)), b)
+
+
+def _once(call: Call, a: Array, b: Array) -> Array:
+    return add_to_odd(call.xp, _product(call, a), b)
+
+
+SPEC = OperatorSpec(
+    type="AXPY",
+    summary="C = scalar_factor A + B",
+    aliases=("axpy", "AIEAXPY"),
+    params=(
+        *CHANNELLED_PARAMS,
+        Param("scalar_factor", float, 3.0, help="rounded to bf16; default 0.01 before 2026-07"),
+    ),
+    args=binary_args,
+    flavours={"pr117": _twice, "iron-2026-08": _twice, "iron-2026-09": _once, "exact": _once},
+    tolerance={
+        # Two roundings of the reference's against the kernel's one differ by at most a ULP of the product, which
+        # cancellation in the sum makes any number of ULPs of the result.
+        "*": Tolerance(rtol=0.04, atol=1e-6, ulps=2, range_frac=2.0**-7).from_source(
+            "amd/IRON iron/operators/axpy: 0.04 / 1e-6; range: the product's rounding where the sum cancels"
+        )
+    },
+    source="amd/IRON iron/operators/axpy.py (1685a4e7), iron/operators/axpy/",
+    iron_fails=no_reference("AXPY"),
+)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DepthwiseConv1d: a causal convolution over time, five taps per channel, channels last.
+
+y[t, c] = sum over j of weight[j, c] x[t + j - 4, c], with zeros before the first row. One form serves every flavour:
+the numpy form adds in float32 and rounds once, here it is float64 and once. An Inf in ``weight`` makes NaN of the zeros
+before row 0, as in IRON's form.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from fusion_replay.bf16 import Array
+from fusion_replay.model import ArgSpec
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tolerance import Tolerance
+
+TAPS = 5
+
+
+def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
+    return (
+        ArgSpec("x", "in", (p.rows, p.channels)),
+        ArgSpec("weight", "in", (TAPS, p.channels)),
+        ArgSpec("y", "out", (p.rows, p.channels)),
+    )
+
+
+def _convolution(call: Call, x: Array, weight: Array) -> Array:
+    xp, p = call.xp, call.params
+    padded = xp.concat((xp.zeros_like(weight[: TAPS - 1]), x), axis=0)
+    total = weight[0] * padded[: p.rows]
+    for j in range(1, TAPS):
+        total = total + weight[j] * padded[j : j + p.rows]
+    return total
+
+
+SPEC = OperatorSpec(
+    type="DepthwiseConv1d",
+    summary="y[t] = sum over j of weight[j] x[t + j - 4], per channel",
+    aliases=("depthwise_conv1d",),
+    params=(
+        Param("rows", int, help="time steps"),
+        Param("channels", int),
+        Param("num_aie_columns", int, None, decides=False),
+    ),
+    args=_args,
+    flavours={"iron-2026-09": _convolution, "exact": _convolution},
+    tolerance={
+        "*": Tolerance(ulps=1, range_frac=2.0**-20).from_source(
+            "Xilinx/mlir-aie python/iron/kernels/conv.py: one bf16 ULP of the store; range: the float32 sum of 5 terms"
+        )
+    },
+    source="amd/IRON iron/operators/depthwise_conv1d.py (073bacfb)",
+)

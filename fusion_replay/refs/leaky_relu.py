@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeakyReLU: C = A where A is positive, else alpha A.
+
+IRON's forms are torch's leaky_relu: alpha and the product in float32, then bf16. Those are two roundings, and a product
+of 32 significant bits can tell them from one, so the float32 step is kept there. ``exact`` multiplies by alpha as given
+and rounds once. The kernel takes alpha as bf16 (amd/IRON iron/operators/leaky_relu.py), 0.1 % off for 0.01: that is the
+device's deviation, which the tolerance covers.
+"""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, through_float32, unary_args
+from fusion_replay.tolerance import relative
+
+
+def _torch(call: Call, a: Array) -> Array:
+    xp = call.xp
+    alpha = through_float32(xp, xp.full_like(a, call.params.alpha))
+    return xp.where(a > 0, a, through_float32(xp, alpha * a))
+
+
+def _exact(call: Call, a: Array) -> Array:
+    return call.xp.where(a > 0, a, call.params.alpha * a)
+
+
+SPEC = OperatorSpec(
+    type="LeakyReLU",
+    summary="C = A where A > 0, else alpha A",
+    aliases=("leaky_relu", "AIELeakyReLU"),
+    params=(*CHANNELLED_PARAMS, Param("alpha", float, 0.01, help="slope of the negative side")),
+    args=unary_args,
+    flavours={"pr117": _torch, "iron-2026-08": _torch, "iron-2026-09": _torch, "exact": _exact},
+    tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/leaky_relu: 0.04 / 1e-6")},
+    source="amd/IRON iron/operators/leaky_relu.py (1a475cbe), iron/operators/leaky_relu/",
+    iron_fails=no_reference("LeakyReLU"),
+)

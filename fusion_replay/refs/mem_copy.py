@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MemCopy: C = A, bit for bit, through the cores or (``bypass``) past them. Replaced by Copy in September 2026."""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array
+from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.refs._elementwise import no_reference, unary_args
+from fusion_replay.tolerance import exact
+
+
+def _copy(call: Call, a: Array) -> Array:
+    return call.xp.asarray(a, copy=True)
+
+
+SPEC = OperatorSpec(
+    type="MemCopy",
+    summary="C = A",
+    aliases=("mem_copy", "AIEMemCopy"),
+    params=(
+        Param("size", int, help="elements"),
+        Param("num_cores", int, 1, decides=False),
+        Param("num_channels", int, 1, decides=False),
+        Param("bypass", bool, False, decides=False, help="no core touches the data"),
+        Param("tile_size", int, None, decides=False),
+    ),
+    args=unary_args,
+    flavours={"pr117": _copy, "iron-2026-08": _copy, "iron-2026-09": _copy, "exact": _copy},
+    tolerance={"*": exact().from_source("amd/IRON iron/operators/mem_copy: data movement, identical")},
+    raw=True,
+    exact_bits=True,
+    source="amd/IRON iron/operators/mem_copy/op.py (13979d3f), reference.py (2df6d082)",
+    iron_fails=no_reference("MemCopy"),
+)

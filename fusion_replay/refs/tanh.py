@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tanh: C = tanh(A).
+
+torch's form and the numpy form compute in float32 and round to bf16 once, so one form serves every flavour.
+"""
+
+from __future__ import annotations
+
+from fusion_replay.bf16 import Array
+from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
+from fusion_replay.tolerance import relative
+
+_KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
+
+
+def _tanh(call: Call, a: Array) -> Array:
+    return call.xp.tanh(a)
+
+
+SPEC = OperatorSpec(
+    type="Tanh",
+    summary="C = tanh(A)",
+    aliases=("tanh", "AIETanh"),
+    params=CHANNELLED_PARAMS,
+    args=unary_args,
+    flavours={"pr117": _tanh, "iron-2026-08": _tanh, "iron-2026-09": _tanh, "exact": _tanh},
+    tolerance={
+        "npu2": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/tanh: 0.04 / 1e-6"),
+        "*": relative(0.128, 2.0**-8).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
+    },
+    source="amd/IRON iron/operators/tanh.py (1a475cbe), iron/operators/tanh/",
+    iron_fails=no_reference("Tanh"),
+)
