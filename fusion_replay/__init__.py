@@ -16,15 +16,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.errors import FusionReplayError
-    from fusion_replay.operators import operator, reference
+    from fusion_replay.model import ArgSpec
+    from fusion_replay.operators import reference
     from fusion_replay.record import Recorder, record
     from fusion_replay.replay import ReplayReport, check, replay
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.snapshot import open_snapshot as open
     from fusion_replay.sources.simulator import simulate
     from fusion_replay.tolerance import Tolerance, bf16_ulps, exact, relative
+    from fusion_replay.user_operators import operator
 
 _HOMES = {
+    "ArgSpec": "fusion_replay.model",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.record",
     "ReplayReport": "fusion_replay.replay",
@@ -37,7 +40,7 @@ _HOMES = {
     "compare": "fusion_replay.compare",
     "exact": "fusion_replay.tolerance",
     "open": "fusion_replay.snapshot:open_snapshot",
-    "operator": "fusion_replay.operators",
+    "operator": "fusion_replay.user_operators",
     "record": "fusion_replay.record",
     "reference": "fusion_replay.operators",
     "relative": "fusion_replay.tolerance",

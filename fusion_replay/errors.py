@@ -77,7 +77,11 @@ class MissingDependencyError(MissingError, ImportError):
 
 
 class NothingComparedError(MissingError):
-    """A replay that compared nothing is a failure, never a pass."""
+    """A replay that compared nothing is a failure, never a pass. ``unknown``: operators without a reference."""
+
+    def __init__(self, message: str, unknown: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 class RecordingError(FusionReplayError, RuntimeError):

@@ -16,7 +16,8 @@ from typing import NoReturn
 
 import click
 
-from fusion_replay import __version__
+from fusion_replay import __version__, plugins
+from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.terminal import verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError
 from fusion_replay.report.text import one_line
@@ -51,7 +52,7 @@ class _Verbs(click.Group):
         module = importlib.import_module(VERBS[cmd_name][0])
         command = module.command
         assert isinstance(command, click.Command)
-        return command
+        return with_imports(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
@@ -79,7 +80,8 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = program.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        with plugins.reading_project():
+            status = program.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except FusionReplayError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, table
 
 if TYPE_CHECKING:
@@ -17,10 +18,16 @@ if TYPE_CHECKING:
 
 @click.command("operators")
 @click.argument("name", required=False)
+@click.option("--new", metavar="NAME", help="Print a Python file that declares operator NAME, to fill in and import.")
+@click.option("--from", "recording", metavar="F", help="With --new: arguments and parameters as recorded in F.")
 @json_option
 @verbosity_options
-def command(name: str | None, as_json: bool) -> int:
+def command(name: str | None, new: str | None, recording: str | None, as_json: bool) -> int:
     """Every operator with a reference; with NAME (an alias will do) all that is known of one."""
+    if new is not None:
+        return _new(new, recording, also=name or as_json)
+    if recording is not None:
+        raise UsageError("operators: --from fills in what --new NAME prints; add --new")
     from fusion_replay.operators import find, specs
 
     out = Terminal(as_json)
@@ -32,13 +39,37 @@ def command(name: str | None, as_json: bool) -> int:
             click.echo(encode(record(spec)))
     elif name:
         out.say(_details(chosen[0]))
-        out.next(command_line("record", "--workload", f"op:{chosen[0].type}", "--sim", "npu2"))
+        if not chosen[0].shapeless:
+            out.next(command_line("record", "--workload", f"op:{chosen[0].type}", "--sim", "npu2"))
     else:
         rows: list[list[str]] = [["operator", "required parameters", "tolerance npu1", "npu2", "forms"]]
         rows += [_row(s) for s in chosen]
         out.say(table(rows, indent=""))
         out.say(count(len(chosen), "operator"))
         out.next(command_line("operators", chosen[0].type))
+    return 0
+
+
+def _new(name: str, recording: str | None, *, also: object) -> int:
+    """Print the template and nothing else: the output is a file."""
+    if also:
+        raise UsageError("operators --new: prints a Python file; leave out the other NAME and --json")
+    from fusion_replay.cli.template import of_recorded_step, runnable
+    from fusion_replay.operators import lookup
+
+    known = lookup(name)
+    if known is not None:
+        raise UsageError(f"operators --new {name}: {known.type} has a reference ({known.source}); choose another name")
+    if recording is None:
+        click.echo(runnable(name), nl=False)
+        return 0
+    from fusion_replay.snapshot import open_snapshot
+
+    with open_snapshot(recording) as snapshot:
+        step = next(snapshot.steps(op=name), None)
+        if step is None:
+            raise UsageError(f"operators --new {name}: no step of {recording} is of this type; leave out --from")
+        click.echo(of_recorded_step(step, recording), nl=False)
     return 0
 
 

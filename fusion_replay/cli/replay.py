@@ -9,7 +9,8 @@ import click
 
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
-from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.errors import MismatchError, MissingError, NothingComparedError
+from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
     from fusion_replay.replay import ReplayReport
@@ -36,14 +37,20 @@ if TYPE_CHECKING:
 @verbosity_options
 def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
     """Judge every recorded step of F. Exit 0 when all match, 1 on a mismatch, 4 when something could not be judged."""
+    from fusion_replay.operators import template_command
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
 
     out = Terminal(as_json)
     with open_snapshot(file) as snapshot:
         out.notes(snapshot.notes)
-        with Progress("replaying", quiet=out.quiet) as progress:
-            report = replay(snapshot, steps=steps or None, progress=progress, **options)
+        try:
+            with Progress("replaying", quiet=out.quiet) as progress:
+                report = replay(snapshot, steps=steps or None, progress=progress, **options)
+        except NothingComparedError as error:
+            click.echo(f"error: {one_line(str(error))}", err=True)
+            out.close(False, next=template_command(error.unknown[0]) if error.unknown else None)
+            return error.exit_code
     if as_json:
         from fusion_replay.report.jsonl import encode
 
@@ -66,9 +73,12 @@ def exit_status(report: ReplayReport) -> int:
 
 
 def _next(file: str, report: ReplayReport) -> str | None:
+    from fusion_replay.operators import template_command
+
     if report.first_mismatch is not None:
         return command_line("show", file, report.first_mismatch.address)
-    if any(s.kind == "unknown_operator" for s in report.missing):
-        return command_line("operators")
+    unknown = [s.op for s in report.missing if s.kind == "unknown_operator"]
+    if unknown:
+        return template_command(unknown[0])
     unfinished = [s for s in report.skips if s.kind in ("in_flight", "failed")]
     return command_line("show", file, unfinished[-1].address) if unfinished else None

@@ -71,8 +71,11 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
         raise NotComparedError(step.status, f"{what}{f' ({step.error})' if step.error else ''}")
     spec = operators.lookup(step.op.type)
     if spec is None:
-        known = f"no reference for operator {step.op.type}; describe it with @fusion_replay.operator({step.op.type!r})"
-        raise NotComparedError("unknown_operator", known)
+        template = operators.template_command(step.op.type)
+        why = (
+            f"no reference for operator {step.op.type}; `{template}` prints a description to fill in, --import reads it"
+        )
+        raise NotComparedError("unknown_operator", why)
     inputs, outputs = tensors(step.inputs), tensors(step.outputs)
     old = [t.previous for t in outputs] if spec.partial else []
     _need_kept(step, [*inputs, *outputs], old)

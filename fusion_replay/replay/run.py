@@ -88,7 +88,8 @@ def replay(
     )
     if not report.steps:
         why = "; ".join(report.skip_lines) or "the recording holds no step"
-        raise NothingComparedError(f"{snap.path}: nothing was compared: {why}")
+        unknown = dict.fromkeys(s.op for s in report.skips if s.kind == "unknown_operator")
+        raise NothingComparedError(f"{snap.path}: nothing was compared: {why}", tuple(unknown))
     return report
 
 
