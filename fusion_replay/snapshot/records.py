@@ -75,10 +75,12 @@ class ContentRecord:
         content, dtype_bytes, digest, where, nbytes, row, piece, rank = _CONTENT.unpack_from(payload)
         dtype = dtype_bytes.rstrip(b"\0").decode("ascii")
         what = f"content {content}"
-        if rank > MAX_RANK or dtype not in DTYPE_BYTES:
-            raise HostileFileError(f"{what}: {rank} axes of {dtype!r}")
+        if rank > MAX_RANK or dtype not in DTYPE_BYTES or where not in (DIGEST, INLINE, SPILLED):
+            raise HostileFileError(f"{what}: {rank} axes of {dtype!r}, stored in way {where}")
         shape = struct.unpack_from(f"<{rank}Q", payload, _CONTENT.size)
-        layout = Layout(nbytes, row, piece)
+        layout = Layout.of(shape, DTYPE_BYTES[dtype])
+        if (layout.nbytes, layout.row_bytes, layout.piece_bytes) != (nbytes, row, piece):
+            raise HostileFileError(f"{what}: {nbytes} bytes, cut into {row} and {piece}, are no {shape} of {dtype}")
         layout.check(DTYPE_BYTES[dtype], what)
         at = _CONTENT.size + 8 * rank
         slots: tuple[int, ...] = ()

@@ -19,7 +19,15 @@ import numpy.typing as npt
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError
 from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot.codec import Layout, decode
-from fusion_replay.snapshot.schema import CHUNKED, DIGEST_ONLY, IN_SPILL, MAX_PIECE, Index, digest_of
+from fusion_replay.snapshot.schema import (
+    CHUNKED,
+    DIGEST_ONLY,
+    IN_SPILL,
+    MAX_CONTENT,
+    MAX_PIECE,
+    Index,
+    digest_of,
+)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -136,25 +144,47 @@ class ContentStore:
 
 
 def check_contents(index: Index, file_size: int, name: str) -> None:
-    """Refuse contents and chunks that can't be, before any is read.
+    """Refuse contents and chunks that can't be, before any is read. Columns at a time: there may be 100,000s.
 
     Raises:
         HostileFileError: sizes beyond the limits, chunks outside the file.
     """
     contents, chunks = index.contents, index.chunks
-    for row, content in enumerate(contents.tolist()):
-        digest, dtype, nbytes, row_bytes, piece_bytes, encoding, n_chunks, first = content
-        what = f"{name}: content {digest.decode('ascii', 'replace')}"
-        itemsize = DTYPE_BYTES.get(dtype.decode("ascii", "replace"))
-        if itemsize is None or len(digest) != 32:
-            raise HostileFileError(f"{what}: row {row} has element type {dtype!r}")
-        if encoding not in (CHUNKED, DIGEST_ONLY):
-            raise HostileFileError(f"{what}: encoding {encoding} is not known here; upgrade fusion-replay")
-        layout = Layout(nbytes, row_bytes, piece_bytes)
-        layout.check(itemsize, what)
-        expected = 0 if encoding == DIGEST_ONLY else layout.count
-        if n_chunks != expected or first + n_chunks > len(chunks):
-            raise HostileFileError(f"{what}: {n_chunks} chunks, expected {expected}")
+    itemsize = np.zeros(len(contents), np.uint64)
+    for dtype, size in DTYPE_BYTES.items():
+        itemsize[contents["dtype"] == dtype.encode()] = size
+    nbytes, row, piece = contents["nbytes"], contents["row_bytes"], contents["piece_bytes"].astype(np.uint64)
+    at_least_1 = np.maximum(np.stack([itemsize, row, piece]), 1)
+    unit, per_row, per_piece = at_least_1[0], at_least_1[1], at_least_1[2]
+    empty = (nbytes == 0) & (row == 0) & (piece == 0)
+    cut = (
+        (piece > 0)
+        & (piece <= MAX_PIECE)
+        & (piece <= row)
+        & (row <= nbytes)
+        & (nbytes % per_row == 0)
+        & (nbytes % unit == 0)
+        & (row % unit == 0)
+        & (piece % unit == 0)
+    )
+    bare = contents["encoding"] == DIGEST_ONLY
+    # nbytes is below MAX_CONTENT where it counts, so nothing here wraps around.
+    count = nbytes // per_row * ((row + per_piece - 1) // per_piece)
+    want = np.where(bare | empty, 0, count)
+    end = contents["first_chunk"] + contents["n_chunks"]
+    checks = {
+        "an element type or a digest that is none": (itemsize == 0) | (np.char.str_len(contents["digest"]) != 32),
+        "an encoding that is not known here; upgrade fusion-replay": ~bare & (contents["encoding"] != CHUNKED),
+        f"more than {MAX_CONTENT} bytes, the limit for one tensor": nbytes > MAX_CONTENT,
+        "rows and pieces that make no tensor": ~(empty | cut),
+        "another number of chunks than its size asks for": (contents["n_chunks"] != want)
+        | (contents["first_chunk"] > len(chunks))
+        | (end > len(chunks)),
+    }
+    for problem, found in checks.items():
+        if found.any():
+            digest = contents["digest"][int(found.argmax())].decode("ascii", "replace")
+            raise HostileFileError(f"{name}: content {digest} has {problem}")
     if len(chunks):
         inside = (chunks["mask"] & IN_SPILL) == 0
         sizes, offsets = chunks["size"].astype(np.uint64), chunks["offset"]
