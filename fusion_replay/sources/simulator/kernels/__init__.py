@@ -11,10 +11,42 @@ from __future__ import annotations
 from functools import cache
 
 from fusion_replay.errors import UnknownOperatorError
-from fusion_replay.sources.simulator.kernels import activation, elementwise, gemm, gemv, movement, norm, rope, softmax
+from fusion_replay.sources.simulator.kernels import (
+    activation,
+    conv,
+    dequant,
+    dual_gemv,
+    elementwise,
+    emit,
+    gemm,
+    gemv,
+    gqa,
+    mha,
+    movement,
+    norm,
+    rope,
+    sample,
+    softmax,
+)
 from fusion_replay.sources.simulator.kernels._base import Kernel
 
-_FAMILIES = (elementwise, activation, norm, softmax, rope, gemv, gemm, movement)
+_FAMILIES = (
+    elementwise,
+    activation,
+    norm,
+    softmax,
+    rope,
+    gemv,
+    dual_gemv,
+    gemm,
+    mha,
+    gqa,
+    conv,
+    dequant,
+    sample,
+    emit,
+    movement,
+)
 
 
 @cache

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SiLU and GELU: AIE2P has a bfloat16 tanh instruction, AIE2 reads tables.
+"""Tanh, Sigmoid, SiLU and GELU: AIE2P has a bfloat16 tanh instruction, AIE2 reads tables.
 
 No kernel here sets the rounding register. Transcendental functions are evaluated in float64 and rounded to what the
 instruction delivers, so that recordings do not depend on the host's float32 library.
 
-Both lose relative accuracy on the negative side: ``1 + tanh`` cancels there and keeps steps of 2**-8, so the error is
-absolute, about ``|x| * 2**-9``, and results below it are zero.
+All but Tanh lose relative accuracy on the negative side: ``1 + tanh`` cancels there and keeps steps of 2**-8. A sigmoid
+is then off by an absolute 2**-9, SiLU and GELU by about ``|x| * 2**-9``, and results below that are zero.
 """
 
 from __future__ import annotations
@@ -24,15 +24,33 @@ _SQRT_2_OVER_PI = nearest_bf16(0.7978845608028654)
 _BETA = nearest_bf16(0.044715)
 
 
+def tanh(core: Core, x: Float32) -> Float32:
+    """tanh, one rounding. bfloat16 values in and out.
+
+    amd/IRON ``aie_kernels/aie2/tanh.cc`` (the table) and ``aie2p/tanh.cc`` (the instruction).
+    """
+    if core.generation == "npu1":
+        return core.round_bf16(lut.tanh_segments()(x))
+    return core.round_bf16(np.tanh(x.astype(np.float64)))
+
+
+def sigmoid(core: Core, x: Float32) -> Float32:
+    """``(1 + tanh(x / 2)) / 2``: tanh is rounded, then the sum; halving loses nothing. bfloat16 values in and out.
+
+    amd/IRON ``aie_kernels/aie2/sigmoid.cc`` and ``aie2p/sigmoid.cc``. The AIE2P kernel hands its tanh the float32
+    product, the AIE2 kernel a bfloat16 one; they differ for the smallest subnormal numbers alone.
+    """
+    half = x * _HALF
+    t = tanh(core, core.round_bf16(half) if core.generation == "npu1" else half)
+    return core.round_bf16(core.round_bf16(_ONE + t) * _HALF)
+
+
 def silu(core: Core, x: Float32) -> Float32:
-    """``x * (1 + tanh(x / 2)) / 2`` with three roundings: tanh, sigmoid, product. bfloat16 values in and out.
+    """``x * sigmoid(x)``, rounded: three roundings in all. bfloat16 values in and out.
 
     amd/IRON ``aie_kernels/aie2/silu.cc`` and ``aie2p/silu.cc``.
     """
-    half = x * _HALF
-    tanh = lut.tanh_segments()(core.round_bf16(half)) if core.generation == "npu1" else np.tanh(half.astype(np.float64))
-    sigmoid = core.round_bf16(core.round_bf16(_ONE + core.round_bf16(tanh)) * _HALF)
-    return core.round_bf16(x * sigmoid)
+    return core.round_bf16(x * sigmoid(core, x))
 
 
 def gelu(core: Core, x: Float32) -> Float32:
@@ -47,8 +65,8 @@ def gelu(core: Core, x: Float32) -> Float32:
     cube = core.round_bf16(x * square)
     inner = core.round_bf16(x + core.round_bf16(cube * _BETA))
     argument = inner * _SQRT_2_OVER_PI  # stays in the accumulator: tanh reads float32
-    tanh = core.round_bf16(np.tanh(argument.astype(np.float64)))
-    weight = core.round_bf16(core.round_bf16(_ONE + tanh) * _HALF)
+    t = tanh(core, argument)
+    weight = core.round_bf16(core.round_bf16(_ONE + t) * _HALF)
     return core.round_bf16(x * weight)
 
 
@@ -62,6 +80,13 @@ def _unary(function: Callable[[Core, Float32], Float32]) -> Compute:
 
 
 KERNELS = (
+    Kernel("Tanh", _unary(tanh), streamed_rules("Tanh"), source="amd/IRON aie_kernels/aie2/tanh.cc, aie2p/tanh.cc"),
+    Kernel(
+        "Sigmoid",
+        _unary(sigmoid),
+        streamed_rules("Sigmoid"),
+        source="amd/IRON aie_kernels/aie2/sigmoid.cc, aie2p/sigmoid.cc",
+    ),
     Kernel("SiLU", _unary(silu), streamed_rules("SiLU"), source="amd/IRON aie_kernels/aie2/silu.cc, aie2p/silu.cc"),
     Kernel("GELU", _unary(gelu), streamed_rules("GELU"), source="amd/IRON aie_kernels/aie2p/gelu.cc"),
 )

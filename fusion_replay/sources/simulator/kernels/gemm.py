@@ -29,6 +29,7 @@ from fusion_replay.sources.simulator.kernels._base import (
     require_columns,
     require_multiple,
 )
+from fusion_replay.sources.simulator.kernels.activation import gelu
 from fusion_replay.sources.simulator.kernels.bfp16 import through_bfp16
 
 _ROWS = 4  # rows of cores, each with its own block of A
@@ -46,6 +47,8 @@ def _gemm(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Arr
     for m in range(0, p.M, _BLOCK_M):
         for n in range(0, p.N, _BLOCK_N):
             c[m : m + _BLOCK_M, n : n + _BLOCK_N] = _block(core, p, a[m : m + _BLOCK_M], b[n : n + _BLOCK_N])
+    if field(p, "epilogue", "none") == "gelu":  # in place on the rounded tile, as GEMV's
+        c = gelu(core, core.round_bf16(c))
     result = core.store_bf16(c.T if field(p, "c_col_maj", False) else c)
     if core.generation == "npu1":
         core.rounding = before
@@ -105,13 +108,18 @@ def _rules(p: Params, core: Core) -> None:
         require_multiple(op, name, tile, unit, f"the mmul shape on {core.generation}")
     require_multiple(op, "M", p.M, _ROWS * tiles["tile_m"], "4 * tile_m")
     require_multiple(op, "K", p.K, tiles["tile_k"], "tile_k")
-    require_multiple(op, "N", p.N, tiles["tile_n"] * columns, "tile_n * num_aie_columns")
+    partitions = field(p, "partition_N", 1)  # column blocks of B, one dispatch of the design after another
+    require_multiple(op, "N", p.N, partitions, "partition_N")
+    require_multiple(op, "N", p.N, tiles["tile_n"] * columns * partitions, "tile_n * num_aie_columns * partition_N")
+    epilogue = field(p, "epilogue", "none")
+    require(epilogue in ("none", "gelu"), op, "epilogue", "'none' or 'gelu'", repr(epilogue))
 
 
 def _note(p: Params, core: Core) -> str:
     nearest = field(p, "round_conv_even", True) or core.rounding == "conv_even"
     one_rounding = field(p, "prio_accuracy", False) or field(p, "tile_k", 64) == p.K
-    if nearest and one_rounding and not _emulates(core, p):
+    plain = field(p, "epilogue", "none") == "none"
+    if nearest and one_rounding and plain and not _emulates(core, p):
         return "native product, float32 sums rounded once to nearest even: off only where they cross a tie"
     return ""
 

@@ -31,20 +31,19 @@ _BLOCK_BYTES = 1 << 19  # float32 products of one block of rows: fits in a core'
 
 
 def _gemv(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    batches = field(p, "num_batches", 1)
-    matrices = inputs[0].reshape(batches, p.M, p.K)
+    batches, repeat = field(p, "num_batches", 1), field(p, "repeat", 1)
+    matrices = inputs[0].reshape(batches // repeat, p.M, p.K)
     vectors = widen(inputs[1]).reshape(batches, p.K)
-    lanes = _lanes(p)
     sums = np.empty((batches, p.M), np.float32)
-    for matrix, vector, out in zip(matrices, vectors, sums, strict=True):
-        _dot_rows(matrix, vector, lanes, out)
+    for batch, (vector, out) in enumerate(zip(vectors, sums, strict=True)):
+        dot_rows(matrices[batch // repeat], vector, lanes_of(p), out)
     result = core.store_bf16(sums)
     if field(p, "epilogue", "none") == "gelu":  # in place on the rounded output tile
         result = core.store_bf16(gelu(core, widen(result)))
     return [result]
 
 
-def _dot_rows(matrix: Array, vector: Float32, lanes: int, out: Float32) -> None:
+def dot_rows(matrix: Array, vector: Float32, lanes: int, out: Float32) -> None:
     """``matrix`` bfloat16 ``(M, K)``, ``vector`` and ``out`` float32 ``(K,)`` and ``(M,)``; a few rows at a time, since
     half a gigabyte of weights must not become a gigabyte of float32."""
     rows, columns = matrix.shape
@@ -59,7 +58,7 @@ def _dot_rows(matrix: Array, vector: Float32, lanes: int, out: Float32) -> None:
         out[start : start + block] = halve(sums)
 
 
-def _lanes(p: Params) -> int:
+def lanes_of(p: Params) -> int:
     """The widest vector, up to ``kernel_vector_size``, that divides K; 0 where none does."""
     limit = field(p, "kernel_vector_size", _WIDTHS[0])
     return next((w for w in _WIDTHS if w <= limit and p.K % w == 0), 0)
@@ -70,7 +69,8 @@ def _rules(p: Params, core: Core) -> None:
     require_columns(op, columns, core)
     batches = field(p, "num_batches", 1)
     require(batches >= 1, op, "num_batches", "at least 1", batches)
-    require(p.K > 0 and _lanes(p) > 0, op, "K", f"a positive multiple of {_WIDTHS[-1]}, the narrowest vector", p.K)
+    require_multiple(op, "num_batches", batches, field(p, "repeat", 1), "repeat")
+    require(p.K > 0 and lanes_of(p) > 0, op, "K", f"a positive multiple of {_WIDTHS[-1]}, the narrowest vector", p.K)
     tile_in = field(p, "tile_size_input", 2)
     tile_out = field(p, "tile_size_output", tile_in)
     require(tile_in > 0, op, "tile_size_input", "a positive count of rows", tile_in)

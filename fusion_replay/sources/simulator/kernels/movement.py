@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transpose, Repeat, StridedCopy: every bit arrives, NaN payloads included. Any element type."""
+"""Transpose, Repeat, StridedCopy, Copy, MemCopy: every bit arrives, NaN payloads included. Any element type."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from fusion_replay.sources.simulator.kernels._base import (
     require_columns,
     require_multiple,
 )
+
+Elements = npt.NDArray[np.int64]
 
 _DIMENSIONS = 4  # of a shim DMA descriptor, as IRON's design pads them
 
@@ -42,25 +45,62 @@ def _repeat(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[A
 def _strided_copy(
     core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
 ) -> list[Array]:
-    """The k-th element of the source walk goes to the k-th place of the destination walk; the rest keeps its value.
-
-    Runtime offsets (elements) add to the design's. With several channels the innermost dimension of either side is
-    split among them, and each channel copies its own walk (amd/IRON ``iron/operators/strided_copy/design.py``).
-    """
-    source = _bits(inputs[0]).reshape(-1)
-    target = _bits(previous[0]).reshape(-1).copy()
+    """Runtime offsets (elements) add to the design's (amd/IRON ``iron/operators/strided_copy/design.py``)."""
     channels = field(p, "num_aie_channels", 1)
     shift_in, shift_out = int(values.get("input_offset", 0)), int(values.get("output_offset", 0))
     reads = _walks(p.input_sizes, p.input_strides, field(p, "input_offset", 0) + shift_in, channels)
     writes = _walks(p.output_sizes, p.output_strides, field(p, "output_offset", 0) + shift_out, channels)
+    return [_moved("StridedCopy", inputs[0], previous[0], reads, writes)]
+
+
+def _copy(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+    """As StridedCopy, its walks named ``src`` and ``dst`` (amd/IRON ``iron/operators/copy.py``)."""
+    channels = field(p, "num_channels", 1)
+    walks = []
+    for side, shift, size in (("src", "in_offset", inputs[0].size), ("dst", "out_offset", previous[0].size)):
+        offset, sizes, strides = walk_of(p, side, size, values.get(f"{side}_valid"))
+        walks.append(_walks(sizes, strides, offset + int(values.get(shift, 0)), channels))
+    return [_moved("Copy", inputs[0], previous[0], *walks)]
+
+
+def walk_of(
+    p: Params, side: str, size: int, valid: int | float | None = None
+) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Offset, sizes and strides of a walk in elements; one that is not given takes the whole buffer in order.
+
+    ``valid`` is this dispatch's size of the walk's bounded axis, where it has one.
+    """
+    walk = field(p, side)
+    if walk is None:
+        return 0, (size,), (1,)
+    names = ("offset", "sizes", "strides", "bounded")
+    given: Mapping[str, Any] = walk if isinstance(walk, Mapping) else {k: getattr(walk, k, None) for k in names}
+    sizes, bounded = list(given["sizes"]), given.get("bounded")
+    if valid is not None:
+        require(bounded is not None, "Copy", f"{side}_valid", "no value, the walk has no bounded axis", valid)
+        sizes[int(bounded or 0)] = int(valid)
+    return int(given.get("offset") or 0), tuple(sizes), tuple(given["strides"])
+
+
+def _moved(op: str, source: Array, old: Array, reads: Iterable[Elements], writes: Iterable[Elements]) -> Array:
+    """The k-th element of the source walk goes to the k-th place of the destination walk; the rest keeps its value.
+
+    With several channels the innermost dimension of either side is split among them, and each channel copies its own
+    walk.
+    """
+    flat, target = _bits(source).reshape(-1), _bits(old).reshape(-1).copy()
     for read, write in zip(reads, writes, strict=True):
-        _require_inside("input", read, source.size)
-        _require_inside("output", write, target.size)
-        target[write] = source[read]
-    return [target.view(previous[0].dtype).reshape(previous[0].shape)]
+        _require_inside(op, "input", read, flat.size)
+        _require_inside(op, "output", write, target.size)
+        target[write] = flat[read]
+    return target.view(old.dtype).reshape(old.shape)
 
 
-def _walks(sizes: Sequence[int], strides: Sequence[int], offset: int, channels: int) -> Iterator[npt.NDArray[np.int64]]:
+def _mem_copy(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+    return [inputs[0].copy()]
+
+
+def _walks(sizes: Sequence[int], strides: Sequence[int], offset: int, channels: int) -> Iterator[Elements]:
     """Element indices in the order in which each channel visits them."""
     share = sizes[-1] // channels
     for channel in range(channels):
@@ -70,11 +110,11 @@ def _walks(sizes: Sequence[int], strides: Sequence[int], offset: int, channels: 
         yield index.reshape(-1)
 
 
-def _require_inside(side: str, index: npt.NDArray[np.int64], size: int) -> None:
+def _require_inside(op: str, side: str, index: Elements, size: int) -> None:
     if index.size:
         low, high = int(index.min()), int(index.max())
         expected = f"element offsets within the {side} buffer's {size} elements"
-        require(low >= 0 and high < size, "StridedCopy", f"{side} walk", expected, f"{low}..{high}")
+        require(low >= 0 and high < size, op, f"{side} walk", expected, f"{low}..{high}")
 
 
 def _bits(x: Array) -> Array:
@@ -86,6 +126,8 @@ def _transpose_rules(p: Params, core: Core) -> None:
     op = "Transpose"
     columns, channels = field(p, "num_aie_columns", 1), field(p, "num_channels", 1)
     require_columns(op, columns, core)
+    batches = field(p, "num_batches", 1)
+    require(batches >= 1, op, "num_batches", "at least 1", batches)
     m, n = field(p, "m", p.M), field(p, "n", p.N)
     s = field(p, "s", math.gcd(m, n))
     require_multiple(op, "M", p.M, m, "m")
@@ -102,16 +144,50 @@ def _repeat_rules(p: Params, core: Core) -> None:
 
 
 def _strided_copy_rules(p: Params, core: Core) -> None:
-    op, channels = "StridedCopy", field(p, "num_aie_channels", 1)
-    require(channels >= 1, op, "num_aie_channels", "at least 1", channels)
-    for side in ("input", "output"):
-        sizes, strides = getattr(p, f"{side}_sizes"), getattr(p, f"{side}_strides")
-        require(1 <= len(sizes) <= _DIMENSIONS, op, f"{side}_sizes", f"1 to {_DIMENSIONS} dimensions", tuple(sizes))
-        require(len(sizes) == len(strides), op, f"{side}_strides", f"{len(sizes)} strides", tuple(strides))
-        require_multiple(op, f"{side}_sizes[-1]", sizes[-1], channels, "num_aie_channels")
-    moved, stored = math.prod(p.input_sizes), math.prod(p.output_sizes)
-    require(moved == stored, op, "output_sizes", f"{moved} elements, as input_sizes walks", tuple(p.output_sizes))
-    require_multiple(op, "input_sizes", moved, field(p, "transfer_size", moved), "transfer_size")
+    walks = {side: (getattr(p, f"{side}_sizes"), getattr(p, f"{side}_strides")) for side in ("input", "output")}
+    names = {side: (f"{side}_sizes", f"{side}_strides") for side in walks}
+    _walk_rules("StridedCopy", walks, names, "num_aie_channels", field(p, "num_aie_channels", 1))
+    moved = math.prod(p.input_sizes)
+    require_multiple("StridedCopy", "input_sizes", moved, field(p, "transfer_size", moved), "transfer_size")
+
+
+def _copy_rules(p: Params, core: Core) -> None:
+    source = walk_of(p, "src", p.input_buffer_size)
+    moved = math.prod(source[1])
+    target = walk_of(p, "dst", field(p, "output_buffer_size", moved))
+    channels = field(p, "num_channels", 1)
+    names = {side: (f"{side}.sizes", f"{side}.strides") for side in ("src", "dst")}
+    _walk_rules("Copy", {"src": source[1:], "dst": target[1:]}, names, "num_channels", channels)
+    share = moved // channels
+    require_multiple("Copy", "src.sizes", share, field(p, "tile_size", share), "tile_size, per channel")
+
+
+def _walk_rules(
+    op: str,
+    walks: Mapping[str, tuple[Sequence[int], ...]],
+    names: Mapping[str, tuple[str, str]],
+    channels_name: str,
+    channels: int,
+) -> None:
+    require(channels >= 1, op, channels_name, "at least 1", channels)
+    for side, (sizes, strides) in walks.items():
+        sizes_name, strides_name = names[side]
+        require(1 <= len(sizes) <= _DIMENSIONS, op, sizes_name, f"1 to {_DIMENSIONS} dimensions", tuple(sizes))
+        require(len(sizes) == len(strides), op, strides_name, f"{len(sizes)} strides", tuple(strides))
+        require_multiple(op, f"{sizes_name}[-1]", sizes[-1], channels, channels_name)
+    (first, (sizes, _)), (second, (others, _)) = walks.items()
+    moved, stored = math.prod(sizes), math.prod(others)
+    require(moved == stored, op, names[second][0], f"{moved} elements, as {names[first][0]} walks", tuple(others))
+
+
+def _mem_copy_rules(p: Params, core: Core) -> None:
+    """Any size: the design pads the last tile itself (amd/IRON ``iron/operators/mem_copy/design.py``)."""
+    op, channels = "MemCopy", field(p, "num_channels", 1)
+    require(p.size >= 1, op, "size", "at least 1", p.size)
+    require(field(p, "tile_size", 1) >= 1, op, "tile_size", "a positive count of elements", field(p, "tile_size", 1))
+    require(1 <= channels <= 2, op, "num_channels", "1 or 2, the DMA channels of a column", channels)
+    cores, most = field(p, "num_cores", 1), core.columns * channels
+    require(1 <= cores <= most, op, "num_cores", f"1 to {most} on {core.generation}", cores)
 
 
 def _note(p: Params, core: Core) -> str:
@@ -122,4 +198,6 @@ KERNELS = (
     Kernel("Transpose", _transpose, _transpose_rules, _note, "amd/IRON iron/operators/transpose"),
     Kernel("Repeat", _repeat, _repeat_rules, _note, "amd/IRON iron/operators/repeat"),
     Kernel("StridedCopy", _strided_copy, _strided_copy_rules, _note, "amd/IRON iron/operators/strided_copy"),
+    Kernel("Copy", _copy, _copy_rules, _note, "amd/IRON iron/operators/copy.py"),
+    Kernel("MemCopy", _mem_copy, _mem_copy_rules, _note, "amd/IRON iron/operators/mem_copy"),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SiLU, GELU and the AIE2 tables over every bfloat16 pattern."""
+"""Tanh, Sigmoid, SiLU, GELU and the AIE2 tables over every bfloat16 pattern."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def gelu(x: np.ndarray) -> np.ndarray:
     )
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
 def run(op: str, core: Core) -> np.ndarray:
     (out,) = find_kernel(op).run(core, SimpleNamespace(size=ALL.size), [ALL])
     return out.astype(np.float32).astype(np.float64)
@@ -43,6 +48,8 @@ def run(op: str, core: Core) -> np.ndarray:
     [
         ("SiLU", silu, {"npu1": (0.128, 0.0145), "npu2": (0.04, 0.0121)}),
         ("GELU", gelu, {"npu1": (0.128, 0.0002), "npu2": (0.04, 0.0054)}),
+        ("Sigmoid", sigmoid, {"npu1": (0.04, 0.0028), "npu2": (0.04, 0.002)}),
+        ("Tanh", np.tanh, {"npu1": (0.04, 1e-30), "npu2": (2.0**-8, 1e-38)}),
     ],
 )
 @pytest.mark.parametrize(("generation", "rounding"), STATES)
@@ -56,7 +63,8 @@ def test_error_over_all_finite_patterns(op, truth, limits, generation: str, roun
     assert (difference <= allowed).all()
     moderate = np.abs(X[FINITE]) < 8
     wrong = actual != expected.astype(np.float32).astype(BF16).astype(np.float64)
-    assert wrong[moderate & (np.abs(X[FINITE]) > 0.01)].mean() > 0.1  # a simulator without numerics is not one
+    if (op, generation, rounding) != ("Tanh", "npu2", "conv_even"):  # one instruction, rounded once
+        assert wrong[moderate & (np.abs(X[FINITE]) > 0.01)].mean() > 0.1  # a simulator without numerics is not one
 
 
 def test_silu_on_npu2_rounds_three_times() -> None:
@@ -65,6 +73,23 @@ def test_silu_on_npu2_rounds_three_times() -> None:
         t = float(BF16(np.float32(math.tanh(x / 2))))
         sigmoid = float(BF16(np.float32(1 + t))) / 2
         assert run("SiLU", core)[ALL.astype(np.float32) == x] == float(BF16(np.float32(x * sigmoid)))
+
+
+def test_sigmoid_rounds_its_tanh_and_its_sum() -> None:
+    core = Core("npu2", "conv_even")
+    for x in (0.3125, -0.71875, 1.1640625, -5.5):
+        t = float(BF16(np.float32(math.tanh(x / 2))))
+        assert run("Sigmoid", core)[ALL.astype(np.float32) == x] == float(BF16(np.float32(1 + t))) / 2
+    assert run("Sigmoid", core)[ALL.astype(np.float32) == -8.0] == 0  # truth 0.00034: 1 + tanh has steps of 2**-8
+
+
+def test_tanh_on_npu2_is_rounded_once_and_on_npu1_a_table() -> None:
+    want = np.tanh(X[FINITE]).astype(np.float32).astype(BF16).astype(np.float64)
+    np.testing.assert_array_equal(run("Tanh", Core("npu2", "conv_even"))[FINITE], want)
+    table = run("Tanh", Core("npu1", "conv_even"))[FINITE]
+    error = np.abs(table - np.tanh(X[FINITE]))
+    assert 0.005 < error.max() < 0.008
+    assert (table != want).mean() > 0.05
 
 
 def test_silu_cancels_to_zero_on_the_far_negative_side() -> None:
@@ -78,8 +103,12 @@ def test_silu_cancels_to_zero_on_the_far_negative_side() -> None:
 @pytest.mark.parametrize("rounding", ["floor", "conv_even"])
 def test_non_finite_inputs(rounding: str) -> None:
     inf, minus_inf, nan = 0x7F80, 0xFF80, 0x7FC0
-    for op in ("SiLU", "GELU"):
-        for generation in ("npu1", "npu2"):
+    for generation in ("npu1", "npu2"):
+        for op, low in (("Sigmoid", 0), ("Tanh", -1)):
+            out = run(op, Core(generation, rounding))
+            assert (out[inf], out[minus_inf]) == (1, low)
+            assert math.isnan(out[nan])
+        for op in ("SiLU", "GELU"):
             out = run(op, Core(generation, rounding))
             assert out[inf] == math.inf
             assert math.isnan(out[nan])

@@ -119,6 +119,44 @@ def test_walks_beyond_a_buffer_are_refused(side: str, values: dict[str, int]) ->
         find_kernel("StridedCopy").run(CORE, p, [patterns(16)], [patterns(16)], values)
 
 
+def test_mem_copy() -> None:
+    x = patterns(777)
+    (out,) = find_kernel("MemCopy").run(CORE, SimpleNamespace(size=777), [x])
+    assert bits(out) == bits(x)
+    assert out is not x
+
+
+WALK = {"offset": 5, "sizes": [3, 8], "strides": [40, 1], "bounded": None}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_copy_by_its_walks(channels: int) -> None:
+    p = SimpleNamespace(src=None, dst=WALK, input_buffer_size=24, output_buffer_size=200, num_channels=channels)
+    by_hand = SimpleNamespace(
+        input_sizes=[24], input_strides=[1], input_offset=0, output_sizes=[3, 8], output_strides=[40, 1],
+        output_offset=5, num_aie_channels=channels,
+    )  # fmt: skip
+    x, old = patterns(24, 1), patterns(200, 2)
+    (out,) = find_kernel("Copy").run(CORE, p, [x], [old], {"out_offset": 24})
+    assert bits(out) == copy_by_hand(by_hand, bits(x), bits(old), 0, 24)
+    p.dst = SimpleNamespace(**WALK)  # IRON's own object has the same attributes
+    (same,) = find_kernel("Copy").run(CORE, p, [x], [old], {"out_offset": 24})
+    assert bits(same) == bits(out)
+
+
+def test_copy_of_as_many_rows_as_a_dispatch_says() -> None:
+    bounded = {"offset": 0, "sizes": [4, 8], "strides": [8, 1], "bounded": 0}
+    p = SimpleNamespace(src=bounded, dst={**bounded, "offset": 8}, input_buffer_size=32, output_buffer_size=40)
+    x, old = patterns(32, 1), patterns(40, 2)
+    (out,) = find_kernel("Copy").run(CORE, p, [x], [old], {"src_valid": 2, "dst_valid": 2})
+    assert bits(out) == [*bits(old[:8]), *bits(x[:16]), *bits(old[24:])]
+    p.src = None
+    with pytest.raises(UsageError, match="Copy: dst_valid=9: expected no value"):
+        find_kernel("Copy").run(CORE, SimpleNamespace(**{**vars(p), "dst": WALK}), [x], [old], {"dst_valid": 9})
+
+
 def test_no_rounding_state_matters() -> None:
-    for op, mode in itertools.product(("Transpose", "Repeat", "StridedCopy"), ("floor", "conv_even")):
+    for op, mode in itertools.product(
+        ("Transpose", "Repeat", "StridedCopy", "Copy", "MemCopy"), ("floor", "conv_even")
+    ):
         assert "every rounding state" in find_kernel(op).rounding_note(SimpleNamespace(), Core("npu2", mode))
