@@ -2,7 +2,8 @@
 """What an operator is, as data: parameters, arg specs, reference in several flavours, tolerance; and the registry.
 
 Each file of :mod:`fusion_replay.refs` declares one :class:`OperatorSpec` named ``SPEC``; a user's operator is one
-decorated function (:func:`operator`). :func:`reference` evaluates any of them on numpy arrays or torch tensors.
+decorated function (:mod:`fusion_replay.user_operators`). :func:`reference` evaluates any of them on numpy arrays or
+torch tensors.
 
 A *flavour* says whose rounding a reference follows:
 
@@ -14,8 +15,8 @@ A *flavour* says whose rounding a reference follows:
 
 from __future__ import annotations
 
-import inspect
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import array_api_compat as aac
 import numpy as np
 
+from fusion_replay import plugins
 from fusion_replay.bf16 import BFLOAT16, Array, is_torch, narrow, round_bf16, wide
 from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
 from fusion_replay.model import ArgSpec
@@ -107,6 +109,7 @@ class OperatorSpec:
             under which IRON passes that value; :func:`evaluate` takes either name.
         tolerance: device ("npu1", "npu2", or "*") -> limits of rule ``auto``; a function of the bound parameters where
             they decide it (a matmul's tile count), which must also answer for the defaults alone.
+        shapeless: declared by one function without arg specs: outputs have the shapes of the recording.
         iron_fails: ``(parameters, flavour)`` -> why IRON's own compare could not have passed this operator in that
             era, or None. The parameters carry the dispatch's runtime values as ``values``: :meth:`iron_failure`.
         defects: what IRON's own compare would have said of this operator where it is wrong, and what is right; one
@@ -128,6 +131,7 @@ class OperatorSpec:
     raw: bool = False
     exact_bits: bool = False
     partial: bool = False
+    shapeless: bool = False
     values: tuple[str, ...] = ()
     iron_fails: Callable[[SimpleNamespace, str], str | None] | None = None
     defects: tuple[str, ...] = ()
@@ -206,12 +210,35 @@ def register(spec: OperatorSpec, *, replace: bool = False) -> OperatorSpec:
     """Add a user's operator.
 
     Raises:
-        UsageError: the name is taken and ``replace`` is false.
+        UsageError: the name, or one of its aliases, is taken and ``replace`` is false.
     """
-    if not replace and (spec.type in _USER or spec.type in _builtin()):
-        raise UsageError(f"operator {spec.type!r} is registered already; give it another name or replace=True")
+    if not replace:
+        for name in (spec.type, *spec.aliases):
+            taken = _find(name)
+            if taken is not None:
+                whose = "built in" if taken is _builtin().get(taken.type) else f"registered already by {taken.source}"
+                raise UsageError(
+                    f"operator {name!r} is {whose}{'' if name == taken.type else f' as an alias of {taken.type}'}; "
+                    "give yours another name, or replace=True to put it in its place"
+                )
     _USER[spec.type] = spec
     return spec
+
+
+def _find(op_type: str) -> OperatorSpec | None:
+    if op_type in _USER:
+        return _USER[op_type]
+    if op_type in _builtin():
+        return _builtin()[op_type]
+    for spec in (*_USER.values(), *_builtin().values()):
+        if op_type in spec.aliases or op_type == f"AIE{spec.type}":
+            return _USER.get(spec.type, spec)
+    return None
+
+
+def user_specs() -> tuple[OperatorSpec, ...]:
+    """The operators registered so far besides the built-in ones, by name; loads nothing."""
+    return tuple(_USER[k] for k in sorted(_USER))
 
 
 def find(op_type: str) -> OperatorSpec:
@@ -220,72 +247,33 @@ def find(op_type: str) -> OperatorSpec:
     Raises:
         UnknownOperatorError: none is known.
     """
-    if op_type in _USER:
-        return _USER[op_type]
-    if op_type in _builtin():
-        return _builtin()[op_type]
-    for spec in specs():
-        if op_type in spec.aliases or op_type == f"AIE{spec.type}":
-            return spec
-    raise UnknownOperatorError(
-        f"operator {op_type!r} is unknown; known: {', '.join(s.type for s in specs())}. "
-        f"Describe it with @fusion_replay.operator({op_type!r})"
-    )
+    plugins.ready()
+    found = _find(op_type)
+    if found is None:
+        raise UnknownOperatorError(
+            f"operator {op_type!r} is unknown; known: {', '.join(s.type for s in specs())}. "
+            f"Describe it with @fusion_replay.operator({op_type!r}): `{template_command(op_type)}` prints a file to "
+            "fill in"
+        )
+    return found
+
+
+def template_command(op_type: str) -> str:
+    """The command that prints a description of this operator to fill in."""
+    return shlex.join(["fusion-replay", "operators", "--new", op_type])
 
 
 def lookup(op_type: str) -> OperatorSpec | None:
     """As :func:`find`, None where it would raise: a recording never fails for an unknown operator."""
-    try:
-        return find(op_type)
-    except UnknownOperatorError:
-        return None
+    plugins.ready()
+    return _find(op_type)
 
 
 def specs() -> Iterator[OperatorSpec]:
     """Every known operator, the user's first, each group by name."""
-    yield from (_USER[k] for k in sorted(_USER))
-    yield from (_builtin()[k] for k in sorted(_builtin()))
-
-
-def operator(
-    type: str, *, tolerance: Tolerance | Mapping[str, Tolerance] | None = None, replace: bool = False
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare an operator by one function: positional arguments are inputs, keyword-only arguments are parameters.
-
-    Inputs arrive as float64 arrays in the recorded shape; the result is rounded to the recorded output's dtype once.
-    Shapes come from the recording, so no arg spec is needed. The function itself is returned unchanged.
-    """
-
-    def declare(fn: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(fn)
-        keyword = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-        names = [
-            p.name for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-
-        def flavour(call: Call, *inputs: Array) -> Any:
-            return fn(*inputs, **{p.name: getattr(call.params, p.name) for p in keyword})
-
-        register(
-            OperatorSpec(
-                type=type,
-                args=lambda _params: tuple(ArgSpec(n, "in", ()) for n in names),
-                params=tuple(Param(p.name, object, REQUIRED if p.default is p.empty else p.default) for p in keyword),
-                flavours={"exact": flavour},
-                tolerance=tolerance if isinstance(tolerance, Mapping) else {"*": tolerance or bf16_ulps(2)},
-                summary=(inspect.getdoc(fn) or "").partition("\n")[0],
-                source=f"{fn.__module__}.{fn.__qualname__}",
-            ),
-            replace=replace,
-        )
-        _SHAPELESS.add(type)
-        return fn
-
-    return declare
-
-
-_SHAPELESS: set[str] = set()
-"""Operators declared by one function: their shapes are those of the recording."""
+    plugins.ready()
+    yield from user_specs()
+    yield from (_builtin()[k] for k in sorted(_builtin()) if k not in _USER)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------
@@ -310,7 +298,7 @@ def reference(
         flavour: see the module's text; the nearest form that exists answers.
         previous: old contents of the output, for operators that write only part of it.
         values: runtime values of this dispatch, e.g. ``{"vector_size": 64}``.
-        outputs: the recorded outputs' arg specs, for operators declared without any (:func:`operator`).
+        outputs: the recorded outputs' arg specs, for operators declared without any (``@operator``).
 
     Returns:
         One array per output, in the arg spec's shape and dtype (bf16 unless the spec says otherwise).
@@ -336,25 +324,34 @@ def evaluate(
     """As :func:`reference`, and the name of the form that answered; ``rounder`` does the intermediate roundings."""
     used, fn = spec.flavour(flavour)
     bound = spec.bind(params)
-    shapeless = spec.type in _SHAPELESS
     declared = spec.arg_specs(params)
     in_specs = [s for s in declared if s.reads]
-    out_specs = [s for s in declared if s.writes] if not shapeless else list(outputs or ())
+    out_specs = list(outputs or ()) if spec.shapeless else [s for s in declared if s.writes]
     arrays = _inputs_in_order(spec, in_specs, inputs)
-    if not shapeless:
+    if not spec.shapeless:
         arrays = [_shaped(spec, s, a) for s, a in zip(in_specs, arrays, strict=True)]
     xp = aac.array_namespace(*arrays) if arrays else np
     old = _previous(spec, out_specs, previous)
     call = Call(bound, xp, old, _runtime_values(spec, bound, values or {}, required=True), rounder)
     with np.errstate(all="ignore"):  # overflow, NaN and division by zero are results here, judged by the rules
         result = fn(call, *(arrays if spec.raw else [wide(a) for a in arrays]))
-    results = result if isinstance(result, tuple) else (result,)
+    results = _in_order(spec, out_specs, result)
     if not out_specs:
         return tuple(narrow(r) if _is_float64(r) else r for r in results), used
     if len(results) != len(out_specs):
         raise UsageError(f"{spec.type}: the reference gave {len(results)} results for {len(out_specs)} outputs")
     keep = used in spec.float32
     return tuple(_finish(spec, s, r, keep_float32=keep) for s, r in zip(out_specs, results, strict=True)), used
+
+
+def _in_order(spec: OperatorSpec, out_specs: Sequence[ArgSpec], result: Any) -> tuple[Array, ...]:
+    """What a flavour gave, as a tuple: one array, several in order, or a mapping by output name."""
+    if not isinstance(result, Mapping):
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+    names = [s.name for s in out_specs] or list(result)
+    if sorted(names) != sorted(result):
+        raise UsageError(f"{spec.type}: the reference gave {', '.join(result)}, the outputs are {', '.join(names)}")
+    return tuple(result[n] for n in names)
 
 
 def _inputs_in_order(
@@ -401,10 +398,15 @@ def _previous(
         given = previous
     else:
         given = [previous]
-    if len(given) != len(out_specs):
+    anything = spec.shapeless and not out_specs  # asked without a recording: the shapes are whatever was given
+    if anything and not given:
+        given = [None]
+    if len(given) != len(out_specs) and not anything:
         raise UsageError(f"{spec.type}: expected previous contents of {len(out_specs)} outputs, found {len(given)}")
     if spec.partial and any(g is None for g in given):
         raise MissingError(f"{spec.type} writes only part of its output: give the old contents with previous=array")
+    if anything:
+        return tuple(given)
     return tuple(None if g is None else _shaped(spec, s, g) for s, g in zip(out_specs, given, strict=True))
 
 
@@ -436,8 +438,10 @@ def _finish(spec: OperatorSpec, arg: ArgSpec, result: Array, *, keep_float32: bo
     stays = keep_float32 and _dtype_name(result) == "float32"
     if _dtype_name(result) in _WIDER and arg.dtype == "bfloat16" and not stays:
         result = narrow(wide(result))
-    elif _is_float64(result) and arg.dtype == "float32":
-        result = aac.astype(result, aac.array_namespace(result).float32)
+    elif _is_float64(result) and arg.dtype not in ("bfloat16", "float64"):
+        xp = aac.array_namespace(result)
+        whole = arg.dtype not in ("float16", "float32")
+        result = xp.astype(xp.round(result) if whole else result, getattr(xp, arg.dtype))
     if math.prod(result.shape) != arg.size:
         raise UsageError(f"{spec.type}: the reference gave {tuple(result.shape)} for output {arg.name} {arg.shape}")
     result = result.reshape(arg.shape)
@@ -494,8 +498,9 @@ __all__ = [
     "find",
     "is_torch",
     "lookup",
-    "operator",
     "reference",
     "register",
     "specs",
+    "template_command",
+    "user_specs",
 ]
