@@ -82,6 +82,9 @@ def _click_option(o: Option) -> click.Option:
     multiple=True,
     help="Inject ADDRESS-OR-OPERATOR:KIND[:ARGS], e.g. 1:17:zeros or GEMV:shift; may be repeated.",
 )
+@click.option("--matrix", is_flag=True, help="Make the goldens of IRON's CI matrix again, into the folder -o names.")
+@click.option("--device", type=click.Choice(["npu1", "npu2"]), help="With --matrix: only what ran on this device.")
+@click.option("--only", metavar="CASE", help="With --matrix: one case, or all of an operator such as rms_norm.")
 @click.option("-o", "--output", metavar="F", help="The snapshot to write.  [default: NAME.h5, next free number]")
 @click.option(
     "--if-exists",
@@ -94,6 +97,9 @@ def command(
     workload: str | None,
     sim: str | None,
     fault: tuple[str, ...],
+    matrix: bool,
+    device: str | None,
+    only: str | None,
     output: str | None,
     if_exists: IfExists | None,
     program: tuple[str, ...],
@@ -105,6 +111,14 @@ def command(
     Recording an unmodified program (record python app.py) is not in this version; a program that can be edited
     records itself with fusion_replay.record().
     """
+    if matrix:
+        from fusion_replay.cli.record_matrix import record_matrix
+
+        if program or workload or sim or fault or if_exists:
+            raise UsageError("record --matrix: takes --device, --only and -o; leave the other options out")
+        return record_matrix(device, only, output, Terminal())
+    if device or only:
+        raise UsageError("record: --device and --only choose from --matrix; a workload's device is --sim npu1|npu2")
     if program:
         if workload:
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
