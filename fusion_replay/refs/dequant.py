@@ -88,6 +88,7 @@ SPEC = OperatorSpec(
         )
     },
     raw=True,
+    float32=("pr117", "iron-2026-08", "iron-2026-09"),
     source="amd/IRON iron/operators/dequant.py (1a475cbe), iron/operators/dequant/reference.py (2df6d082)",
     iron_fails=no_reference("Dequant"),
 )

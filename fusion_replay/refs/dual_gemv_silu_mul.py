@@ -70,7 +70,7 @@ SPEC = OperatorSpec(
         Param("tile_size_output", int, None, help="rows of one matrix that lie together; default M / num_aie_columns"),
     ),
     args=_args,
-    flavours={"pr117": _rounded, "exact": _exact},
+    flavours={"pr117": _rounded, "iron-2026-08": _rounded, "iron-2026-09": _rounded, "exact": _exact},
     tolerance={
         "*": relative(0.07, 0.0, range_frac=0.005).from_source(
             "amd/IRON iron/operators/dual_gemv_silu_mul/test.py: 0.07; its floor of 1.0 as a share of the test's range"

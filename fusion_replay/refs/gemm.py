@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from fusion_replay.bf16 import Array
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._matmul import matmul
@@ -71,6 +71,22 @@ def _tolerance(device: str) -> Callable[[SimpleNamespace], Tolerance]:
     return limits
 
 
+def _partitioned(p: SimpleNamespace) -> Runlist:
+    """The steps of a product whose N is too large for one design: ``partition_N`` dispatches of one operator.
+
+    ``N`` is the whole product's here. A part has N / partition_N columns, padded to the design's ``tile_n *
+    num_aie_columns``; part i reads buffer B_i and writes C_i (amd/IRON iron/operators/gemm/op.py, partition_B).
+    """
+    parts = p.partition_N
+    if parts < 1 or p.N % parts:
+        raise UsageError(f"GEMM: N {p.N}: expected a multiple of partition_N, found {parts}")
+    step = p.tile_n * p.num_aie_columns
+    part = vars(p) | {"N": math.ceil(p.N // parts / step) * step, "partition_N": parts}
+    if parts == 1:
+        return (("GEMM", part | {"N": p.N}, ("A", "B", "C")),)
+    return tuple(("GEMM", dict(part), ("A", f"B_{i}", f"C_{i}")) for i in range(parts))
+
+
 SPEC = OperatorSpec(
     type="GEMM",
     summary="C = A B",
@@ -92,11 +108,13 @@ SPEC = OperatorSpec(
         Param("dtype_out", object, "bf16"),
         Param("use_scalar", bool, False, decides=False),
         Param("separate_c_tiles", bool, False, decides=False),
+        Param("partition_N", int, 1, decides=False, help="dispatches that share A; N is one part's, see runlist"),
         Param("epilogue", str, "none", help='"gelu" applies the tanh approximation to the result'),
     ),
     args=_args,
     flavours={"pr117": _gemm, "iron-2026-08": _gemm, "iron-2026-09": _gemm, "exact": _exact},
     tolerance={"npu1": _tolerance("npu1"), "npu2": _tolerance("npu2"), "*": _tolerance("*")},
     raw=True,
+    runlist=_partitioned,
     source="amd/IRON iron/operators/gemm",
 )
