@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Kill recordings with SIGKILL at seeded moments and look at what is left.
+
+Every recorder is forked from this warm parent, so that the moments fall between the first byte of its journal and its
+seal, not into imports. It tells the parent through shared memory what it was doing: a byte after every ``begin_step``
+and ``end_step`` that returned. After the kill every step so acknowledged must read back bit for bit, and the step in
+flight must show its inputs; then the recording is sealed and all of it is checked again.
+
+    scripts/kill_test.py --count 200 --seed 1
+
+prints a histogram of the moments and exits 1 if anything that was acknowledged is gone or wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from fusion_replay.errors import ForeignFileError, SnapshotError
+from fusion_replay.model import (
+    ArgSpec,
+    BufferDescription,
+    OperandUse,
+    OperatorDescription,
+    SequenceDescription,
+    StepDescription,
+)
+from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
+from fusion_replay.snapshot import seal as _  # noqa: F401 - h5py is warm before the fork
+from fusion_replay.snapshot.fsck import recover
+
+STEPS = 6  # per invocation
+INVOCATIONS = 5
+LARGE, SMALL = 150_000, 2_000  # elements: through the spill file, and inside the journal
+KERNEL_SECONDS = 0.016  # what a kernel takes, at most: half of a recording is spent in one
+SEALED = 255
+BEGUN, LEFT_KERNEL, ENDED = 1, 2, 3  # what a step has come to; its end is being recorded in LEFT_KERNEL
+
+
+def sequence() -> SequenceDescription:
+    """Steps that read a large constant (from the second invocation on: known) and a vector, and write one in place."""
+    weight, vector = ArgSpec("A", "in", (LARGE,), "uint16"), ArgSpec("B", "inout", (SMALL,), "uint16")
+    fresh = ArgSpec("C", "out", (LARGE // 3,), "uint16")
+    return SequenceDescription(
+        name="kill",
+        operators=(OperatorDescription("Kill", {"size": SMALL}),),
+        buffers=(BufferDescription("x", 2 * SMALL, "input", True),),
+        steps=tuple(
+            StepDescription(n, 0, (OperandUse(weight, f"W{n}"), OperandUse(vector, "x"), OperandUse(fresh, f"y{n}")))
+            for n in range(STEPS)
+        ),
+    )
+
+
+@lru_cache(maxsize=400)
+def tensor(seed: int, what: int, invocation: int, step: int) -> np.ndarray:
+    """Contents of operand ``what`` (0 weight, 1 vector before, 2 vector after, 3 fresh output), known to both sides."""
+    elements = (LARGE, SMALL, SMALL, LARGE // 3)[what]
+    rng = np.random.default_rng([seed, what, step, 0 if what == 0 else invocation])
+    return rng.integers(0, 1 << 12, elements, dtype=np.uint16)
+
+
+@dataclass
+class Progress:
+    """Shared memory: [0] state of the recorder, [1:] one byte per step."""
+
+    memory: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 1 + STEPS * INVOCATIONS))
+
+    def set(self, invocation: int, step: int, value: int) -> None:
+        self.memory[1 + invocation * STEPS + step] = value
+
+    def get(self, invocation: int, step: int) -> int:
+        return self.memory[1 + invocation * STEPS + step]
+
+    @property
+    def begun(self) -> int:
+        return sum(byte > 0 for byte in self.memory[1:])
+
+    @property
+    def ended(self) -> int:
+        return sum(byte == ENDED for byte in self.memory[1:])
+
+    @property
+    def in_kernel(self) -> bool:
+        return BEGUN in self.memory[1:]
+
+
+def recorder(path: Path, seed: int, progress: Progress) -> None:
+    """What the child does until it is killed: record, acknowledge, run the "kernel", record, acknowledge, ..."""
+    rng = random.Random(seed)
+    writer = SnapshotWriter(path)
+    number = writer.add_sequence(sequence())
+    for index in range(INVOCATIONS):
+        invocation = writer.begin_invocation(number)
+        for step in range(STEPS):
+            before, after, fresh = (tensor(seed, what, index, step) for what in (1, 2, 3))
+            writer.begin_step(
+                invocation, step, {0: tensor(seed, 0, 0, step), 1: before}, watched={2: np.zeros_like(fresh)}
+            )
+            progress.set(invocation, step, BEGUN)
+            time.sleep(rng.random() * KERNEL_SECONDS)
+            progress.set(invocation, step, LEFT_KERNEL)
+            writer.end_step(invocation, step, {1: after, 2: fresh}, elapsed_ns=step)
+            progress.set(invocation, step, ENDED)
+        writer.end_invocation(invocation)
+    progress.memory[0] = 1
+    writer.close()
+    progress.memory[0] = SEALED
+
+
+def fork(path: Path, seed: int, progress: Progress) -> int:
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            recorder(path, seed, progress)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def duration(folder: Path, seed: int) -> float:
+    """Seconds from the first byte of a journal to the end of its seal, on this machine, now."""
+    path, progress = folder / "timing.h5", Progress()
+    child = fork(path, seed, progress)
+    wait_for_journal(path)
+    started = time.perf_counter()
+    os.waitpid(child, 0)
+    if progress.memory[0] != SEALED:
+        raise SystemExit("the recorder fails without being killed")
+    path.unlink()
+    return time.perf_counter() - started
+
+
+def wait_for_journal(path: Path) -> None:
+    journal = path.with_name(path.name + ".journal")
+    while True:
+        try:
+            if journal.stat().st_size:
+                return
+        except FileNotFoundError:
+            if path.exists():
+                return
+        time.sleep(0.0002)
+
+
+@dataclass
+class Outcome:
+    moment: float
+    begun: int
+    ended: int
+    phase: str
+    in_kernel: bool
+    problems: list[str]
+
+
+def kill_once(folder: Path, seed: int, share: float, seconds: float) -> Outcome:
+    """Fork a recorder, kill it ``share`` of the way through, and compare what is left with what was acknowledged."""
+    path, progress = folder / f"k{seed}.h5", Progress()
+    child = fork(path, seed, progress)
+    wait_for_journal(path)
+    time.sleep(share * seconds)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    phase = {0: "recording", 1: "sealing", SEALED: "sealed"}[progress.memory[0]]
+    outcome = Outcome(share * seconds, progress.begun, progress.ended, phase, progress.in_kernel, [])
+    for what in ("as left", "recovered"):
+        try:
+            if what == "recovered" and not recover(path).ok:
+                outcome.problems.append("recovered file is not sound")
+            with open_snapshot(path) as snap:
+                outcome.problems += [f"{what}: {problem}" for problem in compare(snap, seed, progress)]
+        except ForeignFileError as error:
+            if progress.begun:  # else it was killed before there was anything
+                outcome.problems.append(f"{what}: {error}")
+    leftovers = [p.name for p in folder.iterdir() if p.name.startswith(path.name + ".")]
+    if leftovers and progress.begun:
+        outcome.problems.append(f"left behind: {leftovers}")
+    for old in folder.iterdir():
+        old.unlink()
+    return outcome
+
+
+def compare(snap: Snapshot, seed: int, progress: Progress) -> list[str]:
+    problems = []
+    for invocation in range(INVOCATIONS):
+        for number in range(STEPS):
+            acknowledged = progress.get(invocation, number)
+            if not acknowledged:
+                continue
+            step = snap[invocation, number]
+            want = [("A", step.inputs, 0), ("B", step.inputs, 1)]
+            if acknowledged == ENDED:
+                want += [("B", step.outputs, 2), ("C", step.outputs, 3)]
+                if step.status != "complete":
+                    problems.append(f"{step.address} is {step.status}")
+            for name, side, what in want:
+                try:
+                    if side[name].numpy().tobytes() != tensor(seed, what, invocation, number).tobytes():
+                        problems.append(f"{step.address} {name} differs")
+                except SnapshotError as error:
+                    problems.append(str(error))
+    return problems
+
+
+def histogram(values: list[float], seconds: float, bins: int = 10) -> list[str]:
+    counts = Counter(min(bins - 1, int(value / seconds * bins)) for value in values)
+    return [
+        f"  {100 * b // bins:3d}-{100 * (b + 1) // bins:3d} %  {counts[b]:4d} {'#' * counts[b]}" for b in range(bins)
+    ]
+
+
+def run(count: int, seed: int, folder: Path) -> tuple[list[Outcome], float]:
+    """``count`` kills; moments uniform over the measured length of a recording, one in each of ``count`` slices."""
+    rng = random.Random(seed)
+    seconds = sorted(duration(folder, seed + n) for n in range(3))[1]
+    shares = [(slot + rng.random()) / count for slot in range(count)]
+    rng.shuffle(shares)
+    return [kill_once(folder, 1000 * seed + n, share, seconds) for n, share in enumerate(shares)], seconds
+
+
+def report(outcomes: list[Outcome], seconds: float) -> str:
+    after = sum(o.ended > 0 for o in outcomes)
+    inside = sum(o.in_kernel for o in outcomes)
+    phases = Counter(o.phase for o in outcomes)
+    bad = [o for o in outcomes if o.problems]
+    lines = [
+        f"{len(outcomes)} kills, a recording takes {seconds:.3f} s; moments:",
+        *histogram([o.moment for o in outcomes], seconds),
+        f"after a finished step: {after}; inside a kernel: {inside}; "
+        + ", ".join(f"{k}: {v}" for k, v in phases.items()),
+        f"acknowledged: {sum(o.ended for o in outcomes)} finished steps and {inside} in flight; "
+        f"kills after which something was missing or wrong: {len(bad)}",
+        *(f"  {o.moment:.4f} s: {'; '.join(o.problems[:3])}" for o in bad),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill recordings at random moments; nothing acknowledged may be lost.")
+    parser.add_argument("--count", type=int, default=200, help="recorders to kill")
+    parser.add_argument("--seed", type=int, default=1, help="of moments and contents")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kill_test_"))
+    try:
+        outcomes, seconds = run(options.count, options.seed, folder)
+    finally:
+        shutil.rmtree(folder)
+    print(report(outcomes, seconds))
+    return 1 if any(o.problems for o in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
