@@ -45,7 +45,7 @@ def command(name: str | None, new: str | None, recording: str | None, as_json: b
         rows: list[list[str]] = [["operator", "required parameters", "tolerance npu1", "npu2", "forms"]]
         rows += [_row(s) for s in chosen]
         out.say(table(rows, indent=""))
-        out.say(count(len(chosen), "operator"))
+        out.say(f"{count(len(chosen), 'operator')}; with its name, all of one")
         out.next(command_line("operators", chosen[0].type))
     return 0
 
@@ -114,9 +114,14 @@ def _required(p: Param) -> bool:
 
 
 def _row(spec: OperatorSpec) -> list[str]:
+    """One screen's width; NAME shows what is cut here."""
     required = ", ".join(p.name for p in spec.params if _required(p))
-    npu1, npu2 = (str(t) for _, t in _tolerances(spec))
-    return [spec.type, required, npu1, npu2, str(len({id(f) for f in spec.flavours.values()}))]
+    npu1, npu2 = (_brief(str(t), 24) for _, t in _tolerances(spec))
+    return [spec.type, _brief(required, 24), npu1, npu2, str(len({id(f) for f in spec.flavours.values()}))]
+
+
+def _brief(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3].rstrip(", ") + "..."
 
 
 def _details(spec: OperatorSpec) -> str:
