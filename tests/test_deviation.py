@@ -135,6 +135,21 @@ def test_the_smallest_tolerances_pass_and_less_does_not(bits: list[tuple[int, in
             assert not compare(a, e, rtol=0.0, atol=math.nextafter(s.min_atol, 0))
 
 
+def test_the_smallest_rtol_passes_where_its_quotient_was_rounded_down() -> None:
+    rng = np.random.default_rng(2)
+    e = rng.uniform(1, 2, 400).astype(np.float32)
+    a = (e * rng.uniform(1, 2, 400)).astype(np.float32)
+    rounded_down = 0
+    for i in range(400):
+        here = slice(i, i + 1)
+        s = deviation(a[here], e[here])
+        difference, scale = abs(float(a[i]) - float(e[i])), float(e[i])
+        rounded_down += difference / scale * scale < difference
+        assert compare(a[here], e[here], rtol=s.min_rtol, atol=0.0)
+        assert s.min_rtol == pytest.approx(difference / scale, rel=1e-15)
+    assert rounded_down > 10
+
+
 # --- IRON's figures by hand -----------------------------------------------------------------------------------------
 
 
@@ -277,6 +292,15 @@ def test_figures_do_not_depend_on_where_blocks_end(n: int) -> None:
     assert s.max_abs == np.abs(a - e).max()
     assert s.mean_abs == pytest.approx(math.fsum(d) / n, rel=2e-7)
     assert s.rel_l2 == pytest.approx(math.sqrt(math.fsum(d**2)) / math.sqrt(math.fsum(e.astype(float) ** 2)), rel=1e-13)
+
+
+def test_the_first_of_ties_wins_across_blocks() -> None:
+    e = np.zeros(3 * BLOCK, np.float32)
+    a = e.copy()
+    a[[BLOCK + 5, 2 * BLOCK + 1]] = 2.0
+    assert deviation(a, e).worst_index == (BLOCK + 5,)
+    a[[BLOCK + 7, 2 * BLOCK]] = NAN
+    assert deviation(a, e).worst_index == (BLOCK + 7,)
 
 
 def test_sums_follow_the_published_order() -> None:

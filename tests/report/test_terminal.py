@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The screen that ``replay`` prints: what must be on it, and that it fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fusion_replay as fr
+from fusion_replay import operators
+from fusion_replay.report.terminal import LINES, WIDTH, layout
+
+BF16 = ml_dtypes.bfloat16
+ONE, TWO = (np.array([x], np.float32).astype(BF16) for x in (1, 2))
+
+
+def fits(text: str) -> bool:
+    lines = text.splitlines()
+    return len(lines) <= LINES and max(map(len, lines)) <= WIDTH
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    path = tmp_path / "x.h5"
+    with fr.record(path) as rec:
+        for c in (TWO, ONE):
+            with rec.step("ElementwiseMul", {"A": ONE, "B": TWO}, {"size": 1}) as s:
+                s.outputs["C"] = c
+        with rec.step("ElementwiseAdd", {"A": ONE, "B": ONE}, {"size": 1}) as s:
+            s.outputs["C"] = TWO
+        with rec.step("NobodyKnows", {"A": ONE}) as s:
+            s.outputs["C"] = ONE
+    return path
+
+
+def test_one_screen_says_it_all(mixed: Path) -> None:
+    text = layout(fr.replay(mixed))
+    lines = text.splitlines()
+    assert lines[0] == "1 of 3 steps mismatches, first 1:0 ElementwiseMul A, B -> C"
+    assert "rule auto, reference exact, on each step's recorded inputs" in lines[1]
+    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  Elementwise")}
+    assert rows["ElementwiseMul"] == ["2", "1", "1", "128", "5.00e-01", "1", "MISMATCH"]
+    assert rows["ElementwiseAdd"] == ["1", "0", "0", "0", "0", "ok"]
+    assert next(iter(rows)) == "ElementwiseMul"  # what is wrong comes first
+    for words in ("first mismatch: 1:0 ElementwiseMul A, B -> C", "actual 1, expected 2", "max_rel 0.5",
+                  "signed mean -128", "cosine 1.0", "atol 1 with rtol 0",
+                  "not compared: 3:0 NobodyKnows A -> C: no reference"):  # fmt: skip
+        assert words in text
+    assert fits(text)
+
+
+def test_a_pass_is_short(mixed: Path) -> None:
+    text = layout(fr.replay(mixed, steps=["0:0", "2:0"]))
+    assert text.splitlines()[0] == "2 of 2 steps match"
+    assert "mismatch:" not in text
+    assert len(text.splitlines()) == 5
+
+
+def test_every_step_on_request(mixed: Path) -> None:
+    lines = layout(fr.replay(mixed), every=True).splitlines()
+    rows = [line.split() for line in lines if line.split()[0] in ("0:0", "1:0", "2:0", "3:0")]
+    assert [row[:2] for row in rows] == [["0:0", "ok"], ["1:0", "MISMATCH"], ["2:0", "ok"], ["3:0", "skipped"]]
+    assert "unknown_operator" in rows[3]
+
+
+def test_many_operators_many_reasons_and_hostile_names_still_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "_USER", dict(operators._USER))
+    path = tmp_path / "x.h5"
+    with fr.record(path) as rec:
+        for i in range(40):
+            name = f"UserOperator{i:02}_" + "long" * 30
+            fr.operator(name)(lambda A: A)
+            with rec.step(name, {"A": ONE}) as s:
+                s.outputs["C"] = TWO if i == 30 else ONE
+        for i in range(20):
+            with rec.step(f"Unknown{i}\x1b[31m", {"A": ONE}) as s:
+                s.outputs["C"] = ONE
+    report = fr.replay(path)
+    text = layout(report)
+    assert fits(text)
+    assert "\x1b" not in text
+    assert "more" in text or "... and" in text  # what does not fit is counted
+    assert "first mismatch: 30:0 UserOperator30" in text
+    assert "\x1b" not in layout(report, every=True)
+    assert len(layout(report, every=True).splitlines()) > 60
+
+
+def test_cumulative_shows_the_final_outputs(tmp_path: Path) -> None:
+    from fusion_replay.sources.simulator.operators import ElementwiseAdd
+
+    path = tmp_path / "x.h5"
+    call = fr.simulate(
+        [(ElementwiseAdd(size=64, tile_size=16, num_aie_columns=4), "a", "b", "c")], output_args=["c"], device="npu1"
+    )
+    with fr.record(path, call):
+        call()
+    text = " ".join(layout(fr.replay(path, mode="cumulative")).split())
+    assert "output c of invocation 0: match with the whole chain, rel_l2 0.00e+00, cosine 1.000000" in text
+    assert "chained from the external inputs; run on the software NPU (npu1)" in text
