@@ -39,6 +39,7 @@ def record(
     level: str = "full",
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
+    with_reference: bool = False,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
@@ -50,12 +51,14 @@ def record(
         if_exists: "error", "replace" (once the new file is complete), or "number" (``app-001.h5``, next free).
         on_error: what a failure of the recorder itself does: "warn" (the run goes on, told once on stderr, counted in
             the snapshot) or "raise" (a :class:`RecordingError` stops the run).
+        with_reference: keep what each operator's own ``reference()`` gives too, for ``replay(reference="stored")``;
+            costs its time at every step.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
         UsageError: an unknown level or policy.
     """
-    return Recorder(path, callable_, level=level, if_exists=if_exists, on_error=on_error)
+    return Recorder(path, callable_, level=level, if_exists=if_exists, on_error=on_error, with_reference=with_reference)
 
 
 class Recorder:
@@ -75,6 +78,7 @@ class Recorder:
         level: str = "full",
         if_exists: IfExists = "error",
         on_error: OnError = "warn",
+        with_reference: bool = False,
     ) -> None:
         if level != "full":
             raise UsageError(f"level {level!r}: this version records 'full' only; leave level out")
@@ -85,6 +89,7 @@ class Recorder:
         self.path = Path(path)
         self.report: WriteReport | None = None
         self.error: str | None = None
+        self.with_reference = with_reference
         self._if_exists: IfExists = if_exists
         self._on_error = on_error
         self._lock = threading.RLock()  # rec.step may be used from several threads

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from fusion_replay import operators
+from fusion_replay.bf16 import narrow, wide
 from fusion_replay.errors import UsageError
-from fusion_replay.model import SequenceDescription, StepDescription, format_address
+from fusion_replay.model import ArgSpec, SequenceDescription, StepDescription, format_address
 from fusion_replay.sources.protocol import LiveStep, StepResult
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Watch:
         self._description: SequenceDescription | None = None
         self._invocation: int | None = None
         self._begun = False
+        self._before: tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None = None
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
         self._invocation, self._description = None, sequence
@@ -43,6 +45,7 @@ class Watch:
             previous: dict[int, npt.NDArray[Any]] = {}
             watched: dict[int, npt.NDArray[Any]] = {}
             keep = self._keeps_old_contents(step.description)
+            self._before = None
             for position, use in enumerate(step.description.operands):
                 if use.spec.reads:
                     inputs[position] = step.read(position)
@@ -58,10 +61,18 @@ class Watch:
                 values=step.values,
             )
             self._begun = True
+            if self._recorder.with_reference:  # the kernel may write over what it read
+                partial = self._is_partial(step.description)
+                old = {i: previous[i] for i in previous if partial and i not in inputs}
+                self._before = ([x.copy() for x in inputs.values()], [x.copy() for x in old.values()])
 
     def after(self, step: LiveStep, result: StepResult) -> None:
         if not self._begun or self._invocation is None:
             return  # its loss was counted when it began
+        reference: dict[int, npt.NDArray[Any]] = {}
+        if self._before is not None:
+            with self._recorder.guard(f"reference() of {self._words(step)}", "reference"):
+                reference = self._reference(step, *self._before)
         with self._recorder.guard(f"outputs of {self._words(step)}", "outputs"):
             operands = enumerate(step.description.operands)
             outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
@@ -71,6 +82,7 @@ class Watch:
                 outputs,
                 elapsed_ns=result.elapsed_ns,
                 state=result.state,
+                reference=reference,
             )
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
@@ -84,6 +96,19 @@ class Watch:
             with self._recorder.guard("the end of an invocation", "invocation"):
                 self._recorder.writer.end_invocation(self._invocation)
 
+    def _reference(
+        self, step: LiveStep, inputs: list[npt.NDArray[Any]], previous: list[npt.NDArray[Any]]
+    ) -> dict[int, npt.NDArray[Any]]:
+        """By position, in the outputs' dtypes, what the operator itself expects."""
+        ask = getattr(step, "reference", None)
+        results = None if ask is None else ask(inputs, previous)
+        if results is None:
+            raise UsageError("the operator has none")
+        uses = [(i, use.spec) for i, use in enumerate(step.description.operands) if use.spec.writes]
+        if len(results) != len(uses):
+            raise UsageError(f"it gave {len(results)} results for {len(uses)} outputs")
+        return {i: as_stored(result, spec) for (i, spec), result in zip(uses, results, strict=True)}
+
     def _words(self, step: LiveStep) -> str:
         if self._description is None or self._invocation is None:
             return f"step {step.description.index}"
@@ -92,10 +117,26 @@ class Watch:
 
     def _keeps_old_contents(self, step: StepDescription) -> bool:
         """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
+        return self._spec(step) is None or self._is_partial(step)
+
+    def _is_partial(self, step: StepDescription) -> bool:
+        spec = self._spec(step)
+        return spec is not None and spec.partial
+
+    def _spec(self, step: StepDescription) -> operators.OperatorSpec | None:
         if self._description is None:
-            return True
-        spec = operators.lookup(self._description.operator_of(step.index).type)
-        return spec is None or spec.partial
+            return None
+        return operators.lookup(self._description.operator_of(step.index).type)
+
+
+def as_stored(result: npt.NDArray[Any], spec: ArgSpec) -> npt.NDArray[Any]:
+    """A reference's result in the dtype of its output: IRON's may be wider (float32 for a bf16 buffer)."""
+    if result.dtype.name == spec.dtype:
+        return result
+    if spec.dtype == "bfloat16":
+        rounded: npt.NDArray[Any] = narrow(wide(result))
+        return rounded
+    return result.astype(spec.dtype)
 
 
 def in_words(error: BaseException) -> str:

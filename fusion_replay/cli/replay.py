@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     default="isolated",
     help="Every step on its recorded inputs, or references chained from the external inputs.  [default: isolated]",
 )
-@click.option("--reference", metavar="NAME", default="auto", help="A flavour, or auto: the recording's own.")
+@click.option(
+    "--reference",
+    metavar="NAME",
+    default="auto",
+    help="A flavour; auto: the recording's own; installed: IRON's reference(); stored: kept by record --with-reference.",
+)
 @click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
 @click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
 @click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--all", "every", is_flag=True, help="One row per step.")
+@click.option("--array", metavar="NAME", default="numpy", help="References compute on numpy, torch or cuda.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
 @json_option

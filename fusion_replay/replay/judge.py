@@ -5,15 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from fusion_replay import operators
 from fusion_replay.bf16 import round_bf16
-from fusion_replay.compare import compare, deviation, iron_verdict
+from fusion_replay.compare import as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.replay.outcome import NoiseFloor, OutputReport, Skip, StepReport
+from fusion_replay.tensors import to_torch
+from fusion_replay.tolerance import bf16_ulps
 
 if TYPE_CHECKING:
     from fusion_replay.operators import OperatorSpec
@@ -26,13 +29,26 @@ Read = Callable[["RecordedTensor"], NDArray]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How steps are judged: the rule, and the reference as asked for ("auto": the flavour the recording names)."""
+    """How steps are judged: the rule, the reference as asked for, and which arrays it computes on.
+
+    ``reference``: a flavour, "auto" (the flavour the recording names), or one of :data:`FOREIGN`. ``array``: one of
+    :data:`ARRAYS`.
+    """
 
     rule: str = "auto"
     reference: str = "auto"
+    array: str = "numpy"
 
     def flavour(self, step: RecordedStep) -> str:
-        return step.sequence.origin.get("flavour", "exact") if self.reference == "auto" else self.reference
+        recorded = step.sequence.origin.get("flavour", "exact")
+        return recorded if self.reference in ("auto", *FOREIGN) else self.reference
+
+
+FOREIGN = ("installed", "stored")
+"""References that are not ours: IRON's own, as installed here; what the recording kept of it."""
+
+ARRAYS = ("numpy", "torch", "cuda")
+"""What references compute on. The bits agree, but for the last one of sums and functions that a library computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +86,28 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
         what = "in flight: the kernel had not come back" if step.status == "in_flight" else "failed"
         raise NotComparedError(step.status, f"{what}{f' ({step.error})' if step.error else ''}")
     spec = operators.lookup(step.op.type)
-    if spec is None:
+    if spec is None and plan.reference not in FOREIGN:
         template = operators.template_command(step.op.type)
         why = (
             f"no reference for operator {step.op.type}; `{template}` prints a description to fill in, --import reads it"
         )
         raise NotComparedError("unknown_operator", why)
     inputs, outputs = tensors(step.inputs), tensors(step.outputs)
-    old = [t.previous for t in outputs] if spec.partial else []
+    old = [t.previous for t in outputs] if spec is not None and spec.partial else []
     _need_kept(step, [*inputs, *outputs], old)
+    if plan.reference == "stored":
+        return _stored(outputs)
     arrays = [read(t) for t in inputs]
     previous = [read(t) for t in old if t is not None]
     try:
+        if spec is None or plan.reference == "installed":
+            from fusion_replay.replay.installed import installed_reference
+
+            results = installed_reference(step.op, arrays, previous, step.values)
+            return Evaluation("installed", _as_recorded(results, outputs, range(len(outputs))), None)
+        if plan.array != "numpy":
+            device = "cuda" if plan.array == "cuda" else "cpu"
+            arrays, previous = ([to_torch(x, device) for x in given] for given in (arrays, previous))
         return _evaluate(step, spec, plan.flavour(step), inputs, arrays, outputs, previous)
     except (UsageError, MissingError) as error:
         raise NotComparedError("reference", str(error)) from error
@@ -98,17 +124,21 @@ def judge(
     excused: Callable[[RecordedTensor], bool],
 ) -> StepReport:
     """Compare every output; ``excused`` says whether one that kept its old contents has a good reason to."""
-    spec = operators.find(step.op.type)
-    tolerance = spec.tolerance_for(step.sequence.origin.get("device"), step.op.params) if plan.rule == "auto" else None
-    fails = spec.iron_failure(step.op.params, plan.flavour(step), step.values)
+    spec = operators.lookup(step.op.type)
+    if spec is None:  # IRON knows it, the catalogue does not
+        tolerance, fails, exact_bits = bf16_ulps(2), None, False
+    else:
+        tolerance = spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
+        fails = spec.iron_failure(step.op.params, plan.flavour(step), step.values)
+        exact_bits = spec.exact_bits
+    limit = tolerance if plan.rule == "auto" else None
     reports = []
     for i, tensor in enumerate(tensors(step.outputs)):
         expected = evaluation.results[i]
-        verdict = compare(actual[i], expected, plan.rule, tolerance=tolerance, exact_bits=spec.exact_bits)
+        against = partial(compare, actual[i], expected, plan.rule, tolerance=limit, exact_bits=exact_bits)
+        verdict = against()
         if tensor.unchanged and plan.rule == "auto" and not verdict.stats.bit_equal and not excused(tensor):
-            verdict = compare(
-                actual[i], expected, plan.rule, tolerance=tolerance, unchanged=True, exact_bits=spec.exact_bits
-            )
+            verdict = against(unchanged=True)
         floor = None
         if evaluation.meaning is not None:
             floor = _noise_floor(actual[i], expected, evaluation.meaning[i])
@@ -127,6 +157,13 @@ def judge(
 
 def skip(step: RecordedStep, why: NotComparedError) -> Skip:
     return Skip(step.address, step.invocation, step.index, step.op.type, step.label, why.kind, why.reason)
+
+
+def _stored(outputs: list[RecordedTensor]) -> Evaluation:
+    found = [t.reference for t in outputs if t.reference is not None and t.reference.kept]
+    if len(found) < len(outputs):
+        raise NotComparedError("reference", "no reference was stored with it: record(..., with_reference=True) does")
+    return Evaluation("stored", tuple(t.numpy() for t in found), None)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -176,17 +213,24 @@ def _evaluate(
             outputs=[t.use.spec for t in outputs],
             rounder=rounder,
         )
-        if len(results) != len(outputs):
-            raise UsageError(f"the reference gives {len(results)} outputs, recorded were {len(outputs)}")
-        for tensor, at in zip(outputs, order, strict=True):
-            if results[at].size != tensor.use.spec.size:
-                found = f"{results[at].size} elements {results[at].shape} for output {tensor.name}"
-                raise UsageError(f"the reference gives {found}, recorded were {tensor.use.spec.size} {tensor.shape}")
-        return tuple(results[at].reshape(t.shape) for t, at in zip(outputs, order, strict=True)), used
+        return _as_recorded(tuple(as_numpy(r) for r in results), outputs, order), used
 
     results, used = run(noting)
     meaning = run(lambda x: x)[0] if rounded else None
     return Evaluation(used, results, meaning)
+
+
+def _as_recorded(
+    results: Sequence[NDArray], outputs: list[RecordedTensor], order: Sequence[int]
+) -> tuple[NDArray, ...]:
+    """A reference's results in the recorded outputs' order and shapes; ``order`` has a result's number per output."""
+    if len(results) != len(outputs):
+        raise UsageError(f"the reference gives {len(results)} outputs, recorded were {len(outputs)}")
+    for tensor, at in zip(outputs, order, strict=True):
+        if results[at].size != tensor.use.spec.size:
+            found = f"{results[at].size} elements {results[at].shape} for output {tensor.name}"
+            raise UsageError(f"the reference gives {found}, recorded were {tensor.use.spec.size} {tensor.shape}")
+    return tuple(results[at].reshape(t.shape) for t, at in zip(outputs, order, strict=True))
 
 
 def _by_name_or_place(

@@ -10,14 +10,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.errors import MissingError, NothingComparedError, UsageError
+from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replay.chain import Chain
 from fusion_replay.replay.history import WriteHistory
-from fusion_replay.replay.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.replay.installed import require_iron
+from fusion_replay.replay.judge import (
+    ARRAYS,
+    FOREIGN,
+    Evaluation,
+    NotComparedError,
+    Plan,
+    evaluate_step,
+    judge,
+    skip,
+    tensors,
+)
 from fusion_replay.replay.outcome import FinalOutput, Skip, StepReport
 from fusion_replay.replay.results import ReplayReport
 from fusion_replay.rules import RULES
+from fusion_replay.tensors import need_torch
 
 if TYPE_CHECKING:
     from fusion_replay.replay.judge import NDArray
@@ -41,12 +53,15 @@ def replay(
     invocation: int | None = None,
     fail_fast: bool = False,
     progress: Progress | None = None,
+    array: str = "numpy",
 ) -> ReplayReport:
     """Judge every recorded step against its reference.
 
     Args:
         snapshot: a file, or an open Snapshot (left open).
-        reference: a flavour ("pr117", "iron-2026-08", "iron-2026-09", "exact"), or "auto": the one the recording names.
+        reference: a flavour ("pr117", "iron-2026-08", "iron-2026-09", "exact"), or "auto": the one the recording names,
+            "installed": the reference() of the IRON that is installed here, or "stored": what that gave while it was
+            recorded (``record(..., with_reference=True)``).
         rule: one of :data:`fusion_replay.rules.RULES`.
         mode: "isolated": each reference gets the step's recorded inputs. "cumulative": references are chained from the
             recorded external inputs, and the sequences' outputs are judged at the end of the chain.
@@ -54,6 +69,7 @@ def replay(
         steps: only these, as "INVOCATION:STEP" or pairs. ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
         fail_fast: stop after the first mismatch.
         progress: called with (steps done, steps in all).
+        array: what references compute on: "numpy", "torch", or "cuda" (torch on a GPU).
 
     Raises:
         UsageError: an unknown name, or filters that match nothing.
@@ -61,7 +77,7 @@ def replay(
         NothingComparedError: no step could be compared.
         SnapshotError: no usable snapshot, or one whose contents are damaged.
     """
-    _check_names(reference, rule, mode, workers)
+    _check_names(reference, rule, mode, workers, array)
     if isinstance(snapshot, (str, os.PathLike)):
         from fusion_replay.snapshot import open_snapshot
 
@@ -70,7 +86,7 @@ def replay(
         context = nullcontext(snapshot)
     with context as snap:
         selected = _select(snap, steps, op, buffer, invocation)
-        run = _Run(snap, Plan(rule, reference), progress, fail_fast)
+        run = _Run(snap, Plan(rule, reference, array), progress, fail_fast)
         if mode == "isolated":
             outcomes = run.isolated(selected, workers or os.cpu_count() or 1)
             final: tuple[FinalOutput, ...] = ()
@@ -177,17 +193,22 @@ class _Run:
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _check_names(reference: str, rule: str, mode: str, workers: int | None) -> None:
+def _check_names(reference: str, rule: str, mode: str, workers: int | None, array: str) -> None:
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if rule not in RULES:
         raise UsageError(f"rule {rule!r}: expected one of {', '.join(RULES)}")
     if workers is not None and workers < 1:
         raise UsageError(f"workers {workers}: expected at least 1")
-    if reference in ("installed", "stored"):
-        raise MissingError(f"reference {reference!r} is not supported by this version; use auto or a flavour")
-    if reference != "auto" and reference not in FLAVOURS:
-        raise UsageError(f"reference {reference!r}: expected auto or one of {', '.join(FLAVOURS)}")
+    known = ("auto", *FOREIGN, *FLAVOURS)
+    if reference not in known:
+        raise UsageError(f"reference {reference!r}: expected one of {', '.join(known)}")
+    if array not in ARRAYS:
+        raise UsageError(f"array {array!r}: expected one of {', '.join(ARRAYS)}")
+    if reference == "installed":
+        require_iron()
+    if array != "numpy":
+        need_torch("cuda" if array == "cuda" else "cpu")
 
 
 def _select(

@@ -43,8 +43,9 @@ STATUS = ("complete", "in_flight", "failed")
 LOST = 3
 """Status of an invocation of which nothing is left but its number."""
 
-INPUT, OUTPUT, PREVIOUS, WATCHED = 0, 1, 2, 3
-"""Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only)."""
+INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
+"""Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only), and what
+the operator's own reference gave for an output while it was recorded."""
 
 CHUNKED, DIGEST_ONLY = 0, 255
 """Encodings of a content: shuffle + zstd chunks; nothing but its digest. The numbers between are for later ones."""

@@ -17,6 +17,7 @@ from fusion_replay.snapshot.schema import (
     MAX_DIRECTORY,
     MAX_TABLE,
     NO_CONTENT,
+    REFERENCE,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     TABLES,
@@ -99,7 +100,7 @@ def check_index(index: Index, name: str) -> None:
             (steps["first_operand"] > len(operands))
             | (steps["first_operand"] + steps["n_operands"].astype(np.uint64) > len(operands))
         ).any(),
-        "an operand of unknown role": (operands["role"] > 3).any(),
+        "an operand of unknown role": (operands["role"] > REFERENCE).any(),
         "an operand of unknown contents": (
             (operands["content"] >= len(index.contents)) & (operands["content"] != NO_CONTENT)
         ).any(),

@@ -20,7 +20,7 @@ from fusion_replay.model import (
     StepDescription,
     format_address,
 )
-from fusion_replay.snapshot.schema import INPUT, NO_CONTENT, OUTPUT, PREVIOUS, STATUS, WATCHED, Index
+from fusion_replay.snapshot.schema import INPUT, NO_CONTENT, OUTPUT, PREVIOUS, REFERENCE, STATUS, WATCHED, Index
 from fusion_replay.snapshot.store import ContentStore
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class RecordedTensor:
         position: of the operand in the runlist entry.
         previous: the output's old contents where they were recorded with their bytes, else None.
         unchanged: whether an output kept its old contents bit for bit; None where nobody looked.
+        reference: what the operator's own reference gave for this output, where it was recorded, else None.
     """
 
     use: OperandUse
@@ -70,6 +71,7 @@ class RecordedTensor:
     _digest: str | None
     _store: ContentStore
     _what: str
+    reference: RecordedTensor | None = None
 
     @property
     def spec(self) -> ArgSpec:
@@ -220,7 +222,9 @@ class RecordedStep:
             old = None if before is None else self._tensor(position, use, before, "previous contents of")
             watched = before if before is not None else rows.get((WATCHED, position))
             unchanged = None if after is None or watched is None else self._digest(after) == self._digest(watched)
-            found.append(self._tensor(position, use, after, "output", old, unchanged))
+            expected = rows.get((REFERENCE, position))
+            reference = None if expected is None else self._tensor(position, use, expected, "reference of")
+            found.append(self._tensor(position, use, after, "output", old, unchanged, reference))
         return OperandMap(tuple(found), f"step {self.address} outputs")
 
     def __repr__(self) -> str:
@@ -269,6 +273,7 @@ class RecordedStep:
         side: str,
         previous: RecordedTensor | None = None,
         unchanged: bool | None = None,
+        reference: RecordedTensor | None = None,
     ) -> RecordedTensor:
         return RecordedTensor(
             use=use,
@@ -279,6 +284,7 @@ class RecordedStep:
             _digest=None if row is None else self._digest(row),
             _store=self._store,
             _what=f"step {self.address} {self.op.type}, {side} {use.spec.name} ({use.label})",
+            reference=reference,
         )
 
 

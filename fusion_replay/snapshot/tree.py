@@ -84,6 +84,9 @@ class Tree:
         self._operands(made, path, "outputs", outputs)
         if previous:
             self._operands(made, path, "previous", OperandMap(tuple(previous), name))
+        references = tuple(t.reference for t in outputs.values() if t.reference is not None)
+        if references:
+            self._operands(made, path, "reference", OperandMap(references, name))
 
     def _operands(self, parent: Any, parent_path: str, side: str, tensors: OperandMap) -> None:
         made, path = hdf5.group(parent, side), f"{parent_path}/{side}"

@@ -32,6 +32,7 @@ from fusion_replay.snapshot.schema import (
     MAX_CONTENT,
     OUTPUT,
     PREVIOUS,
+    REFERENCE,
     SPILL_SUFFIX,
     WATCHED,
     Loss,
@@ -214,13 +215,18 @@ class SnapshotWriter:
         *,
         elapsed_ns: int | None = None,
         state: str | None = None,
+        reference: Arrays = _NOTHING,
     ) -> None:
-        """After the kernel: contents of what it wrote, and what the runtime said of it."""
+        """After the kernel: contents of what it wrote, and what the runtime said of it.
+
+        ``reference``: what the operator's own reference gave for the outputs, in their dtypes.
+        """
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
             batch = _Batch(f"step {invocation}:{step}", [], {})
             rows = self._rows(batch, invocation, step, OUTPUT, outputs)
+            rows += self._rows(batch, invocation, step, REFERENCE, reference)
             detail = {} if state is None else {"state": state}
             if not self._commit_batch(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._lose("outputs", "ends of steps that could not be written; they show as in flight", 1)

@@ -181,6 +181,17 @@ class LiveIronStep:
                 found[name] = everything[symbol]
         return {k: number for k in sorted(found) if (number := _number(found[k])) is not None}
 
+    def reference(
+        self, inputs: Sequence[npt.NDArray[Any]], previous: Sequence[npt.NDArray[Any]]
+    ) -> tuple[npt.NDArray[Any], ...] | None:
+        """What the operator's own ``reference()`` gives for these contents; None where it has none."""
+        operator = self._source.operator(self.description.index)
+        if not callable(getattr(operator, "reference", None)):
+            return None
+        from fusion_replay.sources.iron_reference import call_reference
+
+        return call_reference(operator, inputs, previous, self.values)
+
     def read(self, position: int) -> npt.NDArray[Any]:
         """Present contents of operand ``position`` in its use's shape and dtype; see the protocol.
 
