@@ -74,7 +74,7 @@ def _click_option(o: Option) -> click.Option:
 
 
 @click.command("record", cls=_RecordCommand, context_settings={"allow_interspersed_args": False})
-@click.option("--workload", metavar="NAME", help="llama-decode, minilm, or op:NAME for one operator.")
+@click.option("--workload", metavar="NAME", help="llama, llama-decode, minilm, or op:NAME for one operator.")
 @click.option("--sim", metavar="npu1|npu2", type=click.Choice(["npu1", "npu2"]), help="Which software NPU runs it.")
 @click.option(
     "--fault",
@@ -155,8 +155,10 @@ def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal) -> int:
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        record(target, run.callable, if_exists=if_exists) as recorder,
+        record(target, if_exists=if_exists) as recorder,
     ):
+        for callable_ in run.callables:
+            recorder.attach(callable_)
         failure = _run(run)
     if failure is None:
         for name, value in run.result().items():
@@ -208,12 +210,15 @@ def counting_steps(run: Run, progress: Progress) -> Iterator[None]:
         return
     from fusion_replay import sources
 
-    source = sources.attach(run.callable)
-    source.attach(_StepCounter(progress, run.invocations * len(source.sequence.steps)))
+    counter = _StepCounter(progress, run.dispatches)
+    watched = [sources.attach(c) for c in run.callables]
+    for source in watched:
+        source.attach(counter)
     try:
         yield
     finally:
-        source.detach()
+        for source in watched:
+            source.detach()
 
 
 class _StepCounter:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_replay import __version__, provenance
 from fusion_replay.errors import SnapshotError
@@ -22,11 +22,9 @@ from fusion_replay.golden.recipe import Recipe, recipe_of
 from fusion_replay.record import record
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.describe import sequence_to_json
-from fusion_replay.workloads.draws import SEED
 from fusion_replay.workloads.matrix import cases
 
 if TYPE_CHECKING:
-    from fusion_replay.workloads import Run
     from fusion_replay.workloads.matrix import Case
 
 SMALL = 150_000
@@ -35,15 +33,6 @@ MEDIUM = 600_000
 """The same for the smallest recording of an operator on a device: one of each is kept whole where it can be."""
 
 RECIPE_SUFFIX = ".recipe.json"
-
-
-class Recordable(Protocol):
-    """What can be recorded as a golden: a name and a way to build its run."""
-
-    @property
-    def name(self) -> str: ...
-
-    def build(self) -> Run: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +69,15 @@ def make(case: Case, folder: Path) -> Entry:
     return Entry(case.name, path, state, len(recipe.steps), recipe.mismatches, path.stat().st_size)
 
 
-def remake(case: Recordable, data: Mapping[str, Any]) -> Recipe:
+def remake(case: Case) -> Recipe:
     """Record ``case`` again and say what came out, for :func:`fusion_replay.golden.recipe.differences`."""
     with recorded(case) as fresh, open_snapshot(fresh) as snapshot:
-        return recipe_of(snapshot, case.name, data)
+        return recipe_of(snapshot, case.name, made_from(case))
 
 
 def is_kept_whole(case: Case) -> bool:
     """By the size of the buffers alone, so that it does not depend on how well something compresses."""
-    size = _buffer_bytes(case)
-    if size > MEDIUM:
+    if case.kind == "application" or (size := _buffer_bytes(case)) > MEDIUM:
         return False
     smallest = min(cases(case.device, case.operator), key=lambda c: (_buffer_bytes(c), c.name))
     return size <= SMALL or case == smallest
@@ -104,22 +92,18 @@ def _buffer_bytes(case: Case) -> int:
 
 def made_from(case: Case) -> dict[str, Any]:
     """What a recipe says of where it came from."""
-    return {
-        "device": case.device,
-        "operator": case.operator,
-        "parameters": dict(case.parameters),
-        "seed": SEED,
-        "workload": "matrix",
-    }
+    return {"device": case.device, "operator": case.operator, "parameters": dict(case.parameters)}
 
 
 @contextmanager
-def recorded(case: Recordable) -> Iterator[Path]:
+def recorded(case: Case) -> Iterator[Path]:
     """A recording of ``case`` on the software NPU, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
         target = Path(folder) / f"{case.name}.h5"
         run = case.build()
-        with record(target, run.callable, on_error="raise") as recorder:
+        with record(target, on_error="raise") as recorder:
+            for callable_ in run.callables:
+                recorder.attach(callable_)
             # Where and when a golden was made says nothing about it, and would change it every time.
             recorder.writer.set_provenance(_provenance(case.name))
             run.execute()

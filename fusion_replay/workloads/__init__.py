@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences to record without IRON: llama decode, a MiniLM encoder, single operators, all on the software NPU.
+"""Sequences to record without IRON: llama, a MiniLM encoder, single operators, all on the software NPU.
 
 ``find(name)`` gives a :class:`Workload`; its :meth:`~Workload.build` gives a :class:`Run` with the simulated callable.
 A workload's module is imported when it is asked for, and declares ``WORKLOAD``; ``op:NAME`` is made by
@@ -14,6 +14,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.workloads.base import Option, Run, Workload
 
 _HOMES = {
+    "llama": "fusion_replay.workloads.llama_prompt",
     "llama-decode": "fusion_replay.workloads.llama",
     "minilm": "fusion_replay.workloads.minilm",
 }

@@ -104,12 +104,22 @@ def write_buffer(callable_: Any, name: str, values: Any) -> None:
 class Run(ABC):
     """A workload that was built: a callable that nobody has called yet, and the host's part around each call.
 
-    ``callable`` is IRON-shaped (the software NPU's); whoever records attaches to it. One invocation ``i`` is
-    ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0.
+    One invocation ``i`` is ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0. Whoever records attaches to
+    every one of ``callables``, which are IRON-shaped (the software NPU's).
     """
 
     callable: Any
     invocations: int
+
+    @property
+    def callables(self) -> tuple[Any, ...]:
+        """What dispatches kernels: ``callable`` itself, or what it calls in turn."""
+        return (self.callable,)
+
+    @property
+    def dispatches(self) -> int:
+        """Kernel calls of all invocations together."""
+        return self.invocations * len(self.callable.op.runlist)
 
     @abstractmethod
     def prepare(self, i: int) -> None:

@@ -37,6 +37,14 @@ class LlamaDecode(Run):
         self._steps = len(sequence.runlist)
         self._fed = [config.first_token]
 
+    def start_at(self, position: int) -> None:
+        """Decode from ``position`` on; the caches hold what came before (a prompt), whoever filled them."""
+        self._position = position
+
+    def feed(self, token: int) -> None:
+        """Begin with ``token`` instead of the configuration's first one."""
+        self._fed = [token]
+
     def prepare(self, i: int) -> None:
         position = self._position + i
         # Read, never viewed: a raw view would mark the whole embedding as written by the host.

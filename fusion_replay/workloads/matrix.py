@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fusion_replay.errors import UsageError
+from fusion_replay.workloads import find
 from fusion_replay.workloads.base import DEVICES, Run
 from fusion_replay.workloads.draws import SEED
 from fusion_replay.workloads.matrix_plans import MatrixPlan, plan_of
@@ -31,7 +32,14 @@ _UNLISTED: Mapping[str, Mapping[str, Any]] = {
     "tanh": _CHANNELLED,
 }
 
+_APPLICATION_DEVICE = "npu2"
+"""The application's operators ask for eight columns (amd/IRON ``iron/applications/llama_3.2_1b/llama_npu.py``)."""
+_APPLICATION_OPTIONS = {"prompt_tokens": "prompt", "generated_tokens": "tokens"}
+"""The report's names for options of workload ``llama``, whose small configuration stands in for the 1B model."""
+
 _SHORT = {
+    "prompt_tokens": "prompt",
+    "generated_tokens": "tokens",
     "input_length": "",
     "num_aie_columns": "c",
     "aie_columns": "c",
@@ -64,13 +72,13 @@ class Case:
         device: "npu1" or "npu2".
         operator: CI's snake-case name.
         parameters: as the report spells them.
-        listed: false for the sets that are ours and not the report's.
+        kind: "operator" or "application" of the report, or "ours".
     """
 
     device: str
     operator: str
     parameters: Mapping[str, Any] = field(hash=False)
-    listed: bool = True
+    kind: Literal["operator", "application", "ours"] = "operator"
 
     @cached_property
     def name(self) -> str:
@@ -86,7 +94,7 @@ class Case:
 
     @cached_property
     def plan(self) -> MatrixPlan:
-        """Runlist and inputs.
+        """Runlist and inputs; applications have none of their own.
 
         Raises:
             UsageError: the software NPU's device has no such design.
@@ -95,7 +103,10 @@ class Case:
 
     def build(self) -> Run:
         """Ready to run on a fresh software NPU."""
-        return _CaseRun(self)
+        if self.kind != "application":
+            return _CaseRun(self)
+        options = {_APPLICATION_OPTIONS[k]: v for k, v in self.parameters.items()}
+        return find("llama").build(self.device, (), options)
 
 
 class _CaseRun(Run):
@@ -159,8 +170,13 @@ def cases(device: str | None = None, only: str | None = None) -> tuple[Case, ...
 @cache
 def _all() -> tuple[Case, ...]:
     listed = [Case(d, c["operator"], c["parameters"]) for d in DEVICES for c in data()["cases"][d]]
-    ours = [Case(d, operator, fields, listed=False) for d in DEVICES for operator, fields in _UNLISTED.items()]
-    return tuple(sorted((*listed, *ours), key=lambda c: c.device))
+    applications = [
+        Case(_APPLICATION_DEVICE, name, parameters, "application")
+        for name, runs in data()["applications"].items()
+        for parameters in runs
+    ]
+    ours = [Case(d, operator, fields, "ours") for d in DEVICES for operator, fields in _UNLISTED.items()]
+    return tuple(sorted((*listed, *applications, *ours), key=lambda c: c.device))
 
 
 __all__ = ["Case", "cases", "data"]

@@ -2,8 +2,8 @@
 """What a parameter set of IRON's CI means: operators with their fields, buffers, and how the inputs are drawn.
 
 Source: amd/IRON ``iron/operators/*/test.py`` and ``reference.py``: how each test builds its operator, and the
-distributions of the golden generators. Composite operators (SwiGLU, a GEMM in parts) are the runlists that IRON's own
-``swiglu_decode/op.py``, ``swiglu_prefill/op.py`` and ``gemm/op.py`` dispatch.
+distributions of the golden generators. Composite operators (SwiGLU, a GEMM in parts) become the runlists that IRON's
+own ``op.py`` of them dispatches.
 """
 
 from __future__ import annotations
@@ -120,55 +120,22 @@ def _padded_b(b: ArgSpec, used: int, b_col_maj: bool, rng: np.random.Generator) 
     return values
 
 
-def _swiglu_decode(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
-    """down(silu(gate x) * (up x)) for one token."""
-    emb, hidden, columns = p["embedding_dim"], p["hidden_dim"], COLUMNS[device]
-    widen = _operator("GEMV", M=hidden, K=emb, num_aie_columns=columns, tile_size_input=4, tile_size_output=hidden // 8)
-    narrow = _operator("GEMV", M=emb, K=hidden, num_aie_columns=columns, tile_size_input=1, tile_size_output=emb // 8)
-    silu = _operator("SiLU", size=hidden, num_aie_columns=columns, tile_size=hidden // 16)
-    multiply = _operator("ElementwiseMul", size=hidden, num_aie_columns=columns, tile_size=hidden // 8)
-    runlist = [
-        (widen, "weights_1", "input", "left"),
-        (widen, "weights_2", "input", "right"),
-        (silu, "left", "left_swished"),
-        (multiply, "left_swished", "right", "intermediate"),
-        (narrow, "weights_3", "intermediate", "output"),
-    ]
-    return _swiglu(name, runlist, weight=widen.arg_specs()[0], x=widen.arg_specs()[1], last=narrow.arg_specs()[0])
-
-
-def _swiglu_prefill(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
-    """The same for a prompt, by matrix products."""
-    rows, emb, hidden, columns = p["seq_len"], p["embedding_dim"], p["hidden_dim"], COLUMNS[device]
-    accuracy = {"emulate_bf16_mmul_with_bfp16": False, "prio_accuracy": True} if p["prio_accuracy"] else {}
-    widen = _operator("GEMM", M=rows, K=emb, N=hidden, num_aie_columns=columns, **accuracy)
-    narrow = _operator("GEMM", M=rows, K=hidden, N=emb, num_aie_columns=columns, **accuracy)
-    silu = _operator("SiLU", size=rows * hidden, num_aie_columns=columns, tile_size=hidden // 8)
-    multiply = _operator("ElementwiseMul", size=rows * hidden, num_aie_columns=columns, tile_size=hidden // 8)
-    runlist = [
-        (widen, "input", "weights_1", "left"),
-        (widen, "input", "weights_2", "right"),
-        (silu, "left", "left_swished"),
-        (multiply, "left_swished", "right", "intermediate"),
-        (narrow, "intermediate", "weights_3", "output"),
-    ]
-    return _swiglu(name, runlist, x=widen.arg_specs()[0], weight=widen.arg_specs()[1], last=narrow.arg_specs()[1])
-
-
-def _swiglu(name: str, runlist: list[tuple[Any, ...]], *, x: ArgSpec, weight: ArgSpec, last: ArgSpec) -> MatrixPlan:
-    inputs: dict[str, Draw] = {
-        "input": partial(of_kind, normal, x),
-        "weights_1": partial(of_kind, normal, weight),
-        "weights_2": partial(of_kind, normal, weight),
-        "weights_3": partial(of_kind, normal, last),
-    }
+def _swiglu(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
+    """down(silu(gate x) * (up x)): the runlist that the catalogue says the composite is, on all columns."""
+    op_type = "SwiGLUPrefill" if "seq_len" in p else "SwiGLUDecode"
+    spec = operators.find(op_type)
+    assert spec.runlist is not None
+    steps = spec.runlist(spec.bind({**p, "num_aie_columns": COLUMNS[device]}))
+    runlist = [(_operator(kind, **fields), *names) for kind, fields, names in steps]
+    shapes = {n: a for op, *names in runlist for n, a in zip(names, op.arg_specs(), strict=True)}
+    inputs: dict[str, Draw] = {n: partial(of_kind, normal, shapes[n]) for n in ("input", "w_gate", "w_up", "w_down")}
     return MatrixPlan(Plan(name, runlist, ("input",), ("output",), {}), inputs)
 
 
 _COMPOSITES: Mapping[str, Callable[[Mapping[str, Any], str, str], MatrixPlan]] = {
     "gemm": _gemm,
-    "swiglu_decode": _swiglu_decode,
-    "swiglu_prefill": _swiglu_prefill,
+    "swiglu_decode": _swiglu,
+    "swiglu_prefill": _swiglu,
 }
 
 __all__ = ["MatrixPlan", "plan_of"]
