@@ -9,7 +9,9 @@ understands: newer layouts are unreadable for half of the programs in use.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
-from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot.schema import USER_BLOCK
 
 ZSTD_FILTER = 32015
@@ -32,6 +33,8 @@ class PartFile:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self.error: OSError | None = None
         self._at = 0
+        self._watched: bytes | None = None
+        self._seen_at: int | None = None
 
     def check(self) -> None:
         """Raise what a write met since the beginning."""
@@ -54,12 +57,31 @@ class PartFile:
 
     def write(self, data: memoryview) -> int:
         done = 0
+        if self._watched is not None and len(data) == len(self._watched) and self._is_watched(data):
+            self._watched, self._seen_at = None, self._at
         try:
             while self.error is None and done < len(data):
                 done += os.pwrite(self.fd, data[done:], self._at + done)
         except OSError as error:
             self.error = error
         return len(data)
+
+    def write_chunk(self, dataset: Any, place: tuple[int, ...], chunk: bytes, mask: int) -> int:
+        """Store a compressed chunk at the element ``place`` of ``dataset``; its offset in the file.
+
+        The offset is what HDF5 asked this object for: its own answer differs between versions by the user block.
+        """
+        self._watched, self._seen_at = chunk, None
+        dataset.write_direct_chunk(place, chunk, mask)
+        self.check()
+        seen_at: int | None = self.__dict__["_seen_at"]  # which HDF5 has set through write()
+        if seen_at is None:
+            raise OSError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} did not write a chunk when asked to")
+        return seen_at
+
+    def _is_watched(self, data: memoryview) -> bool:
+        # Metadata of just the length of a large chunk does not exist; of a small one it might.
+        return len(data) > 1 << 16 or bytes(data) == self._watched
 
     def truncate(self, size: int) -> int:
         try:
@@ -94,6 +116,7 @@ def root_group(file: Any) -> Any:
     return h5g.open(file, b"/")
 
 
+@cache
 def element_type(dtype: str) -> Any:
     """HDF5's type for an element type of :data:`fusion_replay.model.DTYPE_BYTES`.
 
@@ -109,6 +132,7 @@ def element_type(dtype: str) -> Any:
     return h5t.py_create(np.dtype(dtype).newbyteorder("<"), logical=True)
 
 
+@lru_cache(maxsize=256)
 def text_type(size: int) -> Any:
     """A fixed-length UTF-8 string of ``size`` bytes."""
     kind = h5t.C_S1.copy()
@@ -128,12 +152,17 @@ def group(parent: Any, name: str) -> Any:
 
 def chunked(parent: Any, name: str, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...]) -> Any:
     """An empty chunked dataset with the pipeline declared; its chunks come by ``write_direct_chunk``."""
+    return h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), _pipeline(chunk))
+
+
+@lru_cache(maxsize=256)
+def _pipeline(chunk: tuple[int, ...]) -> Any:
     plist = h5p.create(h5p.DATASET_CREATE)
     plist.set_chunk(chunk)
     plist.set_shuffle()
     plist.set_filter(ZSTD_FILTER, h5z.FLAG_OPTIONAL, (1,))
     plist.set_fill_time(h5d.FILL_TIME_NEVER)
-    return h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
+    return plist
 
 
 def contiguous(parent: Any, name: str, kind: Any, data: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> Any:
@@ -162,16 +191,3 @@ def attribute(target: Any, name: str, text: str) -> None:
     kind = text_type(len(data))
     made = h5a.create(target, name.encode(), kind, h5s.create(h5s.SCALAR))
     made.write(np.array(data or b"\0", dtype=f"S{max(1, len(data))}"), kind)
-
-
-def chunk_offsets(dataset: Any, chunk: tuple[int, ...], shape: tuple[int, ...]) -> list[int]:
-    """Where the chunks of ``dataset`` lie, in bytes, in the order of their coordinates."""
-    places = np.ndindex(*(-(-n // c) for n, c in zip(shape, chunk, strict=True)))
-    offsets = []
-    for place in places:
-        at = tuple(i * c for i, c in zip(place, chunk, strict=True))
-        offset = dataset.get_chunk_info_by_coord(at).byte_offset
-        if offset is None:
-            raise SnapshotError(f"HDF5 did not say where a chunk lies (h5py {h5py.__version__})")
-        offsets.append(int(offset))
-    return offsets

@@ -184,6 +184,8 @@ class JournalSummary:
                     encoding,
                     len(pieces),
                     len(chunk_rows),
+                    b"",
+                    NO_CONTENT,
                 )
             )
             chunk_rows.extend(pieces)

@@ -83,6 +83,8 @@ CONTENTS = np.dtype(
         ("encoding", "u1"),
         ("n_chunks", "<u4"),
         ("first_chunk", "<u8"),
+        ("shape", "S40"),  # for people, as is ...
+        ("place", "<u4"),  # ... the row of the stack /contents/DTYPE_SHAPE, or NO_CONTENT: /contents/DIGEST
     ]
 )
 CHUNKS = np.dtype([("offset", "<u8"), ("size", "<u4"), ("mask", "u1")])

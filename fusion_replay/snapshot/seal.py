@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, TargetExistsError, UnsealedError
+from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import hdf5, journal
 from fusion_replay.snapshot.codec import Encoder, Layout
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
@@ -41,7 +42,7 @@ from fusion_replay.snapshot.schema import (
 )
 from fusion_replay.snapshot.store import ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
-from fusion_replay.snapshot.tree import Tree
+from fusion_replay.snapshot.tree import MAX_STEPS, Tree
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
 
@@ -169,7 +170,11 @@ def _finish(fd: int, directory: bytes, offset: int) -> int:
 
 
 class _Copier:
-    """Contents and tables into the HDF5 file, noting where their chunks come to lie."""
+    """Contents and tables into the HDF5 file, noting where their chunks come to lie.
+
+    Where no tree links to single tensors, those of one chunk are stacked: one dataset per element type and shape with
+    a chunk for each, since a dataset each would take longer than all the rest.
+    """
 
     def __init__(self, part: hdf5.PartFile, root: Any, index: Index, store: ContentStore) -> None:
         self.chunks: list[tuple[int, int, int]] = []
@@ -178,54 +183,79 @@ class _Copier:
         self._index = index
         self._store = store
         self._encoder = Encoder()
-        self._shift: int | None = None
+        self._stacked = len(index.steps) > MAX_STEPS
+        self._stacks: dict[tuple[str, tuple[int, ...]], Any] = {}
 
     def copy_all(self) -> list[tuple[str, tuple[int, ...]] | None]:
+        """Path and shape of the dataset that each row of the contents table has for itself."""
         parent = hdf5.group(self._root, "contents")
         taken: set[str] = set()
         datasets: list[tuple[str, tuple[int, ...]] | None] = []
+        heights = self._heights()
         for row, content in enumerate(self._index.contents):
             place = len(self.chunks)
             found = None
             if int(content["encoding"]) != DIGEST_ONLY:
-                name = content["digest"].decode()
-                if name in taken:  # the same bytes under another element type
-                    name = f"{name}_{content['dtype'].decode()}"
-                taken.add(name)
-                found = self._content(parent, name, row)
+                dtype, shape = content["dtype"].decode(), self._index.shapes[row] or (1,)
+                content["shape"] = "x".join(map(str, shape)).encode()
+                if (dtype, shape) in heights:
+                    content["place"] = self._stack(parent, row, dtype, shape, heights[dtype, shape])
+                else:
+                    name = content["digest"].decode()
+                    if name in taken:  # the same bytes under another element type
+                        name = f"{name}_{dtype}"
+                    taken.add(name)
+                    found = self._content(parent, name, row, dtype, shape)
             content["first_chunk"] = place
             content["n_chunks"] = len(self.chunks) - place
             datasets.append(found)
         return datasets
 
-    def _content(self, parent: Any, name: str, row: int) -> tuple[str, tuple[int, ...]] | None:
-        content = self._index.contents[row]
-        layout, itemsize = self._store.layout_of(row)
-        dtype = content["dtype"].decode()
-        shape = self._index.shapes[row] or (1,)
+    def _heights(self) -> dict[tuple[str, tuple[int, ...]], int]:
+        """How many tensors go on the stack of each element type and shape."""
+        heights: dict[tuple[str, tuple[int, ...]], int] = {}
+        if self._stacked:
+            for row, content in enumerate(self._index.contents):
+                if int(content["encoding"]) != DIGEST_ONLY and int(content["n_chunks"]) == 1:
+                    key = content["dtype"].decode(), self._index.shapes[row] or (1,)
+                    heights[key] = heights.get(key, 0) + 1
+        return heights
+
+    def _stack(self, parent: Any, row: int, dtype: str, shape: tuple[int, ...], height: int) -> int:
+        """Put content ``row`` on its stack; its place there."""
+        stack = self._stacks.get((dtype, shape))
+        if stack is None:
+            name = f"{dtype}_{'x'.join(map(str, shape))}"
+            made = hdf5.chunked(parent, name, hdf5.element_type(dtype), (height, *shape), (1, *shape))
+            stack = self._stacks[dtype, shape] = [made, 0]
+        place = int(stack[1])
+        stack[1] += 1
+        ((data, mask),) = self._chunks_of(row, dtype, shape)
+        offset = self._part.write_chunk(stack[0], (place,) + (0,) * len(shape), data, mask)
+        self.chunks.append((offset, len(data), mask))
+        return place
+
+    def _content(self, parent: Any, name: str, row: int, dtype: str, shape: tuple[int, ...]) -> tuple[str, Any]:
         kind = hdf5.element_type(dtype)
-        path = f"/contents/{name}"
+        layout = Layout.of(shape, DTYPE_BYTES[dtype])
         if layout.nbytes == 0:
             hdf5.contiguous(parent, name, kind, None, shape)
-            return path, shape
-        what = f"content {name}"
-        chunk_shape = Layout.of(shape, itemsize).chunk_shape
-        dataset = hdf5.chunked(parent, name, kind, shape, chunk_shape)
-        sizes = []
-        first = b""
-        for place, chunk in zip(_coordinates(shape, chunk_shape), self._store.chunks_of(row), strict=True):
-            data, mask = self._store.raw_chunk(chunk, what), int(chunk["mask"])
+        else:
+            dataset = hdf5.chunked(parent, name, kind, shape, layout.chunk_shape)
+            places = _coordinates(shape, layout.chunk_shape)
+            for place, (data, mask) in zip(places, self._chunks_of(row, dtype, shape), strict=True):
+                self.chunks.append((self._part.write_chunk(dataset, place, data, mask), len(data), mask))
+        return f"/contents/{name}", shape
+
+    def _chunks_of(self, row: int, dtype: str, shape: tuple[int, ...]) -> Iterator[tuple[bytes, int]]:
+        """Compressed chunks of a content with their filter masks; what is still raw in the journal is compressed."""
+        layout, itemsize = self._store.layout_of(row)
+        for chunk in self._store.chunks_of(row).tolist():
+            data, mask = self._store.raw_chunk(chunk, "a tensor"), chunk[2]
             if mask & _RAW == _RAW:
                 raw = np.frombuffer(data, np.uint8)
                 data, mask = self._encoder.encode(raw, layout.piece_bytes, itemsize, (dtype, shape))
-            dataset.write_direct_chunk(place, data, mask)
-            self._part.check()
-            first = first or data
-            sizes.append((len(data), mask))
-        offsets = hdf5.chunk_offsets(dataset, chunk_shape, shape)
-        shift = self._place(offsets[0], first) - offsets[0]
-        self.chunks += [(offset + shift, size, mask) for offset, (size, mask) in zip(offsets, sizes, strict=True)]
-        return path, shape
+            yield data, mask
 
     def table(self, parent: Any, name: str, rows: Any) -> dict[str, Any]:
         """Store a compound table as one chunk; its directory entry."""
@@ -245,20 +275,8 @@ class _Copier:
         # One element has nothing to shuffle: HDF5 leaves it as it is, and so must the encoder.
         chunk, mask = self._encoder.encode(data, data.size, 1 if rows == 1 else data.size // rows)
         dataset = hdf5.chunked(parent, name, kind, (rows,), (rows,))
-        dataset.write_direct_chunk((0,), chunk, mask)
-        (offset,) = hdf5.chunk_offsets(dataset, (rows,), (rows,))
-        entry |= {"offset": self._place(offset, chunk), "size": len(chunk), "mask": mask}
-        return {**entry, "digest": digest_of(chunk).hex()}
-
-    def _place(self, offset: int, data: bytes) -> int:
-        """Where ``data`` really lies: some HDF5 versions count chunk offsets from the end of the user block."""
-        if self._shift is None:
-            self._part.check()
-            shifts = [s for s in (0, USER_BLOCK) if os.pread(self._part.fd, len(data), offset + s) == data]
-            if not shifts:
-                raise OSError(errno.EIO, "HDF5 put a chunk elsewhere than it said")
-            self._shift = shifts[0]
-        return offset + self._shift
+        offset = self._part.write_chunk(dataset, (0,), chunk, mask)
+        return {**entry, "offset": offset, "size": len(chunk), "mask": mask, "digest": digest_of(chunk).hex()}
 
 
 def _coordinates(shape: tuple[int, ...], chunk: tuple[int, ...]) -> list[tuple[int, ...]]:

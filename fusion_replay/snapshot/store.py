@@ -97,13 +97,13 @@ class ContentStore:
         layout = Layout(int(content["nbytes"]), int(content["row_bytes"]), int(content["piece_bytes"]))
         return layout, DTYPE_BYTES[content["dtype"].decode("ascii")]
 
-    def raw_chunk(self, chunk: Any, what: str) -> bytes:
-        """The bytes of one chunk as stored."""
-        size = int(chunk["size"])
-        file = self._spill if int(chunk["mask"]) & IN_SPILL else self._file
+    def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
+        """The bytes of one chunk (a row of the chunk table) as stored."""
+        offset, size, mask = chunk
+        file = self._spill if mask & IN_SPILL else self._file
         if file is None:
             raise DamagedSnapshotError(f"{what}: the spill file that holds its bytes is missing beside the journal")
-        data = os.pread(file.fileno(), size, int(chunk["offset"]))
+        data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             raise DamagedSnapshotError(f"{what}: the file ends inside one of its chunks")
         return data
@@ -136,8 +136,8 @@ class ContentStore:
             raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
         layout, itemsize = self.layout_of(row)
         out = np.empty(layout.nbytes, np.uint8)
-        for chunk, (start, stop) in zip(self.chunks_of(row), layout.spans(), strict=True):
-            decode(self.raw_chunk(chunk, what), int(chunk["mask"]), out[start:stop], layout.piece_bytes, itemsize, what)
+        for chunk, (start, stop) in zip(self.chunks_of(row).tolist(), layout.spans(), strict=True):
+            decode(self.raw_chunk(chunk, what), chunk[2], out[start:stop], layout.piece_bytes, itemsize, what)
         if digest_of(out).hex().encode() != content["digest"]:
             raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
         return out

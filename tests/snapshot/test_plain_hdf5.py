@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 from fusion_replay.model import (
@@ -20,7 +21,9 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import SnapshotWriter
+from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot import tree as tree_module
+from fusion_replay.snapshot.fsck import check
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("hdf5plugin")
@@ -136,12 +139,26 @@ def test_names_that_hdf5_or_a_shell_would_not_take(tmp_path: Path) -> None:
         assert list(file["sequences"]) == ["0000_se_q"]
 
 
-def test_long_recordings_have_tables_and_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_recordings_have_stacks_and_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_module, "MAX_STEPS", 5)
-    path = record(tmp_path / "t.h5", 2)
+    monkeypatch.setattr(seal_module, "MAX_STEPS", 5)
+    path = record(tmp_path / "t.h5", 2, columns=600_000)  # W takes ten chunks, x two
     with h5py.File(path) as file:
         assert set(file) == {"contents", "index", "sequences"}
-        assert len(file["index/steps"]) == 6
+        table = file["index/contents"][:]
+        found = {}
+        for row in table[table["encoding"] == 0]:
+            name = row["digest"].decode()
+            if row["place"] == 0xFFFFFFFF:
+                found[name] = file["contents"][name][()]
+            else:
+                found[name] = file["contents"][f"{row['dtype'].decode()}_{row['shape'].decode()}"][row["place"]]
+        assert set(file["contents"]["bfloat16_8"].shape) == {4, 8}
+        for number in range(2):
+            for name, array in contents(0, number, 8, 600_000).items():
+                digest = xxhash.xxh3_128_hexdigest(array.tobytes())
+                assert np.array_equal(found[digest], as_float(array)), name
+    assert check(path).ok
 
 
 def test_writing_and_reading_need_no_plugin_and_reading_no_hdf5(tmp_path: Path) -> None:
