@@ -107,7 +107,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def jsonable(value: Any) -> Any:
-    """``value`` as JSON data: numpy scalars as numbers, tuples as lists, dtypes by name, other objects by class."""
+    """``value`` as JSON data: tuples as lists, dataclasses as objects, dtypes by name, what else there is by class."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic):
@@ -116,6 +116,8 @@ def jsonable(value: Any) -> Any:
         return [jsonable(v) for v in value]
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # IRON's walks and tolerances
+        return {f.name: jsonable(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
     if isinstance(value, (type, np.dtype)):
         try:
             return np.dtype(value).name  # a dtype field holds the scalar type itself

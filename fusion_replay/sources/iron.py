@@ -175,6 +175,7 @@ class LiveIronStep:
         given = self._source.dispatch_values()
         symbols = {v for k, v in params.items() if k.endswith("_parameter") and isinstance(v, str)}
         found = {k: given[k] for k in symbols if k in given} | dict(self._scalars)
+        found |= {role: found[symbol] for role, symbol in _bound_roles(operator).items() if symbol in found}
         for value in getattr(operator, "values", None) or ():
             name, symbol = getattr(value, "name", None), self._source.symbol_of(operator, value)
             if isinstance(name, str) and symbol in (everything := {**given, **found}):
@@ -234,6 +235,12 @@ class LiveIronStep:
             symbol = self._source.symbol_of(operator, operator.value(word))
             start += int({**self._source.dispatch_values(), **self._scalars}[symbol]) if symbol else 0
         return start
+
+
+def _bound_roles(operator: Any) -> Mapping[str, str]:
+    """Role -> symbol where neither a field that the catalogue knows nor a declaration says it (the software NPU)."""
+    bound = getattr(operator, "bound_symbols", None)
+    return bound if isinstance(bound, Mapping) else {}
 
 
 def step_result(returned: Any) -> StepResult:

@@ -44,15 +44,26 @@ def angles(rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.f
 
 
 POSITIVE = uniform(0, RANGE)
+_WEIGHTS = ("w_gate", "w_up", "w_down")
 _DRAWS: Mapping[tuple[str, str], Draw] = {
     ("GELU", "A"): uniform(-RANGE, RANGE),
     ("Sigmoid", "A"): uniform(-RANGE, RANGE),
     ("Tanh", "A"): uniform(-RANGE, RANGE),
     ("SiLU", "A"): uniform(-RANGE / 2, RANGE / 2),
     ("ReLU", "A"): uniform(-RANGE / 2, RANGE / 2),
+    ("LeakyReLU", "A"): uniform(-RANGE / 2, RANGE / 2),
+    ("Clamp", "A"): uniform(-RANGE / 2, RANGE / 2),
+    ("DepthwiseConv1d", "x"): uniform(-RANGE / 2, RANGE / 2),
+    ("DepthwiseConv1d", "weight"): uniform(-RANGE / 2, RANGE / 2),
     ("GEMV", "A"): normal,
     ("GEMV", "B"): normal,
     ("GEMM", "A"): normal,
+    ("DualGEMVSiLUMul", "A"): normal,
+    ("DualGEMVSiLUMul", "B"): normal,
+    **{(kind, name): uniform(-0.25, 0.25) for kind in ("SwiGLUDecode", "SwiGLUPrefill") for name in _WEIGHTS},
+    ("SwiGLUDecode", "input"): normal,
+    ("SwiGLUPrefill", "input"): normal,
+    ("Sample", "logits"): lambda rng, shape: rng.standard_normal(shape) * 3,
     ("RoPE", "angles"): angles,
 }
 """What differs from uniform [0, 4), by operator and argument."""
@@ -60,8 +71,8 @@ _DRAWS: Mapping[tuple[str, str], Draw] = {
 
 def contents(op_type: str, params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[Any]:
     """Contents of argument ``arg`` of an operator with these parameters, in the arg spec's shape and dtype."""
-    if op_type == "Dequant":
-        return _packed(params, arg, rng)
+    if (op_type, arg.name) in _MADE:
+        return _MADE[op_type, arg.name](params, arg, rng)
     return of_kind(_DRAWS.get((op_type, arg.name), POSITIVE), arg, rng)
 
 
@@ -81,11 +92,62 @@ def _packed(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -
     Any byte is a pair of values; any two bytes as a scale would be NaN and Inf too often to say anything.
     """
     p = operators.find("Dequant").bind(params)
-    tiles, groups = p.size // p.tile_size, p.tile_size // p.group_size
-    values = rng.integers(0, 256, (tiles, p.tile_size // 2), dtype=np.uint8)
+    tile = p.tile_size or _DEQUANT_TILE
+    tiles, groups = p.size // tile, tile // p.group_size
+    values = rng.integers(0, 256, (tiles, tile // 2), dtype=np.uint8)
     scales = rng.uniform(1 / 3.75, 1, (tiles, groups)).astype(np.float32).astype(ml_dtypes.bfloat16)
     packed = np.concatenate((values, scales.view("<u2").view(np.uint8).reshape(tiles, 2 * groups)), axis=1)
     return packed.reshape(arg.shape)
+
+
+def _draw_rows(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Sample's draws, a row per position: the temperature's bits, k, and the two words of a 53-bit uniform number.
+
+    Temperatures and k as in amd/IRON ``iron/operators/sample.py``; greedy rows only behind the first one.
+    """
+    steps = arg.shape[0]
+    rows = np.empty((steps, 4), np.uint32)
+    temperatures = np.where(np.arange(steps) == 0, 1.0, rng.choice([0.0, 0.7, 1.0], steps))
+    rows[:, 0] = temperatures.astype(np.float32).view(np.uint32)
+    rows[:, 1] = rng.integers(1, 51, steps)
+    numbers = rng.integers(0, 1 << 53, steps, dtype=np.uint64)
+    rows[:, 2], rows[:, 3] = numbers & np.uint64(0xFFFFFFFF), numbers >> np.uint64(32)
+    return rows.view(np.int32)
+
+
+def _program(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    """Emit's rows of plane, index, scale, bias and shift, a quarter unused (amd/IRON iron/operators/emit.py)."""
+    rows = arg.shape[0]
+    carried = int(params["carried"])
+    columns = [
+        rng.integers(0, 2, rows),
+        rng.integers(0, carried, rows),
+        rng.integers(-3, 4, rows),
+        rng.integers(-1000, 1000, rows),
+        rng.choice([0, 2], rows),
+    ]
+    program = np.stack(columns, axis=1).astype(np.int32)
+    program[rng.random(rows) < 0.25] = 0
+    return program
+
+
+def _planes(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    return rng.integers(-(1 << 20), 1 << 20, arg.shape).astype(np.int32)
+
+
+def _no_tokens(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.int32]:
+    return np.full(arg.shape, -1, np.int32)
+
+
+_DEQUANT_TILE = 4096
+_MADE: Mapping[tuple[str, str], Callable[[Mapping[str, Any], ArgSpec, np.random.Generator], npt.NDArray[Any]]] = {
+    ("Dequant", "A"): _packed,
+    ("Emit", "program"): _program,
+    ("Emit", "planes"): _planes,
+    ("Sample", "draws"): _draw_rows,
+    ("Sample", "tokens"): _no_tokens,
+}
+"""Inputs that must satisfy their kernel, by operator and argument."""
 
 
 __all__ = ["POSITIVE", "RANGE", "SEED", "Draw", "angles", "contents", "normal", "of_kind", "uniform"]

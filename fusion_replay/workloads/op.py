@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``op:NAME``: one operator on the software NPU, a sequence of one step, on seeded inputs (:mod:`.draws`)."""
+"""``op:NAME``: one operator on the software NPU, a sequence of one step, on seeded inputs (:mod:`.draws`).
+
+A composite (SwiGLU) is the runlist of its steps, as IRON dispatches it."""
 
 from __future__ import annotations
 
@@ -23,10 +25,25 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "GELU": {"size": 4096},
     "ReLU": {"size": 4096},
     "SiLU": {"size": 4096},
+    "Sigmoid": {"size": 4096},
+    "Tanh": {"size": 4096},
+    "LeakyReLU": {"size": 4096},
+    "Clamp": {"size": 4096, "low": -0.75, "high": 1.25},
+    "AXPY": {"size": 4096, "scalar_factor": 1.7},
+    "MemCopy": {"size": 4096, "num_cores": 4, "tile_size": 512},
+    "Dequant": {"size": 4096, "tile_size": 1024},
     "LayerNorm": {"size": 4096, "tile_size": 1024},
     "RMSNorm": {"size": 4096, "tile_size": 1024},
     "GEMM": {"M": 256, "K": 256, "N": 512},
     "GEMV": {"M": 512, "K": 512},
+    "DualGEMVSiLUMul": {"M": 256, "K": 256},
+    "DepthwiseConv1d": {"rows": 64, "channels": 64},
+    "MHA": {"num_heads": 4, "num_KV_heads": 2, "seq_len": 128},
+    "GQAContext": {"groups": 4, "heads_per_group": 4, "seq_len": 256},
+    "Sample": {"vocab": 4096, "steps": 2},
+    "Emit": {"slots": 32, "carried": 2},
+    "SwiGLUDecode": {"embedding_dim": 256, "hidden_dim": 512},
+    "SwiGLUPrefill": {"embedding_dim": 512, "hidden_dim": 512, "seq_len": 256},
     "Softmax": {"rows": 16, "cols": 256},
     "RoPE": {"rows": 32, "cols": 64, "angle_rows": 8},
     "Repeat": {"rows": 8, "cols": 64, "repeat": 4},
@@ -40,6 +57,11 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "output_offset": 64,
         "input_buffer_size": 512,
         "output_buffer_size": 8192,
+    },
+    "Copy": {
+        "input_buffer_size": 512,
+        "output_buffer_size": 8192,
+        "dst": {"offset": 64, "sizes": (8, 64), "strides": (1024, 1)},
     },
 }
 """Small parameters that both devices build, for whoever gives none. Given ones take precedence one by one."""
@@ -74,11 +96,12 @@ class OperatorRun(Run):
                 }
 
     def describe(self) -> str:
-        device, step = self.callable.op.device, self.callable.op.runlist[0][0]
+        device, first = self.callable.op.device, self.callable.op.runlist[0][0]
+        name = self._spec.type if _is_composite(self._spec) else first.name
         shapes = [f"{a.name} {a.shape}" for a in self._args if a.reads]
         outputs = [f"{a.name} {a.shape}" for a in self._args if a.writes]
         calls = "1 call" if self.invocations == 1 else f"{self.invocations} calls"
-        return f"{step.name} on {device}: {', '.join(shapes)} -> {', '.join(outputs)}, {calls}"
+        return f"{name} on {device}: {', '.join(shapes)} -> {', '.join(outputs)}, {calls}"
 
     def result(self) -> dict[str, Any]:
         return {"operator": self._spec.type, **self._results}
@@ -108,7 +131,8 @@ def workload(name: str) -> Workload:
     from fusion_replay.sources.simulator.kernels import find_kernel
 
     spec = operators.find(name)
-    find_kernel(spec.type)
+    if not _is_composite(spec):
+        find_kernel(spec.type)
     known = ", ".join(p.name for p in spec.params)
     given = ", ".join(f"{k}={_spelled(v)}" for k, v in _DEFAULTS.get(spec.type, {}).items()) or "none"
     options = [
@@ -137,14 +161,21 @@ def _build(spec: OperatorSpec, device: str, faults: Sequence[Any], options: Simp
     symbols = {f"{role}_parameter": role for role in values if f"{role}_parameter" not in given}
     params = {**columns, **_DEFAULTS.get(spec.type, {}), **given, **symbols}
     args = spec.arg_specs(params)
-    step = operator_class(spec.type)(**params)
+    runlist: list[tuple[Any, ...]] = [(operator_class(spec.type)(**params), *(a.name for a in args))]
+    if spec.runlist is not None and _is_composite(spec):
+        runlist = [(operator_class(kind)(**fields), *names) for kind, fields, names in spec.runlist(spec.bind(params))]
     reads, writes = [a.name for a in args if a.reads], [a.name for a in args if a.writes]
-    callable_ = simulate(
-        [(step, *(a.name for a in args))], device, faults, name=f"op_{spec.type}", input_args=reads, output_args=writes
-    )
+    callable_ = simulate(runlist, device, faults, name=f"op_{spec.type}", input_args=reads, output_args=writes)
     if values:
         callable_.write_values({params[f"{role}_parameter"]: value for role, value in values.items()})
     return OperatorRun(callable_, spec, params, seed=options.seed, invocations=options.calls)
+
+
+def _is_composite(spec: OperatorSpec) -> bool:
+    """Whether it is a chain of other operators and nothing else: no device design has its name."""
+    from fusion_replay.sources.simulator.kernels import has_kernel
+
+    return spec.runlist is not None and not has_kernel(spec.type)
 
 
 def _wants_all_columns(spec: OperatorSpec) -> bool:

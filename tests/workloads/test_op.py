@@ -27,16 +27,24 @@ def recorded(tmp_path: Path, name: str, device: str = "npu2", faults: tuple[str,
 @pytest.mark.parametrize("device", ["npu1", "npu2"])
 @pytest.mark.parametrize("name", ALL)
 def test_every_operator_runs_without_parameters(name: str, device: str, tmp_path: Path) -> None:
+    if (name, device) == ("MHA", "npu1"):
+        with pytest.raises(UsageError, match="MHA: device=npu1: expected npu2"):
+            recorded(tmp_path, name, device)
+        return
     with fr.open(recorded(tmp_path, name, device, calls=2)) as snap:
+        if name.startswith("SwiGLU"):
+            product = "GEMV" if name == "SwiGLUDecode" else "GEMM"
+            assert [s.op.type for s in snap.steps()] == [product, product, "SiLU", "ElementwiseMul", product] * 2
+            return
         assert [s.op.type for s in snap.steps()] == [name, name]
         first, second = snap.steps()
         assert first.inputs[0].digest != second.inputs[0].digest or name == "RoPE"
         spec = operators.find(name)
-        assert [t.name for t in (*first.inputs.values(), *first.outputs.values())] == [
-            a.name for a in spec.arg_specs(dict(first.op.params))
-        ]
+        args = spec.arg_specs(dict(first.op.params))
+        assert [t.name for t in first.inputs.values()] == [a.name for a in args if a.reads]
+        assert [t.name for t in first.outputs.values()] == [a.name for a in args if a.writes]
         for tensor in first.outputs.values():
-            assert np.any(tensor.numpy().view(np.uint16))
+            assert np.any(tensor.numpy().view(np.uint8))
 
 
 def test_the_seed_decides_the_inputs(tmp_path: Path) -> None:

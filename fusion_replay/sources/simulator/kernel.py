@@ -65,7 +65,7 @@ class SimulatedKernel:
         self._faults = tuple(faults)
         self._external = external or {}
         self._roles = {
-            symbol: role for role in step.spec.values if (symbol := getattr(step.params, f"{role}_parameter", None))
+            symbol: role for role in step.spec.values if (symbol := getattr(step.op, f"{role}_parameter", None))
         }
         kernel.check(step.params, device.core)
 

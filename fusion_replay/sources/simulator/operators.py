@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -81,19 +82,26 @@ class SimulatedOperator:
         """One entry per runtime argument, in runlist order."""
         return [RuntimeArgSpec(s.direction, s.shape, dtype_named(s.dtype)) for s in self.arg_specs()]
 
-    def reference(self, *inputs: Array, previous: Array | None = None, **values: int | float) -> Any:
+    def reference(self, *inputs: Array, previous: Array | Sequence[Array] | None = None, **values: int | float) -> Any:
         """The newest IRON form's answer for these inputs: one array, or a tuple for several outputs.
 
-        ``previous`` holds the output's old contents where the operator writes only part of it; without it they are
-        zeros, as in amd/IRON iron/operators/strided_copy/reference.py.
+        ``previous`` holds the outputs' old contents where the operator writes only part of them (one array, or a
+        sequence for several outputs); without it they are zeros, as in amd/IRON
+        iron/operators/strided_copy/reference.py.
         """
         if previous is None and self.spec.partial:
-            out = next(s for s in self.arg_specs() if s.writes)
-            previous = np.zeros(out.shape, dtype_named(out.dtype))
+            previous = [np.zeros(s.shape, dtype_named(s.dtype)) for s in self.arg_specs() if s.writes]
         results = catalogue.reference(
             self.spec.type, parameters_of(self), inputs, "iron-2026-09", previous=previous, values=values
         )
         return results[0] if len(results) == 1 else results
+
+    @property
+    def bound_symbols(self) -> dict[str, str]:
+        """Role -> symbol of the runtime values for which IRON has no field: there a graph binds them."""
+        fields = {p.name for p in self.spec.params}
+        named = {r: getattr(self, f"{r}_parameter", None) for r in self.spec.values if f"{r}_parameter" not in fields}
+        return {role: symbol for role, symbol in named.items() if isinstance(symbol, str)}
 
     @property
     def name(self) -> str:
@@ -138,6 +146,9 @@ def _make_class(spec: OperatorSpec) -> type[SimulatedOperator]:
     # Every field has a default, so that IRON's positional order can be kept whichever of them are required;
     # OperatorSpec.bind reports the required ones that are missing.
     fields: list[Any] = [(p.name, Any, field(default=p.default)) for p in spec.params]
+    # Operators of September 2026 have no field for the symbol of a runtime value: a graph binds it. Here it is a field.
+    symbols = [f"{role}_parameter" for role in spec.values if all(p.name != f"{role}_parameter" for p in spec.params)]
+    fields += [(name, Any, field(default=None, repr=False)) for name in symbols]
     fields.append(("context", Any, field(default=None, repr=False)))
     made = dataclasses.make_dataclass(
         spec.type, fields, bases=(SimulatedOperator,), eq=False, namespace={"spec": spec, "__doc__": spec.summary}

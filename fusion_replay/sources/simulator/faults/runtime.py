@@ -75,7 +75,7 @@ class TruncateScalar(Kind):
         if fault.args and not 1 <= int(fault.args[0]) <= 31:
             return "a scalar keeps 1 to 31 of its bits"
         floats = any(isinstance(v, float) for v in vars(step.params).values())
-        symbols = any(getattr(step.params, f"{role}_parameter", None) for role in step.spec.values)
+        symbols = any(getattr(step.op, f"{role}_parameter", None) for role in step.spec.values)
         return None if floats or symbols else "it takes no float parameter and no runtime value"
 
     def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:

@@ -69,4 +69,8 @@ def find_kernel(op_type: str) -> Kernel:
         ) from None
 
 
-__all__ = ["Kernel", "find_kernel"]
+def has_kernel(op_type: str) -> bool:
+    return op_type in _kernels()
+
+
+__all__ = ["Kernel", "find_kernel", "has_kernel"]

@@ -108,9 +108,7 @@ def _rules(p: Params, core: Core) -> None:
         require_multiple(op, name, tile, unit, f"the mmul shape on {core.generation}")
     require_multiple(op, "M", p.M, _ROWS * tiles["tile_m"], "4 * tile_m")
     require_multiple(op, "K", p.K, tiles["tile_k"], "tile_k")
-    partitions = field(p, "partition_N", 1)  # column blocks of B, one dispatch of the design after another
-    require_multiple(op, "N", p.N, partitions, "partition_N")
-    require_multiple(op, "N", p.N, tiles["tile_n"] * columns * partitions, "tile_n * num_aie_columns * partition_N")
+    require_multiple(op, "N", p.N, tiles["tile_n"] * columns, "tile_n * num_aie_columns")
     epilogue = field(p, "epilogue", "none")
     require(epilogue in ("none", "gelu"), op, "epilogue", "'none' or 'gelu'", repr(epilogue))
 
