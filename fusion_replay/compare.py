@@ -178,10 +178,11 @@ def _pattern(rule: str, m: Measured, unchanged: bool | None, exact_bits: bool) -
     s = m.stats
     if rule not in ("auto", "strict") or s.bit_equal:
         return None
-    if rule == "auto" and unchanged and (s.min_atol != 0 or m.n_disagree):
+    kept = rule == "auto" and bool(unchanged) and (s.min_atol != 0 or m.n_disagree > 0)
+    if m.actual_all_zero and s.ref_max != 0:
+        return "all zero, expected is not" + (" (as it was before: zeros or nothing was written)" if kept else "")
+    if kept:
         return "never written: the output kept its old contents bit for bit"
-    if m.actual_all_zero and (s.ref_max != 0):
-        return "all zero, expected is not"
     if rule == "auto" and exact_bits:
         return "bits differ, and this operator only moves data"
     return None
@@ -221,7 +222,7 @@ def _non_finite(s: Stats, n: int) -> str:
         )
         if count
     ]
-    return f"non-finite values disagree in {n:,} elements ({', '.join(kinds)})"
+    return f"non-finite values disagree in {n:,} element{'' if n == 1 else 's'} ({', '.join(kinds)})"
 
 
 def _index(index: tuple[int, ...] | None) -> str:

@@ -185,6 +185,8 @@ def test_an_output_that_kept_its_old_contents_fails_unless_they_are_right() -> N
     assert compare(a, a, "auto", unchanged=True)
     assert compare(bf(0.0), bf(-0.0), "auto", unchanged=True)
     assert not compare(bf(NAN), bf(1.0), "auto", unchanged=True)
+    zeros = compare(bf(0.0), bf(1.0), "auto", unchanged=True)
+    assert zeros.detail.startswith("all zero, expected is not (as it was before: zeros or nothing was written)")
     assert compare(a, e, "strict", unchanged=True)  # only auto looks at it
 
 
@@ -279,7 +281,7 @@ def test_a_mismatch_says_where_and_how_much() -> None:
     a[3, 9] = 8.0
     assert ", first at (3, 5) actual 1.5, expected 1; largest deviation 7 at (3, 9)" in compare(a, e).detail
     a[0, 0] = NAN
-    assert "non-finite values disagree in 1 elements (1 NaN in actual)" in compare(a, e).detail
+    assert "non-finite values disagree in 1 element (1 NaN in actual)" in compare(a, e).detail
     assert str(compare(e, e)) == "match (strict: rtol 0.016 atol 1e-05): bit for bit"
     assert compare(bf(), bf()).detail == "no elements"
 
