@@ -9,9 +9,12 @@ device's deviation, which the tolerance covers.
 
 from __future__ import annotations
 
+import math
+
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, through_float32, unary_args
+from fusion_replay.refs._sums import add_to_odd
 from fusion_replay.tolerance import relative
 
 
@@ -22,7 +25,12 @@ def _torch(call: Call, a: Array) -> Array:
 
 
 def _exact(call: Call, a: Array) -> Array:
-    return call.xp.where(a > 0, a, call.params.alpha * a)
+    """The product of 53 and 8 bits in two halves that float64 holds, their sum rounded to odd: one rounding in all."""
+    xp = call.xp
+    mantissa, exponent = math.frexp(call.params.alpha)
+    upper = math.ldexp(round(math.ldexp(mantissa, 26)), exponent - 26)
+    lower = xp.where(xp.isfinite(a), (call.params.alpha - upper) * a, xp.zeros_like(a))
+    return xp.where(a > 0, a, add_to_odd(xp, upper * a, lower))
 
 
 SPEC = OperatorSpec(
