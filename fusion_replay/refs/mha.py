@@ -117,8 +117,9 @@ SPEC = OperatorSpec(
     args=_args,
     flavours={"pr117": _attention, "iron-2026-08": _attention, "iron-2026-09": _attention, "exact": _attention},
     tolerance={
-        "*": relative(0.04, 0.0, 0.005, range_frac=0.04).from_source(
-            "amd/IRON iron/operators/mha.py: 0.04, 0.5 % may fail; its floor of 0.15 as a share of the test's range"
+        # IRON lets 0.5 % of the elements fail, more than a tile of 64 rows in 16,384: a dropped one would pass.
+        "*": relative(0.04, 0.0, range_frac=0.04).from_source(
+            "amd/IRON iron/operators/mha.py: 0.04; its floor of 0.15 as a share of the test's range of 4"
         )
     },
     raw=True,
