@@ -21,7 +21,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import no_reference
-from fusion_replay.tolerance import relative
+from fusion_replay.tolerance import Tolerance, relative
 
 _SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
 
@@ -97,6 +97,20 @@ def _head(xp: Any, q: Array, k: Array, v: Array, queries: int, keys: int) -> Arr
     return xp.concat(bands, axis=0)
 
 
+def _tolerance(p: SimpleNamespace) -> Tolerance:
+    """IRON's, its floor of 0.15 as a share of the results (up to 4 in its test), its share that may fail bounded.
+
+    IRON lets 0.5 % of the elements fail, which is more than a block of 64 rows in 16,384: a dropped one would pass.
+    bfp16 scores put up to 0.3 % beyond 0.04 where their spread is that of IRON's test (measured on the software NPU).
+    """
+    share = 0.005
+    if p.num_heads and p.seq_len:
+        share = min(share, 0.25 * p.B_q / (p.num_heads * padded_rows(p)))
+    return relative(0.04, 0.0, share, range_frac=0.04).from_source(
+        "amd/IRON iron/operators/mha.py: 0.04 / 0.15 with 0.5 % outliers, at most a quarter of a block of rows"
+    )
+
+
 SPEC = OperatorSpec(
     type="MHA",
     summary="O = softmax(Q K^T / sqrt(d), causal) V, per head",
@@ -116,12 +130,7 @@ SPEC = OperatorSpec(
     ),
     args=_args,
     flavours={"pr117": _attention, "iron-2026-08": _attention, "iron-2026-09": _attention, "exact": _attention},
-    tolerance={
-        # IRON lets 0.5 % of the elements fail, more than a tile of 64 rows in 16,384: a dropped one would pass.
-        "*": relative(0.04, 0.0, range_frac=0.04).from_source(
-            "amd/IRON iron/operators/mha.py: 0.04; its floor of 0.15 as a share of the test's range of 4"
-        )
-    },
+    tolerance={"*": _tolerance},
     raw=True,
     values=("s_q", "s_kv"),
     source="amd/IRON iron/operators/mha.py (0274eac8), iron/operators/mha/reference.py (377e020f)",
