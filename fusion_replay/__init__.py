@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.snapshot import open_snapshot as open
     from fusion_replay.sources.simulator import simulate
+    from fusion_replay.sources.simulator.kernels.user import kernel
     from fusion_replay.tolerance import Tolerance, bf16_ulps, exact, relative
     from fusion_replay.user_operators import operator
 
@@ -39,6 +40,7 @@ _HOMES = {
     "check": "fusion_replay.replay",
     "compare": "fusion_replay.compare",
     "exact": "fusion_replay.tolerance",
+    "kernel": "fusion_replay.sources.simulator.kernels.user",
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.user_operators",
     "record": "fusion_replay.record",

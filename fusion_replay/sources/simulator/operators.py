@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay import operators as catalogue
-from fusion_replay.errors import RunlistError, UnknownOperatorError
+from fusion_replay.errors import RunlistError, UnknownOperatorError, UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import OperatorSpec
 
@@ -44,6 +44,7 @@ class RuntimeArgSpec:
     direction: str
     shape: tuple[int, ...]
     dtype: Any = ml_dtypes.bfloat16
+    name: str | None = None  # of a user's operator only: IRON's form has none
 
     @property
     def reads(self) -> bool:
@@ -65,6 +66,7 @@ class SimulatedOperator:
     """
 
     spec: ClassVar[OperatorSpec]
+    own_args: tuple[ArgSpec, ...] = ()  # those of :func:`custom`, for an operator that was declared without any
 
     def __post_init__(self) -> None:
         self.arg_specs()  # a wrong field is reported where it was written, not steps later
@@ -76,11 +78,15 @@ class SimulatedOperator:
 
     def arg_specs(self) -> tuple[ArgSpec, ...]:
         """Arg specs with their names, which IRON's own form leaves out."""
-        return self.spec.arg_specs(parameters_of(self))
+        return self.own_args or self.spec.arg_specs(parameters_of(self))
 
     def get_arg_spec(self) -> list[RuntimeArgSpec]:
         """One entry per runtime argument, in runlist order."""
-        return [RuntimeArgSpec(s.direction, s.shape, dtype_named(s.dtype)) for s in self.arg_specs()]
+        named = bool(self.own_args)
+        return [
+            RuntimeArgSpec(s.direction, s.shape, dtype_named(s.dtype), s.name if named else None)
+            for s in self.arg_specs()
+        ]
 
     def reference(self, *inputs: Array, previous: Array | Sequence[Array] | None = None, **values: int | float) -> Any:
         """The newest IRON form's answer for these inputs: one array, or a tuple for several outputs.
@@ -137,6 +143,34 @@ def operator_class(op_type: str) -> type[SimulatedOperator]:
     if made is None or made.spec is not spec:  # a user's operator may have been declared again
         made = _CLASSES[spec.type] = _make_class(spec)
     return made
+
+
+def custom(op_type: str, args: Sequence[ArgSpec] = (), **params: Any) -> SimulatedOperator:
+    """An operator object of a user's type (``@fusion_replay.operator``), for :func:`~fusion_replay.simulate`.
+
+    Args:
+        op_type: the type as it was declared.
+        args: its arg specs in runtime order, where the declaration has none.
+        params: its parameters.
+
+    Raises:
+        UnknownOperatorError: no operator of this type is declared.
+        UsageError: parameters that it does not take, or no arg specs in either place.
+    """
+    made = operator_class(op_type)
+    symbols = {f"{role}_parameter" for role in made.spec.values}
+    unknown = [name for name in params if name not in symbols | {p.name for p in made.spec.params}]
+    if unknown:
+        takes = ", ".join(p.name for p in made.spec.params) or "none"
+        raise UsageError(f"{op_type}: parameter {', '.join(unknown)}: expected {takes}")
+    if made.spec.shapeless and not any(a.writes for a in args):
+        raise UsageError(
+            f"{op_type} was declared without shapes: give args=[ArgSpec(name, 'in' or 'out', shape), ...] in runtime "
+            "order here, or args=... to @fusion_replay.operator"
+        )
+    op = made(**params)
+    op.own_args = tuple(args)
+    return op
 
 
 _CLASSES: dict[str, type[SimulatedOperator]] = {}

@@ -19,7 +19,7 @@ from fusion_replay.errors import RunlistError, UsageError
 from fusion_replay.model import ArgSpec, parse_buffer
 from fusion_replay.operators import OperatorSpec
 from fusion_replay.sources.simulator.memory import GRANULE
-from fusion_replay.sources.simulator.operators import parameters_of
+from fusion_replay.sources.simulator.operators import SimulatedOperator, parameters_of
 
 if TYPE_CHECKING:
     from fusion_replay.sources.simulator.callable import SimulatedCallable
@@ -195,7 +195,8 @@ def _described(index: int, op: Any) -> tuple[OperatorSpec, SimpleNamespace, tupl
         raise RunlistError(f"step {index}: {op!r} is no operator object (it has no get_arg_spec())")
     spec = catalogue.find(type(op).__name__)
     params = parameters_of(op)
-    return spec, spec.bind(params), spec.arg_specs(params)
+    args = op.arg_specs() if isinstance(op, SimulatedOperator) else spec.arg_specs(params)
+    return spec, spec.bind(params), args
 
 
 def _check_names(step: PlannedStep) -> None:

@@ -27,6 +27,7 @@ from fusion_replay.sources.simulator.kernels import (
     rope,
     sample,
     softmax,
+    user,
 )
 from fusion_replay.sources.simulator.kernels._base import Kernel
 
@@ -50,27 +51,28 @@ _FAMILIES = (
 
 
 @cache
-def _kernels() -> dict[str, Kernel]:
+def builtin_kernels() -> dict[str, Kernel]:
     return {kernel.type: kernel for family in _FAMILIES for kernel in family.KERNELS}
 
 
 def find_kernel(op_type: str) -> Kernel:
-    """The kernel of an operator, by IRON's class name.
+    """The kernel of an operator, by IRON's class name; a user's (:mod:`.user`) comes before the software NPU's own.
 
     Raises:
         UnknownOperatorError: the software NPU has none.
     """
-    try:
-        return _kernels()[op_type]
-    except KeyError:
-        known = ", ".join(sorted(_kernels()))
+    found = user.user_kernel(op_type) or builtin_kernels().get(op_type)
+    if found is None:
+        known = ", ".join(sorted({*builtin_kernels(), *user.user_kernels()}))
         raise UnknownOperatorError(
-            f"the software NPU has no kernel for operator {op_type!r}; it has: {known}"
-        ) from None
+            f"the software NPU has no kernel for operator {op_type!r}; it has: {known}. "
+            f"Declare one with @fusion_replay.kernel({op_type!r})"
+        )
+    return found
 
 
 def has_kernel(op_type: str) -> bool:
-    return op_type in _kernels()
+    return user.user_kernel(op_type) is not None or op_type in builtin_kernels()
 
 
-__all__ = ["Kernel", "find_kernel", "has_kernel"]
+__all__ = ["Kernel", "builtin_kernels", "find_kernel", "has_kernel"]
