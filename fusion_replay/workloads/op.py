@@ -118,7 +118,8 @@ class OperatorRun(Run):
         if arg.dtype != "bfloat16":
             return None
         held = self.callable.get_buffer(arg.name).numpy().reshape(-1)[: arg.size]
-        mean = float(np.abs(held.astype(np.float64)).mean()) if arg.size else 0.0
+        with np.errstate(invalid="ignore"):  # NaN, from a fault
+            mean = float(np.abs(held.astype(np.float64)).mean()) if arg.size else 0.0
         return mean if np.isfinite(mean) else None
 
 

@@ -369,3 +369,61 @@ def test_partial_writers_keep_their_old_contents_under_a_shift() -> None:
     call.write_values({"cache_offset": 0})
     call()
     assert result(call, "cache").astype(int).tolist() == [5] * 64 + [1] * 64 + [5] * 896
+
+
+# --- where columns and batches lie in the operators that name them otherwise ------------------------------------------
+
+
+def spoiled(op: Any, device: str, fault: str, **inputs: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    """The output without and with the fault, of one call on the same inputs, by the op's shape."""
+    shape = next(a.shape for a in op.arg_specs() if a.writes)
+    outs = []
+    for faults in ((), (fault,)):
+        call = fr.simulate([(op, *inputs, "out")], device, faults)
+        for name, values in inputs.items():
+            call.get_buffer(name)[...] = values.reshape(-1)
+        call()
+        outs.append(result(call, "out").reshape(shape))
+    return outs[0], outs[1]
+
+
+def qkv(rows: int, interleaved: bool) -> dict[str, np.ndarray[Any, Any]]:
+    rng = np.random.default_rng(0)
+    shape = (rows, 2, 64) if interleaved else (2, rows, 64)
+    return {name: rng.standard_normal(shape).astype(BF16) for name in "qkv"}
+
+
+def test_batch_of_an_attention_is_a_head() -> None:
+    for interleaved in (False, True):
+        op = ops.MHA(num_heads=2, seq_len=64, heads_interleaved=interleaved)
+        good, bad = spoiled(op, "npu2", "0:0:batch", **qkv(64, interleaved))
+        first, second = (np.s_[:, 0], np.s_[:, 1]) if interleaved else (np.s_[0], np.s_[1])
+        assert bad[first].tobytes() == bad[second].tobytes() == good[first].tobytes() != good[second].tobytes()
+
+
+def test_columns_of_an_attention_deal_out_blocks_of_64_rows() -> None:
+    for interleaved in (False, True):
+        op = ops.MHA(num_heads=2, seq_len=256, num_pipelines=2, heads_interleaved=interleaved)
+        good, bad = spoiled(op, "npu2", "0:0:swap-columns:0:1", **qkv(256, interleaved))
+        blocks = good.reshape(4, 64, 2, 64) if interleaved else good.reshape(2, 4, 64, 64).swapaxes(0, 1)
+        found = bad.reshape(4, 64, 2, 64) if interleaved else bad.reshape(2, 4, 64, 64).swapaxes(0, 1)
+        np.testing.assert_array_equal(found[[1, 0, 3, 2]].astype(np.float32), blocks.astype(np.float32))
+
+
+def test_groups_of_a_context_are_batches_and_columns() -> None:
+    op = ops.GQAContext(groups=3, heads_per_group=2, seq_len=64)
+    rng = np.random.default_rng(1)
+    inputs = {"cache": rng.standard_normal((3, 64, 64)).astype(BF16), "weights": rng.random((3, 2, 64)).astype(BF16)}
+    good, bad = spoiled(op, "npu1", "0:0:batch", **inputs)
+    np.testing.assert_array_equal(bad.astype(np.float32), np.stack([good[0]] * 3).astype(np.float32))
+    good, bad = spoiled(op, "npu1", "0:0:swap-columns:0:2", **inputs)
+    np.testing.assert_array_equal(bad[[2, 1, 0]].astype(np.float32), good.astype(np.float32))
+    assert not np.array_equal(good[0], good[2])
+
+
+def test_columns_of_a_batched_operator_are_columns_of_every_batch() -> None:
+    op = ops.Transpose(M=64, N=64, num_aie_columns=2, num_channels=1, m=32, n=32, s=8, num_batches=2)
+    x = np.arange(2 * 64 * 64, dtype=np.uint16)
+    good, bad = spoiled(op, "npu1", "0:0:swap-columns:0:1", x=x.view(BF16))
+    want = good.view(np.uint16).reshape(2, 2, 2048)[:, ::-1]
+    np.testing.assert_array_equal(bad.view(np.uint16).reshape(2, 2, 2048), want)

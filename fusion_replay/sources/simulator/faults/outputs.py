@@ -65,7 +65,7 @@ class SwapColumns(Kind):
         return super().parse(text, args)
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
-        columns = getattr(step.params, "num_aie_columns", None) or 1
+        columns = _columns(step.params)
         a, b = _pair(fault)
         if columns < 2:
             return "it runs on one column"
@@ -91,16 +91,20 @@ class Batch(Kind):
     first wrong, correlation 0.75, unnoticed by the tests)."""
 
     name = "batch"
-    summary = "every batch beyond the first repeats the first"
+    summary = "every batch (head, group) beyond the first repeats the first"
     report = "https://github.com/amd/IRON/issues/83"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
-        batches = getattr(step.params, "num_batches", None) or 1
-        return None if batches > 1 else "it has one batch"
+        return None if _batches(step.params) > 1 else "it has one batch"
 
     def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        batches = np.array(dispatch.results[0]).reshape(dispatch.params.num_batches, -1)
-        batches[1:] = batches[0]
+        shape = next(a.shape for a in dispatch.args if a.writes)
+        batches = np.array(dispatch.results[0]).reshape(shape)
+        if getattr(dispatch.params, "heads_interleaved", False):
+            batches[:, 1:] = batches[:, :1]
+        else:
+            batches = batches.reshape(_batches(dispatch.params), -1)
+            batches[1:] = batches[0]
         dispatch.results[0] = batches
 
 
@@ -204,21 +208,34 @@ def _pair(fault: Fault) -> tuple[int, int]:
     return (int(fault.args[0]), int(fault.args[1])) if fault.args else (0, 1)
 
 
+def _batches(params: Any) -> int:
+    """How many independent results lie in the output: batches, heads of an attention, groups of heads."""
+    return next((int(n) for name in ("num_batches", "num_heads", "groups") if (n := getattr(params, name, None))), 1)
+
+
+def _columns(params: Any) -> int:
+    """Columns that the work is spread over: MHA has a pipeline and GQAContext a group in each, MemCopy counts cores."""
+    names = ("num_aie_columns", "num_pipelines", "num_of_pipelines", "groups", "num_cores")
+    return next((int(n) for name in names if (n := getattr(params, name, None))), 1)
+
+
 def _by_column(op_type: str, params: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
     """The output as (outer, round, column, inner): which axis says the AIE column. None where it does not divide.
 
-    GEMM deals its tile_n-wide blocks of C out to the columns in turn; GEMV gives every column a run of rows per
-    batch, everything else a run of the flat output (amd/IRON iron/operators/gemm, gemv, elementwise_add design.py).
+    GEMM deals its tile_n-wide blocks of C out to the columns in turn, MHA its blocks of B_q rows; the others give every
+    column a run of each batch's flat output (amd/IRON iron/operators: gemm, mha, gemv, elementwise_add).
     """
-    columns = int(params.num_aie_columns)
+    columns, size = _columns(params), math.prod(shape)
+    outer, axis, width = int(getattr(params, "num_batches", None) or 1), 0, 0
     if op_type == "GEMM":
-        n, rest = int(params.N), math.prod(shape) // int(params.N)
-        width = int(params.tile_n)
-        if n % (width * columns):
-            return None
-        outer, tail = (1, rest) if params.c_col_maj else (rest, 1)
-        return outer, n // (width * columns), columns, width * tail
-    axis = shape[-1] if op_type == "GEMV" else math.prod(shape)
-    if axis % columns:
+        outer, tail = (1, size // int(params.N)) if params.c_col_maj else (size // int(params.N), 1)
+        axis, width = int(params.N) * tail, int(params.tile_n) * tail
+    elif op_type == "MHA":
+        rows, outer = (0, 1) if params.heads_interleaved else (1, shape[0])
+        axis, width = size // outer, int(params.B_q) * size // outer // shape[rows]
+    else:
+        axis = size // outer
+        width = axis // columns
+    if width == 0 or axis % (width * columns):
         return None
-    return math.prod(shape) // axis, 1, columns, axis // columns
+    return outer, axis // (width * columns), columns, width

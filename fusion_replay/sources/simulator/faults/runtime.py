@@ -101,7 +101,8 @@ class RoundingLeak(Kind):
         return tuple(args)
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
-        return "it moves bits and never rounds" if step.spec.exact_bits or step.spec.type == "ReLU" else None
+        never = step.spec.exact_bits or step.spec.type in ("ReLU", "Clamp")
+        return "it selects or moves bits and never rounds" if never else None
 
     def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
         other = "floor" if dispatch.core.rounding == "conv_even" else "conv_even"
