@@ -149,7 +149,7 @@ def _holds(path: str | os.PathLike[str]) -> object:
                 )
                 for step in snapshot.steps()
             ]
-            return snapshot.format_version, [sequence_to_json(s) for s in snapshot.sequences], steps
+            return [sequence_to_json(s) for s in snapshot.sequences], steps
     except SnapshotError as error:  # made again where it can't be read
         return str(error)
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The goldens in snapshots/: complete, small, right by rule auto, and what the software NPU still computes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fusion_replay as fr
+from fusion_replay.golden.matrix import RECIPE_SUFFIX, is_kept_whole, made_from, remake
+from fusion_replay.golden.recipe import Recipe, differences, recipe_of
+from fusion_replay.workloads.matrix import Case, cases
+
+FOLDER = Path(__file__).parents[2] / "snapshots"
+BUDGET = 8_000_000  # bytes of the whole folder
+
+WHOLE = [c for c in cases() if is_kept_whole(c)]
+RECIPES = [c for c in cases() if not is_kept_whole(c)]
+QUICK = (  # one recipe of every kind that takes a second at most; the others are marked long
+    "npu1-gemm-M384-K1536-N1792-c4-bcol-m32-k48-n64",
+    "npu2-gemm-M64-K512-N256-c4-bcol-m16-k64-n64-parts4",
+    "npu2-gemv-M8192-K2048-c8-ti4-to1024",
+    "npu1-swiglu_decode-emb1024-hidden3584",
+    "npu2-llama_3.2_1b-prompt13-tokens1",
+)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fusion_replay", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def named(case: Case) -> str:
+    return case.name
+
+
+def test_every_case_has_its_golden_and_nothing_else_is_there() -> None:
+    expected = {f"{c.name}.h5" for c in WHOLE} | {f"{c.name}{RECIPE_SUFFIX}" for c in RECIPES} | {"README.md"}
+    assert {p.name for p in FOLDER.iterdir()} == expected
+
+
+def test_the_folder_stays_small() -> None:
+    assert sum(p.stat().st_size for p in FOLDER.iterdir()) < BUDGET
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=named)
+def test_a_whole_golden_replays_and_is_what_the_software_npu_computes(case: Case) -> None:
+    path = FOLDER / f"{case.name}.h5"
+    report = fr.replay(path, workers=1)
+    assert report.passed, str(report)
+    assert report.skipped == 0
+    with fr.open(path) as snap:
+        assert not snap.losses
+        kept = recipe_of(snap, case.name, made_from(case))
+    assert differences(kept, remake(case)) == ()
+
+
+@pytest.mark.parametrize(
+    "case", [c if c.name in QUICK else pytest.param(c, marks=pytest.mark.long) for c in RECIPES], ids=named
+)
+def test_a_recipe_comes_out_again(case: Case) -> None:
+    kept = Recipe.read(FOLDER / f"{case.name}{RECIPE_SUFFIX}")
+    made = remake(case)
+    assert differences(kept, made) == ()
+    assert made.mismatches == ()
+    assert kept.made_from == made_from(case)
+    assert [s.stats for s in made.steps] == [s.stats for s in kept.steps]
+
+
+def test_quick_recipes_exist() -> None:
+    assert set(QUICK) <= {c.name for c in RECIPES}
+
+
+def test_replay_of_a_golden_on_the_command_line() -> None:
+    done = run("replay", str(FOLDER / "npu2-elementwise_add-2048-c8-t256.h5"))
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 step matches" in done.stdout
+
+
+def test_record_matrix_on_the_command_line(tmp_path: Path) -> None:
+    arguments = ("record", "--matrix", "--device", "npu1", "--only", "elementwise_mul", "-o", str(tmp_path / "made"))
+    first = run(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "3 of 3 parameter sets recorded and matching on the software NPU; 3 whole, 0 as recipes" in first.stdout
+    assert "npu1-elementwise_mul-2048-c4-t512.h5: new, 1 step" in first.stdout
+    assert "PASSED" in first.stdout
+    again = run(*arguments)
+    assert "3 unchanged" in again.stdout
+    assert "new" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--matrix", "--only", "nope"), "matrix case 'nope' is unknown"),
+        (("--matrix", "--sim", "npu1"), "record --matrix: takes --device, --only and -o"),
+        (("--only", "gemm"), "--device and --only choose from --matrix"),
+        (("--matrix", "-o", __file__), "expected a folder, found a file"),
+    ],
+)
+def test_what_record_matrix_refuses(arguments: tuple[str, ...], message: str) -> None:
+    done = run("record", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
