@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "--reference",
     metavar="NAME",
     default="auto",
-    help="A flavour; auto: the recording's own; installed: IRON's reference(); stored: kept by record --with-reference.",
+    help="A flavour; auto: the recording's; installed: IRON's own; stored: kept by record --with-reference.",
 )
 @click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
 @click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")

@@ -87,3 +87,12 @@ def test_a_length_the_kernel_cannot_take() -> None:
     shape = (1, 1, 40, 1)
     with pytest.raises(UsageError, match="GQAContext: seq_len 40: expected a multiple of 16"):
         reference("GQAContext", _params(shape), [array([0] * 40), array([0] * 40)], "iron-2026-09")
+
+
+def test_the_kernels_lanes_fold_in_halves() -> None:
+    """Lanes 0 and 8 meet in the first fold and cancel; met any later, the 1 of lane 4 would drown in 2**30."""
+    cache = np.zeros((1, 32, 1), np.float32)
+    cache[0, [0, 4, 8], 0] = [2.0**30, 1, -(2.0**30)]
+    params = {"groups": 1, "heads_per_group": 1, "seq_len": 32, "head_dim": 1}
+    (ctx,) = reference("GQAContext", params, [cache, np.ones((1, 1, 32), np.float32)], "iron-2026-09")
+    assert ctx.reshape(-1).tolist() == [1]

@@ -71,6 +71,11 @@ def test_eps_after_the_root_and_inside_it_differ_where_the_row_is_small() -> Non
     assert row["iron-2026-09"] == row["exact"] == pytest.approx(2**-9 / (2**-18 + 1e-5) ** 0.5, rel=0.004)
 
 
+def test_the_eps_of_pull_request_117_counts_where_the_root_is_tiny() -> None:
+    (c,) = reference("RMSNorm", {"size": 4, "tile_size": 4}, [np.full((1, 4), 2.0**-14, np.float32)], "pr117")
+    assert c.astype(np.float64)[0, 0] == pytest.approx(2**-14 / (2**-14 + 1e-5), rel=0.008)  # 0.86, not 1
+
+
 def test_epsilon_is_the_operators_own() -> None:
     (c,) = reference("RMSNorm", {"size": 4, "tile_size": 4, "epsilon": 3.0}, [np.ones((1, 4), np.float32)])
     assert c.astype(np.float32).tolist() == [[0.5] * 4]
