@@ -24,10 +24,11 @@ from fusion_replay.sources.simulator.kernels._base import (
     require,
     require_multiple,
 )
-from fusion_replay.sources.simulator.kernels.bfp16 import through_bfp16
+from fusion_replay.sources.simulator.kernels.bfp16 import Float64, through_bfp16
 
 _HEAD_DIM = 64
 _BLOCK = 64  # rows of Q and of K in one step of a pipeline
+_BAND = 8 * _BLOCK  # rows computed at a time, for the cache's sake; has no influence on the numbers
 _STEP = 8  # elements of the reduction in one mmul instruction
 _LOG2_E = 1.4453125
 _LOWEST = nearest_bf16(-3.3895313892515355e38)  # what masked scores and an empty running maximum hold
@@ -63,19 +64,29 @@ def _heads_first(p: Params, x: Array, heads: int) -> Float32:
 
 
 def _attend(core: Core, q: Float32, k: Float32, v: Float32, keys: int) -> Float32:
-    """One head, the first ``keys`` rows of K and V.
+    """One head, the first ``keys`` rows of K and V; rows of Q are independent, a band of them is computed at a time."""
+    queries, k_blocks, v_blocks = through_bfp16(q, core.rounding), [], []
+    for at in range(0, min(len(q), keys), _BLOCK):
+        k_blocks.append(through_bfp16(k[at : at + _BLOCK], core.rounding))
+        v_blocks.append(through_bfp16(v[at : at + _BLOCK].T, core.rounding))
+    bands = range(0, len(q), _BAND)
+    return np.concatenate([_band(core, queries, k_blocks, v_blocks, start, keys) for start in bands])
 
-    Blocks of keys one after another, for all rows at or below their diagonal at once: rows are independent, so that is
-    the order in which each of them is computed.
-    """
+
+def _band(
+    core: Core, queries: Float64, k_blocks: Sequence[Float64], v_blocks: Sequence[Float64], start: int, keys: int
+) -> Float32:
+    """Rows from ``start`` on: blocks of keys one after another, each for the rows at or below its diagonal."""
+    q = queries[start : start + _BAND]
     scale = nearest_bf16(_LOG2_E / math.sqrt(_HEAD_DIM))
     largest = np.full((len(q), 1), _LOWEST)
     total = np.zeros((len(q), 1), np.float32)
-    out = np.zeros_like(q)
-    for at in range(0, min(len(q), keys), _BLOCK):
-        below = slice(at, None)
-        scores = core.round_bf16(_product(core, q[below], k[at : at + _BLOCK]))
-        scores[:_BLOCK][np.triu_indices(_BLOCK, 1)] = _LOWEST
+    out = np.zeros(q.shape, np.float32)
+    for at in range(0, min(start + len(q), len(k_blocks) * _BLOCK), _BLOCK):
+        below = slice(max(at - start, 0), None)
+        scores = core.round_bf16(_product(q[below], k_blocks[at // _BLOCK]))
+        if at >= start:
+            scores[:_BLOCK][np.triu_indices(_BLOCK, 1)] = _LOWEST
         scores[:, max(keys - at, 0) :] = _LOWEST
         scaled = scores * scale
         top = np.maximum(core.round_bf16(scaled).max(axis=-1, keepdims=True), np.float32(0))
@@ -85,7 +96,8 @@ def _attend(core: Core, q: Float32, k: Float32, v: Float32, keys: int) -> Float3
         total[below] = core.round_bf16(shrink * total[below] + core.round_bf16(halve(powers))[:, None])
         largest[below] = top
         kept = core.round_bf16(out[below] * shrink) if at else out[below]
-        out[below] = core.round_bf16(_product(core, powers, v[at : at + _BLOCK].T, kept))
+        weights = through_bfp16(powers, core.rounding)
+        out[below] = core.round_bf16(_product(weights, v_blocks[at // _BLOCK], kept))
     return core.round_bf16(out * core.round_bf16(np.float32(1) / total))
 
 
@@ -93,12 +105,11 @@ def _exp2(core: Core, x: Float32) -> Float32:
     return core.round_bf16(np.exp2(x.astype(np.float64)))
 
 
-def _product(core: Core, a: Float32, b: Float32, onto: Float32 | None = None) -> Float32:
-    """``a`` ``(m, K)`` times ``b`` ``(n, K)`` in bfp16, float32 sums that start from ``onto``."""
-    left, right = through_bfp16(a, core.rounding), through_bfp16(b, core.rounding)
+def _product(a: Float64, b: Float64, onto: Float32 | None = None) -> Float32:
+    """``a`` ``(m, K)`` times ``b`` ``(n, K)``, float32 sums that start from ``onto``."""
     c = np.zeros((len(a), len(b)), np.float32) if onto is None else onto.copy()
     for i in range(0, a.shape[1], _STEP):
-        np.add(c, left[:, i : i + _STEP] @ right[:, i : i + _STEP].T, out=c, casting="same_kind")
+        np.add(c, a[:, i : i + _STEP] @ b[:, i : i + _STEP].T, out=c, casting="same_kind")
     return c
 
 

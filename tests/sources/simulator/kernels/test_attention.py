@@ -162,3 +162,11 @@ def test_gqa_context_is_the_gemv_over_the_transposed_cache() -> None:
     matrix = np.ascontiguousarray(cache[0].T)
     (want,) = find_kernel("GEMV").run(Core("npu2", "conv_even"), SimpleNamespace(M=64, K=128), [matrix, weights[0, 0]])
     np.testing.assert_array_equal(out.reshape(-1).view(np.uint16), want.reshape(-1).view(np.uint16))
+
+
+def test_mha_rows_do_not_see_how_they_are_banded(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = draw(1, 1, 640, seed=9)  # more than one band
+    whole = mha(Core("npu2"), inputs, 640)
+    monkeypatch.setattr("fusion_replay.sources.simulator.kernels.mha._BAND", 192)
+    np.testing.assert_array_equal(mha(Core("npu2"), inputs, 640).view(np.uint16), whole.view(np.uint16))
+    assert np.abs(whole.astype(np.float64) - attention(*inputs)).max() < 0.05
