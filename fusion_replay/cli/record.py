@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli import not_here_yet
+from fusion_replay.cli.imports import load_named
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
@@ -32,6 +33,7 @@ class _RecordCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = _named_workload(args)
         if name is not None:
+            load_named(args)  # op:NAME may be an operator that --import declares
             from fusion_replay.workloads import find
 
             ctx.meta[_WORKLOAD] = find(name)
@@ -91,6 +93,7 @@ def _click_option(o: Option) -> click.Option:
     type=click.Choice(["error", "replace", "number"]),
     help="What to do about an existing F.  [default: error with -o, else number]",
 )
+@click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="")
 @verbosity_options
 def command(
@@ -102,6 +105,7 @@ def command(
     only: str | None,
     output: str | None,
     if_exists: IfExists | None,
+    with_reference: bool,
     program: tuple[str, ...],
     **options: Any,
 ) -> int:
@@ -114,7 +118,7 @@ def command(
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
 
-        if program or workload or sim or fault or if_exists:
+        if program or workload or sim or fault or if_exists or with_reference:
             raise UsageError("record --matrix: takes --device, --only and -o; leave the other options out")
         return record_matrix(device, only, output, Terminal())
     if device or only:
@@ -137,7 +141,7 @@ def command(
     if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    return _record(_build(workload, sim, fault, given), target, policy, Terminal())
+    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), with_reference)
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -147,7 +151,7 @@ def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, An
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 
 
-def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal) -> int:
+def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, with_reference: bool) -> int:
     """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on."""
     from fusion_replay.record import record
 
@@ -155,7 +159,7 @@ def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal) -> int:
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        record(target, if_exists=if_exists) as recorder,
+        record(target, if_exists=if_exists, with_reference=with_reference) as recorder,
     ):
         for callable_ in run.callables:
             recorder.attach(callable_)
