@@ -114,6 +114,7 @@ class OperatorSpec:
             era, or None. The parameters carry the dispatch's runtime values as ``values``: :meth:`iron_failure`.
         defects: what IRON's own compare would have said of this operator where it is wrong, and what is right; one
             sentence each, for the documentation.
+        devices: generations that IRON has a design for.
         float32: flavours whose results stay float32 although the operator stores bf16 (IRON's own do).
         runlist: of a composite, parameters -> its steps as (operator type, parameters, buffer names); a composite is no
             runlist entry of IRON's.
@@ -135,6 +136,7 @@ class OperatorSpec:
     values: tuple[str, ...] = ()
     iron_fails: Callable[[SimpleNamespace, str], str | None] | None = None
     defects: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("npu1", "npu2")
     float32: tuple[str, ...] = ()
     runlist: Callable[[SimpleNamespace], Runlist] | None = None
 

@@ -46,4 +46,8 @@ SPEC = OperatorSpec(
     },
     source="amd/IRON iron/operators/axpy.py (1685a4e7), iron/operators/axpy/",
     iron_fails=no_reference("AXPY"),
+    defects=(
+        "Up to August 2026 the reference rounds the product before the sum and the kernel does not: 26 % of "
+        "elements differ by the rounding, which is the reference's error.",
+    ),
 )

@@ -104,4 +104,8 @@ SPEC = OperatorSpec(
     partial=True,
     values=("in_offset", "out_offset", "src_valid", "dst_valid"),
     source="amd/IRON iron/operators/copy.py (00802545)",
+    defects=(
+        "Without the output buffer IRON's reference starts from zeros, so a compare that does not hand it over "
+        "flags every cache write; right is to keep the old contents.",
+    ),
 )

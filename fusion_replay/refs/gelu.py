@@ -10,7 +10,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._activation import gelu_tanh, gelu_tanh_exact
-from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
 from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
@@ -36,4 +36,9 @@ SPEC = OperatorSpec(
         "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels, floor as npu2"),
     },
     source="amd/IRON iron/operators/gelu",
+    iron_fails=no_reference("GELU"),
+    defects=(
+        "In float32 the negative tail cancels: IRON's forms are up to 13,000 ULP off where the result is tiny; it"
+        " is kept right here, judge the tail by absolute error.",
+    ),
 )

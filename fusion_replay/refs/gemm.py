@@ -117,4 +117,10 @@ SPEC = OperatorSpec(
     raw=True,
     runlist=_partitioned,
     source="amd/IRON iron/operators/gemm",
+    defects=(
+        "July and August 2026 call torch's bf16 product, whose last bit depends on the torch build: in up to one "
+        "element in two thousand it is 1 ULP off the sum rounded once, which is given here.",
+        "Before amd/IRON issue 83 was fixed, partition_N > 1 gave wrong columns (correlation 0.75) that a loose "
+        "check passed.",
+    ),
 )

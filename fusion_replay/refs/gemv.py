@@ -89,4 +89,9 @@ SPEC = OperatorSpec(
     raw=True,
     source="amd/IRON iron/operators/gemv",
     iron_fails=_iron_fails,
+    defects=(
+        "Up to August 2026 IRON's reference is plain A @ B: with num_batches > 1 it raises, or gives a wrong "
+        "shape where the batch count equals K, and it ignores the epilogue; right is one product per batch, then "
+        "the epilogue.",
+    ),
 )

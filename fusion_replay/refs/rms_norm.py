@@ -86,4 +86,8 @@ SPEC = OperatorSpec(
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
     source="amd/IRON iron/operators/rms_norm",
+    defects=(
+        "Pull request 117 adds epsilon after the root, x / (sqrt(mean(x x)) + epsilon), where later versions and "
+        "the device add it inside: its compare differs where rows are tiny.",
+    ),
 )

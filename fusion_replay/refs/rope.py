@@ -95,4 +95,8 @@ SPEC = OperatorSpec(
     },
     source="amd/IRON iron/operators/rope",
     iron_fails=_iron_fails,
+    defects=(
+        "Pull request 117 repeats the angle table as a whole (row r takes angle row r mod angle_rows) and knows "
+        "halves only; the device repeats each angle row for consecutive rows and pairs neighbours too.",
+    ),
 )

@@ -39,4 +39,8 @@ SPEC = OperatorSpec(
         "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
     },
     source="amd/IRON iron/operators/silu",
+    defects=(
+        "In float32 exp(-A) overflows below -88.7: IRON's forms give -0 where the true value is up to 3e-37 in "
+        "magnitude.",
+    ),
 )

@@ -84,4 +84,9 @@ SPEC = OperatorSpec(
     values=("input_offset", "output_offset"),
     source="amd/IRON iron/operators/strided_copy",
     iron_fails=_iron_fails,
+    defects=(
+        "Pull request 117 has no reference(): compare and reference modes raise AttributeError.",
+        "August 2026 puts zeros wherever nothing is copied: compare mode flags every cache write, reference mode "
+        "wipes the cache; right is to keep the old contents.",
+    ),
 )
