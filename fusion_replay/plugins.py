@@ -3,7 +3,8 @@
 
 Each is Python code that uses ``@fusion_replay.operator`` when it is imported. Files and modules run because somebody
 named them; ``[tool.fusion-replay] import = [...]`` (on the command line) and the entry-point group
-``fusion_replay.operators`` are read before the first question to the registry: whoever asks none pays nothing.
+``fusion_replay.operators`` are read before the first question to the registry: whoever asks none pays nothing. As with
+pytest's ``conftest.py``, working in a directory runs the code that its project names.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
         raise UsageError(f"{what}: {_in_words(error, path)}") from error
     if not _declares(module, before):
         raise UsageError(
-            f"{what}: it declares no operator; write @fusion_replay.operator(NAME) before a function "
+            f"{what}: it declares no operator and no kernel; write @fusion_replay.operator(NAME) before a function "
             "(`fusion-replay operators --new NAME` prints a whole file)"
         )
     _loaded[key] = module
@@ -182,10 +183,14 @@ def _reachable(directory: Path) -> None:
 
 
 def _registered() -> dict[int, str]:
-    """Identity and source of every operator that users declared so far."""
+    """Identity and source of everything that users declared so far: operators, and kernels of the software NPU."""
     from fusion_replay import operators
 
-    return {id(spec): spec.source for spec in operators.user_specs()}
+    found = {id(spec): spec.source for spec in operators.user_specs()}
+    kernels = sys.modules.get("fusion_replay.sources.simulator.kernels.user")  # a kernel's declaration has imported it
+    if kernels is not None:
+        found |= {id(kernel): kernel.source for kernel in kernels.user_kernels().values()}
+    return found
 
 
 def _declares(module: ModuleType, before: dict[int, str]) -> bool:

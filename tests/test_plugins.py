@@ -65,6 +65,16 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     assert lookup("Zag") is not None
 
 
+def test_a_file_with_nothing_but_a_kernel_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fusion_replay.sources.simulator.kernels import user
+
+    monkeypatch.setattr(user, "_USER", dict(user._USER))
+    text = 'import fusion_replay as fr\n\n\n@fr.kernel("ZigKernel")\ndef fn(A):\n    return A\n'
+    (tmp_path / "kernel.py").write_text(text)
+    plugins.load("kernel.py", tmp_path)
+    assert user.user_kernel("ZigKernel") is not None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
