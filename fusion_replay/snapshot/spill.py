@@ -53,6 +53,7 @@ class Spill:
         self._free: list[int] = []
         self._tasks: deque[Task] = deque()
         self._running = 0
+        self._alive = 0
         self._closed = False
         self._change = threading.Condition()
         self._ways: dict[Any, Way] = {}
@@ -84,7 +85,7 @@ class Spill:
     def drain(self) -> None:
         """Wait until every queued piece is in the journal, or stuck in its slot for want of space there."""
         with self._change:
-            while self._tasks or self._running:
+            while self._progresses():
                 self._change.wait()
 
     def close(self) -> None:
@@ -104,17 +105,34 @@ class Spill:
                 if self._used < self._limit:
                     self._used += 1
                     return self._used - 1
-                if not (self._tasks or self._running):
-                    # Every slot holds a piece that did not fit into the journal: waiting would be for ever.
+                if not self._progresses():
+                    # Every slot holds a piece that nobody will take out any more: waiting would be for ever.
                     raise OSError(errno.ENOSPC, "no room left to compress into", str(self.path))
                 self._change.wait()
 
     def _start_worker(self) -> None:
         thread = threading.Thread(target=self._work, name="fusion-replay-compress", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: the pieces stay raw, and sealing compresses them
+            self.error = error
+            return
         self._threads.append(thread)
-        thread.start()
+        self._alive += 1
+
+    def _progresses(self) -> bool:
+        """Whether some worker will still take a piece out of its slot."""
+        return bool(self._running or (self._tasks and self._alive))
 
     def _work(self) -> None:
+        try:
+            self._compress()
+        finally:
+            with self._change:
+                self._alive -= 1
+                self._change.notify_all()
+
+    def _compress(self) -> None:
         encoder = Encoder(self._ways)
         while True:
             with self._change:

@@ -224,3 +224,26 @@ def test_the_spill_fills_up_while_workers_are_stuck(tmp_path: Path, monkeypatch:
         assert_true_as_far_as_it_goes(snap, 100_000)
         assert snap["0:0"].inputs["A"].kept
         assert np.dtype(BF16) == snap["0:0"].inputs["A"].numpy().dtype
+
+
+def test_no_threads_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from fusion_replay.snapshot import writer as writer_module
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(writer_module, "SPILL_SLOTS", 6)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    writer = SnapshotWriter(tmp_path / "t.h5")
+    sequence = writer.add_sequence(gemv_silu(8, 100_000))
+    for number in range(8):
+        run(writer, sequence, contents(0, number, 8, 100_000))  # neither raises nor waits for ever
+    report = writer.close()
+    with open_snapshot(report.path) as snap:
+        assert len(snap) == 24
+        assert_true_as_far_as_it_goes(snap, 100_000)
+        assert bits(snap["0:0"].inputs["A"].numpy()) == bits(contents(0, 0, 8, 100_000)["W"])
+        kept = sum(snap[number, 0].inputs["B"].kept for number in range(8))
+        assert (kept, sum(loss.count for loss in snap.losses)) == (4, 4)
