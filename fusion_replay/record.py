@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_replay import provenance, sources
 from fusion_replay.errors import RecordingError, UsageError
+from fusion_replay.hooks.everything import Everything
 from fusion_replay.model import ArgSpec, SequenceDescription
-from fusion_replay.sources.protocol import StepSource
-from fusion_replay.watch import Watch, in_words
+from fusion_replay.sources.protocol import StepObserver, StepSource
+from fusion_replay.watch import in_words
+from fusion_replay.watchdog import TimedWatch, Watchdog
 
 if TYPE_CHECKING:
     from fusion_replay.array_step import ArrayStep
@@ -40,25 +42,40 @@ def record(
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
     with_reference: bool = False,
+    slow_after: float = 10.0,
+    step_timeout: float | None = None,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
     Args:
         path: the snapshot to write, an HDF5 file.
-        callable_: a callable of an IRON sequence that dispatches step by step, or one of the software NPU; each call
-            is one invocation. Without it, use :meth:`Recorder.attach` or :meth:`Recorder.step` inside the block.
+        callable_: a callable of an IRON sequence that dispatches step by step, one of a single operator, that operator
+            itself, or a callable of the software NPU; each call is one invocation. Without it, everything that IRON
+            dispatches while the block runs is recorded; :meth:`Recorder.attach` and :meth:`Recorder.step` add others.
         level: "full" keeps every input and output.
         if_exists: "error", "replace" (once the new file is complete), or "number" (``app-001.h5``, next free).
         on_error: what a failure of the recorder itself does: "warn" (the run goes on, told once on stderr, counted in
             the snapshot) or "raise" (a :class:`RecordingError` stops the run).
         with_reference: keep what each operator's own ``reference()`` gives too, for ``replay(reference="stored")``;
             costs its time at every step.
+        slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
+        step_timeout: seconds after which a step is given up: the program gets a KeyboardInterrupt, and is ended
+            where that does not help; None: never.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
         UsageError: an unknown level or policy.
     """
-    return Recorder(path, callable_, level=level, if_exists=if_exists, on_error=on_error, with_reference=with_reference)
+    return Recorder(
+        path,
+        callable_,
+        level=level,
+        if_exists=if_exists,
+        on_error=on_error,
+        with_reference=with_reference,
+        slow_after=slow_after,
+        step_timeout=step_timeout,
+    )
 
 
 class Recorder:
@@ -79,6 +96,10 @@ class Recorder:
         if_exists: IfExists = "error",
         on_error: OnError = "warn",
         with_reference: bool = False,
+        slow_after: float = 10.0,
+        step_timeout: float | None = None,
+        everything: bool = True,
+        summary: bool = True,
     ) -> None:
         if level != "full":
             raise UsageError(f"level {level!r}: this version records 'full' only; leave level out")
@@ -98,7 +119,17 @@ class Recorder:
         self._told = False
         self._sequence_ids: dict[str, int] = {}
         self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
-        self._sources: list[StepSource] = [] if callable_ is None else [sources.attach(callable_)]
+        self._slow_after, self._step_timeout = slow_after, step_timeout
+        self._watchdog: Watchdog | None = None
+        self._summary = summary
+        self._everything: Everything | None = None
+        self._sources: list[StepSource] = []
+        if callable_ is not None and sources.is_operator_call(callable_):
+            self._everything = Everything(only=callable_)
+        elif callable_ is not None:
+            self._sources.append(sources.attach(callable_))
+        elif everything:
+            self._everything = Everything()
 
     # --- the block ----------------------------------------------------------------------------------------------
 
@@ -118,7 +149,7 @@ class Recorder:
         self.path = self._writer.target
         try:
             for source in self._sources:
-                source.attach(Watch(self))
+                self._watch(source)
         except BaseException:
             self._finish(body_failed=True)
             raise
@@ -138,7 +169,12 @@ class Recorder:
         source = sources.attach(callable_)
         self._sources.append(source)
         if self._writer is not None:
-            source.attach(Watch(self))
+            self._watch(source)
+
+    def _watch(self, source: StepSource) -> None:
+        source.attach(Watch(self))
+        if caution := source.sequence.origin.get("caution"):
+            _say(f"{source.sequence.name}: {caution}")
 
     def step(
         self,
@@ -177,6 +213,11 @@ class Recorder:
         return self.report
 
     def _finish(self, *, body_failed: bool) -> None:
+        if self._everything is not None:
+            with self.guard("detaching"):
+                self._everything.detach()
+        if self._watchdog is not None:
+            self._watchdog.close()
         for source in self._sources:
             with self.guard("detaching"):
                 source.detach()
@@ -194,6 +235,8 @@ class Recorder:
             if self._on_error == "raise" and not body_failed:
                 raise RecordingError(message) from error
             _say(message)
+            return
+        if not self._summary:
             return
         if self.report.steps == 0:
             _say(f"nothing was recorded in {self.path}: no watched callable ran inside the block and no step was given")
@@ -213,6 +256,21 @@ class Recorder:
         if self._writer is None:
             raise UsageError(f"{self.path}: the recording is over")
         return self._writer
+
+    def observer(self) -> StepObserver:
+        """What records the steps of one source."""
+        if self._watchdog is None:
+            raise UsageError(f"{self.path}: the recording has not begun")
+        return TimedWatch(self, self._watchdog)
+
+    def unseen(self, kind: str, detail: str, count: int = 1) -> None:
+        """Count something that was dispatched and not recorded."""
+        with self.guard(detail):
+            self.writer.lose(kind, detail, count)
+
+    def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """As :meth:`guard`, for the hooks: what fails in there is a dispatch that was not recorded."""
+        return self.guard(what, "dispatch")
 
     def sequence_id(self, sequence: SequenceDescription) -> int:
         """The number of a sequence given as data; an equal one is described once."""

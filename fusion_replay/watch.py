@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -90,6 +91,11 @@ class Watch:
             return
         with self._recorder.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
             self._recorder.writer.fail_step(self._invocation, step.description.index, in_words(error))
+
+    def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
+        if self._begun and self._invocation is not None:
+            with self._recorder.guard(f"IRON's statistics of step {step.index}", "statistics"):
+                self._recorder.writer.note_step(self._invocation, step.index, {"iron": dict(statistics)})
 
     def invocation_finished(self) -> None:
         if self._invocation is not None:

@@ -75,6 +75,10 @@ _ROWS = (
 )
 
 
+_ELSEWHERE = ("variant", "device", "evidence", "caution")
+"""Of a sequence's origin: what has a place of its own in the text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """All that ``show F`` says. ``nbytes`` counts operand bytes as seen; ``file_bytes`` what lies on the disk."""
@@ -116,12 +120,16 @@ class Overview:
     def _sequences(self) -> str:
         lines = []
         for s in self.sequences:
-            told = [f"{k} {v}" for k, v in s.origin.items() if k not in ("variant", "device")]
+            told = [f"{k} {v}" for k, v in s.origin.items() if k not in _ELSEWHERE]
             lines.append(
                 f"sequence {s.index}  {s.name}: {count(s.steps, 'step')}, {count(s.operators, 'operator')}, "
                 f"{count(s.buffers, 'buffer')} ({human_bytes(s.buffer_bytes)}, {s.external} filled from outside)"
             )
             lines.append("  " + ", ".join([f"ran on: {ran_on(s.origin)}", *told]))
+            if evidence := s.origin.get("evidence"):
+                lines.append(f"  recorded from: IRON's {s.origin.get('variant', '')} form ({evidence})")
+            if caution := s.origin.get("caution"):
+                lines.append(f"  caution: {caution}")
         return "\n".join(lines)
 
     def _operators(self) -> str:

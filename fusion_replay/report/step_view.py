@@ -64,6 +64,7 @@ class StepView:
     elapsed_ns: int | None
     state: str | None
     error: str | None
+    iron: Mapping[str, Any] | None
     tensors: tuple[TensorView, ...]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -81,6 +82,8 @@ class StepView:
         lines.append(f"  operator  {self.op}({params})" + (f" of {self.module}" if self.module else ""))
         if self.values:
             lines.append("  values    " + ", ".join(f"{k}={v}" for k, v in self.values.items()))
+        if self.iron:
+            lines.append("  iron      its own compare: " + ", ".join(_figures(self.iron)))
         rows: list[list[str]] = [
             ["", "", "buffer", "dtype", "shape", "bytes", "min", "max", "mean", "zero", "nan", "inf"]
         ]
@@ -113,6 +116,16 @@ def _row(t: TensorView) -> list[str]:
     return [t.phase, t.name, t.buffer, t.dtype, shape, size, *numbers]
 
 
+def _figures(iron: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in iron.items():
+        if isinstance(value, Mapping):  # by output
+            yield from (f"{key} {figure}" for figure in _figures(value))
+        elif isinstance(value, bool) or not isinstance(value, float):
+            yield f"{key} {value}"
+        else:
+            yield f"{key} {_number(value)}"
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
@@ -140,6 +153,7 @@ def view(step: RecordedStep) -> StepView:
         elapsed_ns=step.elapsed_ns,
         state=step.state,
         error=step.error,
+        iron=step.iron,
         tensors=tuple(tensors),
     )
 

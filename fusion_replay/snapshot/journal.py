@@ -79,7 +79,7 @@ class JournalSummary:
             case frames.CONTENT:
                 record = records.ContentRecord.parse(payload, frame.offset)
                 self.contents[record.content] = record
-            case frames.STEP_BEGIN | frames.STEP_END | frames.STEP_FAILED:
+            case frames.STEP_BEGIN | frames.STEP_END | frames.STEP_FAILED | frames.STEP_NOTE:
                 self._take_step(frame.kind, records.parse_step(frame.kind, payload))
             case frames.INVOCATION_BEGIN:
                 invocation, sequence = records.parse_invocation(payload)
@@ -116,13 +116,13 @@ class JournalSummary:
         step = self.steps.setdefault((record.invocation, record.step), _Step())
         if kind == frames.STEP_BEGIN:
             step.begin = record.operands
-        else:
+        elif kind != frames.STEP_NOTE:
             step.end = record.operands
             step.status = COMPLETE if kind == frames.STEP_END else FAILED
             step.elapsed_ns = record.elapsed_ns
             if step.status == FAILED and record.invocation in self.invocations:
                 self.invocations[record.invocation][1] = FAILED
-        step.detail = {**step.detail, **record.detail}
+        step.detail = _merged(step.detail, record.detail)
 
     def index(self) -> Index:
         """Tables of all that, in the order recorded."""
@@ -229,6 +229,15 @@ class JournalSummary:
         if len(operands):
             operands["content"] = _renumber(operands["content"], row_of)
         return np.array(rows, STEPS), operands, details
+
+
+def _merged(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Later details beside earlier ones; objects of the same name are joined (a note per output of one step)."""
+    joined = {**known, **more}
+    for key in known.keys() & more.keys():
+        if isinstance(known[key], dict) and isinstance(more[key], dict):
+            joined[key] = {**known[key], **more[key]}
+    return joined
 
 
 def _renumber(contents: Any, row_of: dict[int, int]) -> Any:

@@ -123,6 +123,12 @@ def step_failed_frame(invocation: int, step: int, detail: dict[str, Any]) -> Fra
     return frames.STEP_FAILED, [_STEP_BEGIN.pack(invocation, step, 0, len(text)) + text]
 
 
+def step_note_frame(invocation: int, step: int, detail: dict[str, Any]) -> Frame:
+    """More details of a step, whenever they become known."""
+    text = dump_json(detail)
+    return frames.STEP_NOTE, [_STEP_BEGIN.pack(invocation, step, 0, len(text)) + text]
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     invocation: int

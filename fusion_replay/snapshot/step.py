@@ -199,6 +199,16 @@ class RecordedStep:
         return self._text("error")
 
     @property
+    def iron(self) -> dict[str, Any] | None:
+        """IRON's own statistics of the step, where a compare-mode callable was recorded: its keys, its numbers.
+
+        One set (``max_abs``, ``mean_abs``, ``max_rel``, ``ref_max``, ``mismatch``), or since September 2026
+        ``max_abs`` by output buffer.
+        """
+        found = self._detail.get("iron")
+        return dict(found) if isinstance(found, dict) else None
+
+    @property
     def inputs(self) -> OperandMap:
         """Contents before the kernel, of every operand that it reads (in, inout)."""
         rows = self._rows()

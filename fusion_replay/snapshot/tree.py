@@ -75,7 +75,7 @@ class Tree:
         hdf5.attribute(made, "status", step.status)
         if step.op.params:
             hdf5.attribute(made, "params", dump_json(dict(step.op.params)).decode())
-        for key, value in (("values", step.values), ("state", step.state), ("error", step.error)):
+        for key, value in (("values", step.values), ("state", step.state), ("error", step.error), ("iron", step.iron)):
             if value:
                 hdf5.attribute(made, key, value if isinstance(value, str) else dump_json(value).decode())
         outputs = step.outputs

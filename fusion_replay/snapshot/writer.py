@@ -240,6 +240,14 @@ class SnapshotWriter:
             if not self._commit([records.step_failed_frame(invocation, step, detail)]):
                 self._lose("outputs", "failures of steps that could not be written; they show as in flight", 1)
 
+    def note_step(self, invocation: int, step: int, detail: Mapping[str, Any]) -> None:
+        """Keep more of what is known of a step that has begun: JSON data by key, joined with what is there."""
+        with self._lock:
+            if not self._writes() or (invocation, step) in self._lost_steps:
+                return
+            if not self._commit([records.step_note_frame(invocation, step, dict(detail))]):
+                self._lose("statistics", "notes on steps that could not be written", 1)
+
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
             if self._writes() and not self._commit([records.invocation_end_frame(invocation)]):

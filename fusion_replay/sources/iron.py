@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adapter for IRON's callables that dispatch step by step, and for the software NPU, which has their shape.
 
-Every form since amd/IRON pull request 117 keeps its prepared steps in a list: ``_execution_plan`` of
-``(kernel, tensors)`` (``iron/common/sequence.py``), later ``_steps`` of ``(operator, kernel, names, tensors)``
-(``iron/common/image/callable.py``). Each entry's kernel is replaced by a proxy that reports to the observer and calls
-the real one; nothing is subclassed, and :meth:`IronSource.detach` puts the entries back.
-
-Tensors are read by ``numpy()`` alone: it pulls what the device wrote without claiming the host side. A raw view
-(``torch_view()``, ``numpy_view()``) would mark the buffer host-dirty and make the next dispatch overwrite device data
-with stale bytes (Xilinx/mlir-aie ``python/utils/hostruntime/tensor_class.py``).
+Every form from before amd/IRON pull request 117 to September 2026 is served by one class: where its steps can be
+watched is :mod:`.iron_hook`'s to find, how a buffer is read without changing it is :mod:`.iron_tensor`'s, which form
+it is :mod:`.iron_variant`'s. Nothing is subclassed, and :meth:`IronSource.detach` leaves the callable as it was.
 """
 
 from __future__ import annotations
@@ -22,13 +17,14 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import NotAttachableError, RunlistError
+from fusion_replay.errors import RunlistError
 from fusion_replay.model import DTYPE_BYTES, OperandUse, SequenceDescription, StepDescription
 from fusion_replay.sources.describe import describe_sequence
+from fusion_replay.sources.iron_compare import CompareListener, Statistics, is_mismatch
+from fusion_replay.sources.iron_hook import KernelProxy, find_hook
+from fusion_replay.sources.iron_tensor import host_bytes
+from fusion_replay.sources.iron_variant import origin_of
 from fusion_replay.sources.protocol import StepObserver, StepResult
-
-_PLANS = {"_steps": 1, "_execution_plan": 0}
-"""Where a callable keeps its prepared steps, newest form first, and the kernel's place in an entry."""
 
 
 class IronSource:
@@ -40,61 +36,50 @@ class IronSource:
     """
 
     def __init__(self, callable_: Any) -> None:
-        self._plan_name = _plan_of(callable_)
+        self._hook = find_hook(callable_)
         self._callable = callable_
         self.sequence: SequenceDescription = describe_sequence(callable_.op, origin_of(callable_))
         self._observer: StepObserver | None = None
+        self._compare = CompareListener(callable_, self._judged)
         self._next = 0  # the step that would continue the running invocation
-        self._originals: dict[int, tuple[Any, Any]] = {}  # id of our entry -> (our entry, the entry it replaced)
-        found = len(getattr(callable_, self._plan_name))
-        if found != len(self.sequence.steps):
+        if self._hook.steps != len(self.sequence.steps):
             raise RunlistError(
                 f"{self.sequence.name}: the runlist has {len(self.sequence.steps)} steps, the callable prepared "
-                f"{found}; it was built from another runlist, call get_callable() again"
+                f"{self._hook.steps}; it was built from another runlist, call get_callable() again"
             )
-
-    @property
-    def plan(self) -> list[Any]:
-        """The callable's own list of prepared steps; a later form rebuilds it when its arena grows."""
-        plan: list[Any] = getattr(self._callable, self._plan_name)
-        return plan
 
     def attach(self, observer: StepObserver) -> None:
         self.detach()
         self._observer = observer
         self._next = 0
-        place, plan = _PLANS[self._plan_name], self.plan
-        for index, entry in enumerate(plan):
-            proxy = KernelProxy(entry[place], self, index)
-            ours = (*entry[:place], proxy, *entry[place + 1 :])
-            self._originals[id(ours)] = (ours, entry)
-            plan[index] = ours
+        self._hook.install(self.dispatch)
+        self._compare.start()
 
     def detach(self) -> None:
-        """Restore the prepared steps. A rebuilt list keeps our proxies in new entries; they are unwrapped too."""
+        self._compare.stop()
         self._observer = None  # a proxy that somebody else wrapped or kept passes straight through from now on
-        place, plan = _PLANS[self._plan_name], self.plan
-        for index, entry in enumerate(plan):
-            if id(entry) in self._originals:
-                plan[index] = self._originals[id(entry)][1]
-            elif type(entry[place]) is KernelProxy and _source_of(entry[place]) is self:
-                plan[index] = (*entry[:place], _kernel_of(entry[place]), *entry[place + 1 :])
-        self._originals.clear()
+        self._hook.remove()
 
     def dispatch(self, index: int, kernel: Any, tensors: Sequence[Any], scalars: Mapping[str, Any]) -> Any:
         """Run step ``index`` on the real kernel, telling the observer; what the kernel raises passes unchanged."""
         observer = self._observer
         if observer is None:
             return kernel(*tensors, **scalars)
+        self._compare.flush()
         step = LiveIronStep(self, index, tensors, scalars)
         if index == 0 or index != self._next:
             observer.invocation_started(self.sequence)
         self._next = -1
         observer.before(step)
+        self._compare.ran(index)
         try:
             result = kernel(*tensors, **scalars)
         except BaseException as error:
-            observer.failed(step, error)
+            if is_mismatch(error):  # the step itself came back; here the hook is around IRON's comparison too
+                step.ran()
+                observer.after(step, StepResult())
+            else:
+                observer.failed(step, error)
             raise
         step.ran()
         observer.after(step, step_result(result))
@@ -116,38 +101,9 @@ class IronSource:
         name = getattr(sys.modules.get(type(self._callable).__module__), "device_symbol", None)
         return str(name(operator, value)) if callable(name) else None
 
-
-class KernelProxy:
-    """Stands for a kernel object in a prepared step: same class to ``isinstance``, same attributes, both ways."""
-
-    __slots__ = ("_kernel", "_source", "_step")
-
-    def __init__(self, kernel: Any, source: IronSource, step: int) -> None:
-        object.__setattr__(self, "_kernel", kernel)
-        object.__setattr__(self, "_source", source)
-        object.__setattr__(self, "_step", step)
-
-    def __call__(self, *tensors: Any, **scalars: Any) -> Any:
-        step: int = object.__getattribute__(self, "_step")
-        return _source_of(self).dispatch(step, _kernel_of(self), tensors, scalars)
-
-    def __getattribute__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_kernel"), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(object.__getattribute__(self, "_kernel"), name, value)
-
-    def __repr__(self) -> str:
-        return repr(_kernel_of(self))
-
-
-def _kernel_of(proxy: KernelProxy) -> Any:
-    return object.__getattribute__(proxy, "_kernel")
-
-
-def _source_of(proxy: KernelProxy) -> IronSource:
-    source: IronSource = object.__getattribute__(proxy, "_source")
-    return source
+    def _judged(self, step: int, statistics: Statistics) -> None:
+        if self._observer is not None:
+            self._observer.judged(self.sequence.steps[step], statistics)
 
 
 class LiveIronStep:
@@ -212,7 +168,7 @@ class LiveIronStep:
 
     def _read(self, use: OperandUse, tensor: Any, start: int) -> npt.NDArray[Any]:
         spec = use.spec
-        raw = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+        raw = host_bytes(tensor)
         if start < 0 or raw.size < start + spec.nbytes:
             raise RunlistError(
                 f"step {self.description.index}: argument {spec.name} of buffer {use.label} needs {spec.nbytes} bytes "
@@ -253,90 +209,6 @@ def step_result(returned: Any) -> StepResult:
         elapsed_ns=int(elapsed) if isinstance(elapsed, (int, float, np.number)) else None,
         state=name if isinstance(name, str) else None,
     )
-
-
-def origin_of(callable_: Any) -> dict[str, str]:
-    """Which form of IRON the callable has, the device, and the flavour that its own references follow.
-
-    A callable that knows better says so in a mapping named ``origin`` (the software NPU does).
-    """
-    own = getattr(callable_, "origin", None)
-    if isinstance(own, Mapping):
-        return {str(k): str(v) for k, v in own.items()}
-    variant = _variant(callable_)
-    flavour = {"V6": "iron-2026-09", "V5": "iron-2026-09", "V4": "iron-2026-08", "V3": "iron-2026-08"}
-    origin = {"variant": variant, "flavour": flavour.get(variant, "pr117"), "dispatch": "separate"}
-    if device := _current_device():
-        origin["device"] = device
-    return origin
-
-
-def _variant(callable_: Any) -> str:
-    """V1 and V2: pull request 117; V3 and V4: August 2026; V5: numpy and declared operators; V6: ``_steps``."""
-    sequence = callable_.op
-    if hasattr(callable_, "_steps"):
-        return "V6"
-    if hasattr(callable_, "dispatch_values") or any(hasattr(entry[0], "buffers") for entry in sequence.runlist):
-        return "V5"
-    policy = hasattr(callable_, "_dispatch") or hasattr(sequence, "_dispatch")
-    if hasattr(sequence, "plan_scratch"):
-        return "V3" if policy else "V4"
-    return "V2" if policy else "V1"
-
-
-def _current_device() -> str | None:
-    """The generation that mlir-aie is bound to; it is asked only where the program itself has loaded it."""
-    ask = getattr(sys.modules.get("aie.utils"), "get_current_device", None)
-    if not callable(ask):
-        return None
-    try:
-        device = ask()
-        words = f"{type(device).__name__} {getattr(device, 'name', '')}".lower()
-    except Exception:
-        return None
-    return next((name for name in ("npu1", "npu2") if name in words), None)
-
-
-def _plan_of(callable_: Any) -> str:
-    """The name of the list of prepared steps.
-
-    Raises:
-        NotAttachableError: there is none; the message says what the object is and what to do.
-    """
-    kind = type(callable_).__name__
-    if hasattr(callable_, "runlist") and hasattr(callable_, "get_callable"):
-        raise NotAttachableError(
-            f"{kind} {getattr(callable_, 'name', '')!r} is a sequence, not its callable; "
-            "record what its get_callable() returns"
-        )
-    if hasattr(callable_, "get_arg_spec") or not hasattr(getattr(callable_, "op", None), "runlist"):
-        raise NotAttachableError(
-            f"{kind} cannot be recorded step by step; expected the callable of an IRON OperatorSequence "
-            "(get_callable(), dispatch='separate'), found no runlist; for anything else use rec.step(...)"
-        )
-    if not hasattr(callable_.op, "subbuffer_layout"):
-        raise NotAttachableError(
-            f"{kind}: sequence {getattr(callable_.op, 'name', '')!r} was never compiled; "
-            "call compile() on it and record what get_callable() returns"
-        )
-    found = next((name for name in _PLANS if isinstance(getattr(callable_, name, None), list)), None)
-    if found is None:
-        raise NotAttachableError(
-            f"{kind} runs its whole runlist without separate dispatches (fused or reference mode), so no step can be "
-            "seen; build the sequence with dispatch='separate'"
-        )
-    entries = getattr(callable_, found)
-    if any(not callable(entry[_PLANS[found]]) for entry in entries):
-        raise NotAttachableError(
-            f"{kind} evaluates references and dispatches nothing; build the sequence with dispatch='separate'"
-        )
-    blind = next((t for entry in entries for t in entry[-1] if not hasattr(t, "numpy")), None)
-    if blind is not None:
-        raise NotAttachableError(
-            f"{kind}: its {type(blind).__name__} has no numpy(), the only read that leaves a buffer as it is; "
-            "use IRON from pull request 117 on"
-        )
-    return found
 
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:

@@ -52,6 +52,12 @@ class StepObserver(Protocol):
 
     def failed(self, step: LiveStep, error: BaseException) -> None: ...
 
+    def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
+        """What the watched program itself found when it compared ``step`` with its own reference, as JSON data.
+
+        Comes when it is known: at the latest before the next step starts, or before the source is detached.
+        """
+
     def invocation_finished(self) -> None: ...
 
 

@@ -202,7 +202,12 @@ def test_the_description() -> None:
     }
     assert [a.spec.name for a in sequence.steps[0].operands] == ["in0", "out0"]
     assert (sequence.steps[2].operands[0].start, sequence.steps[2].operands[0].stop) == (4, 8)
-    assert sequence.origin == {"variant": "V2", "flavour": "pr117", "dispatch": "separate"}
+    assert sequence.origin == {
+        "variant": "V2",
+        "evidence": "_execution_plan, _dispatch",
+        "flavour": "pr117",
+        "dispatch": "separate",
+    }
 
 
 def test_external_are_the_buffers_read_before_they_are_written() -> None:
