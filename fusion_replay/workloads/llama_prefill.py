@@ -36,7 +36,8 @@ class Operator:
 
     def __init__(self, op: Any, names: Sequence[str], label: str, device: str, faults: Sequence[Any]) -> None:
         reads = tuple(dict.fromkeys(names[:-1]))
-        self.callable = Plan(label, [(op, *names)], reads, (names[-1],), {}).simulate(device, faults)
+        mine = [f for f in faults if f.op == type(op).__name__]
+        self.callable = Plan(label, [(op, *names)], reads, (names[-1],), {}).simulate(device, mine)
         self._names = tuple(names)
 
     def __call__(self, *inputs: Array) -> Array:
@@ -51,8 +52,18 @@ class Operator:
         return result
 
 
+def dispatches(config: LlamaConfig) -> int:
+    """Kernel calls of one prompt, each an invocation of a recording: 15 and one per head in each layer."""
+    return config.layers * (15 + config.heads) + 1 + PARTITIONS
+
+
 class Prefill:
-    """Everything the NPU does for a prompt of ``length`` tokens; buffers are padded to :attr:`rows`."""
+    """Everything the NPU does for a prompt of ``length`` tokens; buffers are padded to :attr:`rows`.
+
+    ``faults`` name operator types: each strikes the operators of its type.
+    """
+
+    TYPES = frozenset({"RMSNorm", "GEMM", "RoPE", "ElementwiseMul", "ElementwiseAdd", "SiLU"})
 
     def __init__(self, config: LlamaConfig, length: int, device: str, faults: Sequence[Any] = ()) -> None:
         from fusion_replay.sources.simulator import operators as iron
@@ -116,7 +127,7 @@ class Prefill:
     @property
     def dispatches(self) -> int:
         """Kernel calls of one prompt."""
-        return self.config.layers * (15 + self.config.heads) + 1 + PARTITIONS
+        return dispatches(self.config)
 
     def __call__(self, tokens: Sequence[int], weight: Weight) -> tuple[Array, list[Array], list[Array]]:
         """Run the prompt.
@@ -186,4 +197,4 @@ class Prefill:
         return np.concatenate(parts)[: self.config.vocab]
 
 
-__all__ = ["PARTITIONS", "Operator", "Prefill"]
+__all__ = ["PARTITIONS", "Operator", "Prefill", "dispatches"]

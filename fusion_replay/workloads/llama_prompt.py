@@ -22,7 +22,7 @@ from fusion_replay.workloads.base import Option, Run, Workload
 from fusion_replay.workloads.llama import WORKLOAD as DECODE
 from fusion_replay.workloads.llama import LlamaDecode
 from fusion_replay.workloads.llama_config import CONFIGS, LlamaConfig, weights
-from fusion_replay.workloads.llama_prefill import Prefill
+from fusion_replay.workloads.llama_prefill import Prefill, dispatches
 
 
 class LlamaPrompt(Run):
@@ -105,15 +105,51 @@ def _build(device: str, faults: Sequence[Any], options: SimpleNamespace) -> Llam
             f"llama {config.name}: a prompt of {options.prompt} and {options.tokens} tokens: expected at most "
             f"{config.max_context} together"
         )
-    given = {"config": options.config, "context": context, "tokens": max(1, options.tokens - 1), "seed": options.seed}
-    decode = DECODE.build(device, faults, {**given, "layers": options.layers})
-    assert isinstance(decode, LlamaDecode)
-    decode.start_at(options.prompt)
     if options.layers is not None:
         config = replace(config, layers=options.layers)
+    in_prompt, in_decode = _shared(faults, config, options.tokens)
+    given = {"config": options.config, "context": context, "tokens": max(1, options.tokens - 1), "seed": options.seed}
+    decode = DECODE.build(device, in_decode, {**given, "layers": options.layers})
+    assert isinstance(decode, LlamaDecode)
+    decode.start_at(options.prompt)
     drawn = np.random.default_rng(options.seed).integers(0, config.vocab, options.prompt)
     prompt = [config.first_token, *(int(t) for t in drawn[1:])]
-    return LlamaPrompt(Prefill(config, options.prompt, device, faults), decode, prompt, options.tokens)
+    return LlamaPrompt(Prefill(config, options.prompt, device, in_prompt), decode, prompt, options.tokens)
+
+
+_DECODE_TYPES = frozenset(
+    {"RMSNorm", "GEMV", "RoPE", "StridedCopy", "Repeat", "ElementwiseMul", "Softmax", "Transpose", "ElementwiseAdd"}
+    | {"SiLU"}
+)
+
+
+def _shared(faults: Sequence[Any], config: LlamaConfig, tokens: int) -> tuple[list[Any], list[Any]]:
+    """Which faults strike the prompt and which the decode.
+
+    An operator type strikes wherever it runs. An address is the recording's, where each of the prompt's kernel calls is
+    an invocation; only those of the decode can be told beforehand.
+    """
+    from fusion_replay.sources.simulator.faults import parse_fault
+
+    in_prompt, in_decode = [], []
+    first = dispatches(config)
+    for given in faults:
+        fault = parse_fault(str(given))
+        if fault.op is not None:
+            strikes = fault.op in Prefill.TYPES, tokens > 1 and fault.op in _DECODE_TYPES
+            if not any(strikes):
+                raise UsageError(f"llama {config.name}: fault {fault} matches no step: no {fault.op} runs here")
+            in_prompt += [fault] if strikes[0] else []
+            in_decode += [fault] if strikes[1] else []
+        elif fault.invocation is not None and first <= fault.invocation < first + tokens - 1:
+            in_decode.append(replace(fault, invocation=fault.invocation - first))
+        else:
+            last = f" to {first + tokens - 2}" if tokens > 1 else ", of which there are none here"
+            raise UsageError(
+                f"llama {config.name}: fault {fault}: give an operator type, or an invocation of the decode: from "
+                f"{first}{last}"
+            )
+    return in_prompt, in_decode
 
 
 WORKLOAD = Workload(

@@ -55,7 +55,7 @@ def test_a_recipe_gives_way_to_the_whole_and_back(tmp_path: Path, monkeypatch: p
 
 def test_a_changed_number_changes_the_recipe(tmp_path: Path) -> None:
     path = make(LARGE, tmp_path).path
-    path.write_text(path.read_text().replace("n_failing", "n_falling", 1))
+    path.write_text(path.read_text().replace("rel_l2", "rel_l3", 1))
     assert make(LARGE, tmp_path).state == "changed"
 
 

@@ -12,6 +12,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.golden.matrix import RECIPE_SUFFIX, is_kept_whole, made_from, remake
 from fusion_replay.golden.recipe import Recipe, differences, recipe_of
+from fusion_replay.workloads import find
 from fusion_replay.workloads.matrix import Case, cases
 
 FOLDER = Path(__file__).parents[2] / "snapshots"
@@ -107,3 +108,16 @@ def test_what_record_matrix_refuses(arguments: tuple[str, ...], message: str) ->
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_the_application_at_full_size(tmp_path: Path) -> None:
+    """Llama 3.2 1B with all its layers and widths, seeded weights: a prompt and one decoded token; 3 GB of disk."""
+    run_ = find("llama").build("npu2", (), {"config": "llama-3.2-1b", "prompt": 13, "tokens": 2})
+    with fr.record(tmp_path / "llama.h5", on_error="raise") as recorder:
+        for callable_ in run_.callables:
+            recorder.attach(callable_)
+        run_.execute()
+    report = fr.replay(tmp_path / "llama.h5")
+    assert report.passed, str(report)
+    assert report.compared == run_.dispatches == 16 * (15 + 32) + 1 + 4 + 882

@@ -31,7 +31,7 @@ def recorded(path: Path, run: LlamaPrompt) -> dict[str, Any]:
         return run.execute()
 
 
-@pytest.mark.parametrize(("device", "prompt"), [("npu1", 13), ("npu2", 13), ("npu2", 40)])
+@pytest.mark.parametrize(("device", "prompt"), [("npu1", 13), ("npu2", 40)])
 def test_tokens_agree_with_a_float64_llama(device: str, prompt: int, tmp_path: Path) -> None:
     run = build(device, prompt=prompt, tokens=4, seed=5)
     decode = run.callables[-1]
@@ -91,3 +91,36 @@ def test_what_is_too_long_is_refused() -> None:
         build(prompt=2040, tokens=9)
     with pytest.raises(UsageError, match=r"layers 3: expected at most 2"):
         build(layers=3)
+
+
+def test_faults_strike_where_they_are_told_to(tmp_path: Path) -> None:
+    """In the recording's own addresses, the prompt's kernel calls being invocations of one step."""
+
+    def mismatches(*faults: str) -> set[str]:
+        run = find("llama").build("npu2", faults, {"tokens": 3, "layers": 1})
+        with fr.record(tmp_path / "x.h5", if_exists="replace") as recorder:
+            for callable_ in run.callables:
+                recorder.attach(callable_)
+            run.execute()
+        return {s.address for s in fr.replay(tmp_path / "x.h5").mismatches}
+
+    first = 15 + 16 + 1 + 4
+    assert mismatches(f"{first + 1}:2:zeros") == {f"{first + 1}:2"}
+    silu = mismatches("SiLU:nan")
+    assert len(silu) == 3, "once in the prompt, once per decoded token"
+    assert len([a for a in silu if a.endswith(":0")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("Dequant:zeros", "no Dequant runs here"),
+        ("3:0:zeros", "an invocation of the decode: from 67 to 67"),
+        ("68:0:zeros", "an invocation of the decode: from 67 to 67"),
+    ],
+)
+def test_faults_that_fit_nothing(fault: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        find("llama").build("npu2", (fault,), {})
+    with pytest.raises(UsageError, match="matches no step: no GEMV runs here"):
+        find("llama").build("npu2", ("GEMV:zeros",), {"tokens": 1})
