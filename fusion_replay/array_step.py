@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fusion_replay import operators
 from fusion_replay.errors import FusionReplayError, UsageError
+from fusion_replay.hooks import patches
 from fusion_replay.model import (
     DTYPE_BYTES,
     ArgSpec,
@@ -71,6 +72,7 @@ class ArrayStep:
         self._invocation: int | None = None
 
     def __enter__(self) -> ArrayStep:
+        patches.enter()  # what IRON dispatches in the body is this step
         with self._recorder.guard(f"rec.step {self._operator.type}", "step"):
             self._begin()
         return self
@@ -78,6 +80,7 @@ class ArrayStep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        patches.leave()
         if self._invocation is None:
             return  # its loss was counted when it began
         address = f"step {self._invocation}:0 {self._operator.type}"

@@ -147,9 +147,12 @@ class Recorder:
         self._writer = SnapshotWriter(self.path, if_exists=self._if_exists, provenance=provenance.gather())
         self._entered, self._pid = True, os.getpid()
         self.path = self._writer.target
+        self._watchdog = Watchdog(self._slow_after, self._step_timeout, f"{self.path}.journal")
         try:
             for source in self._sources:
-                self._watch(source)
+                self.watch(source)
+            if self._everything is not None:
+                self._everything.attach(self)
         except BaseException:
             self._finish(body_failed=True)
             raise
@@ -169,12 +172,7 @@ class Recorder:
         source = sources.attach(callable_)
         self._sources.append(source)
         if self._writer is not None:
-            self._watch(source)
-
-    def _watch(self, source: StepSource) -> None:
-        source.attach(Watch(self))
-        if caution := source.sequence.origin.get("caution"):
-            _say(f"{source.sequence.name}: {caution}")
+            self.watch(source)
 
     def step(
         self,
@@ -262,6 +260,12 @@ class Recorder:
         if self._watchdog is None:
             raise UsageError(f"{self.path}: the recording has not begun")
         return TimedWatch(self, self._watchdog)
+
+    def watch(self, source: StepSource) -> None:
+        """Record ``source`` until it is detached; whoever calls this sees to that."""
+        source.attach(self.observer())
+        if caution := source.sequence.origin.get("caution"):
+            _say(f"{source.sequence.name}: {caution}")
 
     def unseen(self, kind: str, detail: str, count: int = 1) -> None:
         """Count something that was dispatched and not recorded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusion_replay.hooks.owner import is_operator_call
 from fusion_replay.sources.protocol import StepSource
 
 
@@ -25,4 +26,4 @@ def attach(obj: Any) -> StepSource:
     return IronSource(obj)
 
 
-__all__ = ["attach"]
+__all__ = ["attach", "is_operator_call"]
