@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fusion_replay.check import check
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.model import ArgSpec
     from fusion_replay.operators import reference
     from fusion_replay.record import Recorder, record
-    from fusion_replay.replay import ReplayReport, check, replay
+    from fusion_replay.replay import ReplayReport, replay
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.snapshot import open_snapshot as open
     from fusion_replay.sources.simulator import simulate
@@ -37,7 +38,7 @@ _HOMES = {
     "Verdict": "fusion_replay.compare",
     "assert_close": "fusion_replay.compare",
     "bf16_ulps": "fusion_replay.tolerance",
-    "check": "fusion_replay.replay",
+    "check": "fusion_replay.check",
     "compare": "fusion_replay.compare",
     "exact": "fusion_replay.tolerance",
     "kernel": "fusion_replay.sources.simulator.kernels.user",

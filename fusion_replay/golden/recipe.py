@@ -21,14 +21,14 @@ import numpy as np
 
 from fusion_replay.deviation import Stats, json_number
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.replay.history import WriteHistory
-from fusion_replay.replay.judge import NotComparedError, Plan, evaluate_step, judge, tensors
-from fusion_replay.replay.results import canonical_json
+from fusion_replay.judging.history import WriteHistory
+from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.judging.results import canonical_json
 from fusion_replay.snapshot.schema import digest_of
 
 if TYPE_CHECKING:
-    from fusion_replay.replay import StepReport
-    from fusion_replay.replay.judge import Evaluation
+    from fusion_replay.judging.judge import Evaluation
+    from fusion_replay.judging.outcome import StepReport
     from fusion_replay.snapshot import RecordedStep, Snapshot
 
 FORMAT = "fusion-replay.recipe/1"

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fusion_replay.compare import IronVerdict
-from fusion_replay.replay import Skip, StepReport, table
+from fusion_replay.judging import table
+from fusion_replay.judging.outcome import Skip, StepReport
 from fusion_replay.report.text import count, one_line
 
 if TYPE_CHECKING:

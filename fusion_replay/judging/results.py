@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
-from fusion_replay.replay import table
-from fusion_replay.replay.outcome import MISSING, FinalOutput, Skip, StepReport
+from fusion_replay.judging import table
+from fusion_replay.judging.outcome import MISSING, FinalOutput, Skip, StepReport
 
 FORMAT = "fusion-replay.replay/1"
 

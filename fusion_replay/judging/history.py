@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.replay.judge import tensors
+from fusion_replay.judging.judge import tensors
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot

@@ -14,7 +14,7 @@ from fusion_replay import operators
 from fusion_replay.bf16 import round_bf16
 from fusion_replay.compare import as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.replay.outcome import NoiseFloor, OutputReport, Skip, StepReport
+from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepReport
 from fusion_replay.tensors import to_torch
 from fusion_replay.tolerance import bf16_ulps
 
@@ -101,7 +101,7 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
     previous = [read(t) for t in old if t is not None]
     try:
         if spec is None or plan.reference == "installed":
-            from fusion_replay.replay.installed import installed_reference
+            from fusion_replay.judging.installed import installed_reference
 
             results = installed_reference(step.op, arrays, previous, step.values)
             return Evaluation("installed", _as_recorded(results, outputs, range(len(outputs))), None)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import fusion_replay as fr
 from fusion_replay import operators
+from fusion_replay.judging.chain import Chain
 from fusion_replay.model import ArgSpec, OperandUse
-from fusion_replay.replay.chain import Chain
 from fusion_replay.sources.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU, StridedCopy
 
 BF16 = ml_dtypes.bfloat16

@@ -14,8 +14,8 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.errors import MissingDependencyError, MissingError
+from fusion_replay.judging.installed import build, installed_reference, operator_class
 from fusion_replay.model import OperatorDescription
-from fusion_replay.replay.installed import build, installed_reference, operator_class
 from fusion_replay.sources.iron_reference import uses_torch
 from fusion_replay.sources.simulator import operators as sim
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay.deviation import json_number
 
 if TYPE_CHECKING:
-    from fusion_replay.replay.outcome import OutputReport, StepReport
+    from fusion_replay.judging.outcome import OutputReport, StepReport
 
 HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "iron")
 

@@ -11,11 +11,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import NothingComparedError, UsageError
-from fusion_replay.operators import FLAVOURS
-from fusion_replay.replay.chain import Chain
-from fusion_replay.replay.history import WriteHistory
-from fusion_replay.replay.installed import require_iron
-from fusion_replay.replay.judge import (
+from fusion_replay.judging.chain import Chain
+from fusion_replay.judging.history import WriteHistory
+from fusion_replay.judging.installed import require_iron
+from fusion_replay.judging.judge import (
     ARRAYS,
     FOREIGN,
     Evaluation,
@@ -26,13 +25,14 @@ from fusion_replay.replay.judge import (
     skip,
     tensors,
 )
-from fusion_replay.replay.outcome import FinalOutput, Skip, StepReport
-from fusion_replay.replay.results import ReplayReport
+from fusion_replay.judging.outcome import FinalOutput, Skip, StepReport
+from fusion_replay.judging.results import ReplayReport
+from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
 from fusion_replay.tensors import need_torch
 
 if TYPE_CHECKING:
-    from fusion_replay.replay.judge import NDArray
+    from fusion_replay.judging.judge import NDArray
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
 MODES = ("isolated", "cumulative")

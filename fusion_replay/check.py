@@ -12,8 +12,8 @@ import numpy as np
 
 from fusion_replay.compare import as_numpy
 from fusion_replay.errors import NotAttachableError, UsageError
-from fusion_replay.replay.results import ReplayReport
-from fusion_replay.replay.run import replay
+from fusion_replay.judging.results import ReplayReport
+from fusion_replay.replay import replay
 
 
 def check(
