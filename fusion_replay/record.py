@@ -28,6 +28,7 @@ from fusion_replay.watchdog import TimedWatch, Watchdog
 if TYPE_CHECKING:
     from fusion_replay.array_step import ArrayStep
     from fusion_replay.snapshot import SnapshotWriter
+    from fusion_replay.snapshot.schema import Loss
     from fusion_replay.snapshot.writer import WriteReport
 
 IfExists = Literal["error", "replace", "number"]
@@ -229,6 +230,7 @@ class Recorder:
             message = (
                 f"{self.path} could not be sealed: {in_words(error)}; "
                 f"what was recorded is kept, see: fusion-replay fsck --recover {self.path}"
+                + (f"; not recorded: {_lost(writer.losses)}" if writer.losses else "")
             )
             if self._on_error == "raise" and not body_failed:
                 raise RecordingError(message) from error
@@ -239,8 +241,7 @@ class Recorder:
         if self.report.steps == 0:
             _say(f"nothing was recorded in {self.path}: no watched callable ran inside the block and no step was given")
         elif self.report.losses and not self._told:
-            lost = "; ".join(f"{loss.kind}: {loss.detail} ({loss.count})" for loss in self.report.losses)
-            _say(f"{self.path} is incomplete: {lost}")
+            _say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
 
     # --- for whoever feeds this recorder ------------------------------------------------------------------------
 
@@ -325,6 +326,10 @@ class Recorder:
         self.tell(
             f"recording to {self.path} failed at {message}; the run goes on, the snapshot will say what is missing"
         )
+
+
+def _lost(losses: Iterable[Loss]) -> str:
+    return "; ".join(f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses)
 
 
 def _say(message: str) -> None:

@@ -24,6 +24,7 @@ from fusion_replay.snapshot.codec import Encoder, Way
 from fusion_replay.snapshot.schema import MAX_PIECE
 
 SLOT = MAX_PIECE
+RESERVE = 1 << 16  # bytes held back behind the last slot, so that a recording on a full disk can still say what it lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Spill:
         self.error: Exception | None = None
         self._sink = sink
         self._limit = slots
+        self._reserved = self._reserve()
         self._used = 0
         self._free: list[int] = []
         self._tasks: deque[Task] = deque()
@@ -81,6 +83,22 @@ class Spill:
                 self._start_worker()
             self._change.notify_all()
         return slot
+
+    def _reserve(self) -> bool:
+        try:
+            os.posix_fallocate(self.fd, self._limit * SLOT, RESERVE)
+        except OSError:  # no room, or a limit on file sizes: there is nothing to hold back then
+            os.ftruncate(self.fd, 0)
+            return False
+        return True
+
+    def release_reserve(self) -> bool:
+        """Give the space that was held back to whoever writes next; False where there is none (any more)."""
+        if not self._reserved:
+            return False
+        os.ftruncate(self.fd, self._limit * SLOT)
+        self._reserved = False
+        return True
 
     def drain(self) -> None:
         """Wait until every queued piece is in the journal, or stuck in its slot for want of space there."""

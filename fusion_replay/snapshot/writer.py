@@ -122,7 +122,8 @@ class SnapshotWriter:
         self._sequences: list[SequenceDescription] = []
         self._invocations: dict[int, int] = {}
         self._lost_steps: set[tuple[int, int]] = set()
-        self._pending: dict[tuple[str, str], int] = {}
+        self._lost: dict[tuple[str, str], int] = {}
+        self._pending: dict[tuple[str, str], int] = {}  # those of them that the journal does not hold yet
         self._vital: list[records.Frame] = []
         self._bytes_seen = self._bytes_unique = 0
         self._report: WriteReport | None = None
@@ -279,7 +280,8 @@ class SnapshotWriter:
                 if self._closed:
                     raise UsageError(f"{self.target}: this recording was abandoned")
                 self._spill.drain()
-                self._commit([(frames.CLOSE, [b""])])
+                if not self._commit([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
+                    self._commit([(frames.CLOSE, [b""])])
                 started = time.perf_counter()
                 try:
                     sealed = seal(
@@ -308,6 +310,12 @@ class SnapshotWriter:
         with self._lock:
             if not self._closed:
                 self._release()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Every loss so far, by kind and detail."""
+        with self._lock:
+            return tuple(Loss(kind, detail, n) for (kind, detail), n in self._lost.items())
 
     def _release(self) -> None:
         if not self._closed:
@@ -432,6 +440,7 @@ class SnapshotWriter:
         return True
 
     def _lose(self, kind: str, detail: str, count: int) -> None:
+        self._lost[kind, detail] = self._lost.get((kind, detail), 0) + count
         self._pending[kind, detail] = self._pending.get((kind, detail), 0) + count
 
     def _append_chunk(self, task: Task, chunk: bytes, mask: int) -> None:

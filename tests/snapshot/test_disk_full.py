@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -247,3 +249,33 @@ def test_no_threads_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert bits(snap["0:0"].inputs["A"].numpy()) == bits(contents(0, 0, 8, 100_000)["W"])
         kept = sum(snap[number, 0].inputs["B"].kept for number in range(8))
         assert (kept, sum(loss.count for loss in snap.losses)) == (4, 4)
+
+
+def test_the_reserve_is_for_saying_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one byte is left, at the end either: the losses reach the journal in the space that was held back."""
+    writer = SnapshotWriter(tmp_path / "t.h5")
+    sequence = writer.add_sequence(gemv_silu(8, 16))
+    run(writer, sequence, contents(0, 0, 8, 16))
+    writer._spill.drain()
+    spill, append = tmp_path / "t.h5.spill", writer._journal.append
+    held_back = spill.stat().st_blocks * 512
+    assert held_back >= 1 << 16
+
+    def full(frames: list[Any]) -> None:
+        if spill.stat().st_blocks * 512 >= held_back:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(frames)
+
+    def no_seal(*_: Any, **__: Any) -> None:
+        raise UnsealedError("no room to seal in")
+
+    monkeypatch.setattr(writer._journal, "append", full)
+    monkeypatch.setattr("fusion_replay.snapshot.seal.seal", no_seal)
+    for number in (1, 2):
+        run(writer, sequence, contents(0, number, 8, 16))
+    with pytest.raises(UnsealedError):
+        writer.close()
+    with open_snapshot(tmp_path / "t.h5") as snap:
+        assert len(snap) == 3
+        assert snap.losses == writer.losses
+        assert {loss.kind: loss.count for loss in snap.losses}["step"] == 6
