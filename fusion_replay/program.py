@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -127,6 +128,12 @@ class Program:
                     summary=False,
                 )
                 recorder.__enter__()
+                # Handlers run in reverse order: HDF5 must be loaded before ours is registered (again), or it is shut
+                # down when the seal needs it, which ends in a crash.
+                importlib.import_module("fusion_replay.snapshot.seal")
+
+                atexit.unregister(self.end)
+                atexit.register(self.end)
                 self._recorder = recorder
                 self._say("opened", path=str(_absolute(recorder.path)))
                 for (kind, detail), count in self._unseen.items():
@@ -144,7 +151,7 @@ class Program:
         return True
 
     def _fail(self, what: str, error: Exception) -> None:
-        failed, self._failed = self._failed, True
+        failed, self._failed = self._failed or self._ended, True
         detail = f"{what}: {type(error).__name__}: {' '.join(str(error).split())}"
         if not failed:
             self._say("failure", detail=detail)

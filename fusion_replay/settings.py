@@ -76,7 +76,8 @@ def variable(name: str) -> str:
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:
-    options = [h for h in typing.get_args(hint) if h is not types.NoneType] if isinstance(hint, types.UnionType) else []
+    optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    options = [h for h in typing.get_args(hint) if h is not types.NoneType] if optional else []
     kind = options[0] if options else hint
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)

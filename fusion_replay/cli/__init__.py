@@ -12,21 +12,20 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import click
 
 from fusion_replay import __version__, plugins
 from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.terminal import verbosity_options
-from fusion_replay.errors import FusionReplayError, MissingError
+from fusion_replay.errors import FusionReplayError
 from fusion_replay.report.text import one_line
 
 PROGRAM = "fusion-replay"
 
 # verb -> (module, its line in --help); the module has a click command named like the verb
 VERBS: dict[str, tuple[str, str]] = {
-    "record": ("fusion_replay.cli.record", "Record a workload on the software NPU, step by step."),
+    "record": ("fusion_replay.cli.record", "Record an IRON program, or a workload on the software NPU."),
     "replay": ("fusion_replay.cli.replay", "Judge every recorded step against its reference."),
     "show": ("fusion_replay.cli.show", "What a snapshot holds: steps, arrays, provenance, losses."),
     "fsck": ("fusion_replay.cli.fsck", "Check a snapshot's integrity; recover a recording that was killed."),
@@ -117,8 +116,3 @@ def _fail(message: str, status: int) -> int:
 
 def _wants_traceback(arguments: Sequence[str]) -> bool:
     return sum(a.count("v") for a in arguments if a.startswith("-v") and set(a[1:]) == {"v"}) >= 2
-
-
-def not_here_yet(what: str, instead: str) -> NoReturn:
-    """A form that a later version will have: said plainly, exit 4."""
-    raise MissingError(f"{what} is not in version {__version__}: {instead}")

@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``record --workload NAME --sim npu1|npu2``: run a built-in workload on the software NPU and record every step."""
+"""``record``: an unmodified program, or a built-in workload on the software NPU, every step of it."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusion_replay.cli import not_here_yet
 from fusion_replay.cli.imports import load_named
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
 from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
+from fusion_replay.settings import Settings
 
 if TYPE_CHECKING:
-    from fusion_replay.model import SequenceDescription
+    from fusion_replay.model import SequenceDescription, StepDescription
     from fusion_replay.record import IfExists
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import LiveStep, StepResult
@@ -31,18 +33,33 @@ class _RecordCommand(click.Command):
     """Gains the options that the named workload declares, in parsing and in ``--help``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        name = _named_workload(args)
+        own = self._before_program(args)
+        name = _named_workload(own)
         if name is not None:
-            load_named(args)  # op:NAME may be an operator that --import declares
+            load_named(own)  # op:NAME may be an operator that --import declares
             from fusion_replay.workloads import find
 
             ctx.meta[_WORKLOAD] = find(name)
         return super().parse_args(ctx, args)
 
+    def _before_program(self, args: Sequence[str]) -> list[str]:
+        """The words that are ours: what follows the program's name is the program's, whatever it looks like."""
+        valued = {flag for p in self.params if isinstance(p, click.Option) and not _is_flag(p) for flag in p.opts}
+        i = 0
+        while i < len(args) and args[i].startswith("-") and args[i] != "--":
+            i += 1 + (args[i] in valued)
+            if "--workload" in args[i - 2 : i] or args[i - 1].startswith("--workload="):
+                return list(args)  # its own options aren't known yet, and no program follows
+        return list(args[:i])
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         workload: Workload | None = ctx.meta.get(_WORKLOAD)
         own = super().get_params(ctx)
         return [*own, *map(_click_option, workload.options)] if workload else own
+
+
+def _is_flag(option: click.Option) -> bool:
+    return option.is_flag or option.count
 
 
 def _named_workload(args: Sequence[str]) -> str | None:
@@ -94,7 +111,20 @@ def _click_option(o: Option) -> click.Option:
     help="What to do about an existing F.  [default: error with -o, else number]",
 )
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
-@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="")
+@click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
+@click.option(
+    "--slow-after",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Tell of a step that runs far longer than its like after S seconds; 0: never.  [default: 10]",
+)
+@click.option(
+    "--step-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Stop the run when a step takes longer than S seconds; its inputs are kept.",
+)
+@click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM ARGUMENTS...]")
 @verbosity_options
 def command(
     workload: str | None,
@@ -106,14 +136,20 @@ def command(
     output: str | None,
     if_exists: IfExists | None,
     with_reference: bool,
+    separate: bool,
+    slow_after: float | None,
+    step_timeout: float | None,
     program: tuple[str, ...],
     **options: Any,
 ) -> int:
-    """Record a built-in workload on the software NPU. Each workload has options of its own: add --workload NAME
-    to --help to see them.
+    """Record an unmodified IRON program (record python app.py ARGUMENTS...), or a built-in workload on the software
+    NPU. Options of record come before the program. Each workload has options of its own: add --workload NAME to
+    --help to see them.
 
-    Recording an unmodified program (record python app.py) is not in this version; a program that can be edited
-    records itself with fusion_replay.record().
+    The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
+    it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Every option can be
+    given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _STEP_TIMEOUT, _SLOW_AFTER,
+    _WITH_REFERENCE, _ON_ERROR.
     """
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
@@ -126,11 +162,22 @@ def command(
     if program:
         if workload:
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
-        not_here_yet(
-            f"recording a program from outside (record {' '.join(program)})",
-            "put 'with fusion_replay.record(\"app.h5\", callable_):' around its calls, "
-            "or record a built-in workload with --workload NAME --sim npu2",
-        )
+        if sim or fault:
+            raise UsageError("record: --sim and --fault are for --workload NAME; a program runs on what it chooses")
+        from fusion_replay.cli.record_program import record_program
+
+        typed: dict[str, Any] = {
+            "out": output,
+            "if_exists": if_exists,
+            "separate": separate or None,
+            "with_reference": with_reference or None,
+            "slow_after": slow_after,
+            "step_timeout": step_timeout,
+        }
+        settings = Settings.from_environ(os.environ)
+        return record_program(program, replace(settings, **{k: v for k, v in typed.items() if v is not None}))
+    if separate:
+        raise UsageError("record: --separate is for programs; the software NPU always dispatches separately")
     if workload is None or sim is None:
         from fusion_replay.workloads import names
 
@@ -141,7 +188,8 @@ def command(
     if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), with_reference)
+    timing = {"slow_after": 10.0 if slow_after is None else slow_after, "step_timeout": step_timeout}
+    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), with_reference, timing)
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -151,7 +199,9 @@ def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, An
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 
 
-def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, with_reference: bool) -> int:
+def _record(
+    run: Run, target: Path, if_exists: IfExists, out: Terminal, with_reference: bool, timing: Mapping[str, Any]
+) -> int:
     """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on."""
     from fusion_replay.record import record
 
@@ -159,7 +209,7 @@ def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, with_ref
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        record(target, if_exists=if_exists, with_reference=with_reference) as recorder,
+        record(target, if_exists=if_exists, with_reference=with_reference, **timing) as recorder,
     ):
         for callable_ in run.callables:
             recorder.attach(callable_)
@@ -242,6 +292,9 @@ class _StepCounter:
         self._progress(self._done, self._total)
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
+        pass
+
+    def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
         pass
 
     def invocation_finished(self) -> None:

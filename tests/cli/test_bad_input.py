@@ -142,8 +142,6 @@ def test_usage_is_2(run, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ["operators", "Frobnicate"],
         ["record", "--workload", "op:Frobnicate", "--sim", "npu2"],
         ["record", "--workload", "llama-decode", "--sim", "npu2", "--fault", "Frobnicate:zeros", "-o", "x.h5"],
-        ["record", "python", "app.py"],
-        ["record", "-o", "x.h5", "--", "python", "app.py", "--workload", "x"],
     ],
     ids=" ".join,
 )
