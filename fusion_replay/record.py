@@ -239,7 +239,10 @@ class Recorder:
         if not self._summary:
             return
         if self.report.steps == 0:
-            _say(f"nothing was recorded in {self.path}: no watched callable ran inside the block and no step was given")
+            why = "no watched callable ran inside the block and no step was given"
+            if self.report.losses:
+                why = "the reason was told above" if self._told else _lost(self.report.losses)
+            _say(f"nothing was recorded in {self.path}: {why}")
         elif self.report.losses and not self._told:
             _say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
 
@@ -329,7 +332,9 @@ class Recorder:
 
 
 def _lost(losses: Iterable[Loss]) -> str:
-    return "; ".join(f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses)
+    shown = [f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses]
+    more = [f"and {len(shown) - 5} more, see fusion-replay show"] if len(shown) > 5 else []
+    return "; ".join(shown[:5] + more)
 
 
 def _say(message: str) -> None:
