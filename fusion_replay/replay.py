@@ -274,3 +274,6 @@ def _narrowed(result: NDArray, output: RecordedTensor) -> NDArray:
         narrowed: NDArray = narrow(wide(result))
         return narrowed
     return result.astype(output.dtype)
+
+
+__all__ = ["MODES", "ReplayReport", "StepReport", "replay"]

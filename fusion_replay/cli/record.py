@@ -217,6 +217,9 @@ def _record(
     if failure is None:
         for name, value in run.result().items():
             out.say(f"{name}: {_brief(value)}")
+        for callable_ in run.callables:
+            for reason, types in callable_.exact_kinds.items():
+                out.say(f"may match to the bit: {', '.join(types)}: {reason}")
     else:
         what = type(failure).__name__
         click.echo(f"error: the recorded run failed: {what}: {one_line(str(failure))}", err=True)

@@ -91,6 +91,9 @@ def test_minilm(device: str, bfp16: bool) -> None:
     assert_clean(verdicts, 375)
     # a product of two bf16 values fits float32, so only the rounding state could show, and GEMM leaves it at even
     assert exact_kinds(verdicts) == MOVEMENT | {"ElementwiseMul"}
+    reasons = {kind: why for why, kinds in run.callable.exact_kinds.items() for kind in kinds}
+    assert set(reasons) == exact_kinds(verdicts)
+    assert "conv_even" in reasons["ElementwiseMul"]
 
 
 def test_a_fault_is_not_clean() -> None:

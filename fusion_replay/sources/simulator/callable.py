@@ -65,6 +65,16 @@ class SimulatedCallable:
         ]
 
     @property
+    def exact_kinds(self) -> dict[str, tuple[str, ...]]:
+        """Reason -> operator types whose every kernel run so far may equal the reference to the bit for that reason:
+        the rounding state explains it, so a deviation of zero there is no sign of a model without numerics."""
+        kinds: dict[str, list[str]] = {}
+        for op_type, reasons in self._npu.exact.items():
+            if "" not in reasons:
+                kinds.setdefault("; ".join(sorted(reasons)), []).append(op_type)
+        return {reason: tuple(sorted(types)) for reason, types in sorted(kinds.items())}
+
+    @property
     def injected(self) -> tuple[Injection, ...]:
         """The faults that struck so far, and what they changed."""
         return tuple(self._npu.injected)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,8 @@ class SimulatedDevice:
     seed: int = 0
     position: Position = field(default_factory=Position)
     injected: list[Injection] = field(default_factory=list)
+    exact: dict[str, Counter[str]] = field(default_factory=dict)
+    """Why results may match the reference to the bit: operator type -> reason ("": they may not) -> kernel runs."""
 
     def rng(self, *salt: int) -> np.random.Generator:
         """Random choices that depend on the seed and the salt (non-negative) alone."""

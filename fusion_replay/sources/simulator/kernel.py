@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -89,6 +90,8 @@ class SimulatedKernel:
         begin = time.perf_counter_ns()
         dispatch = self._dispatch(tensors, scalars)
         striking = [f for f in self._faults if f.strikes(dispatch)]
+        reason = self._kernel.rounding_note(dispatch.params, dispatch.core)
+        self._device.exact.setdefault(self._spec.type, Counter())[reason] += 1
         for fault in striking:
             fault.before(dispatch)
         dispatch.outputs = self._kernel.run(

@@ -189,6 +189,8 @@ def test_kernels_work_on_device_memory_itself() -> None:
     compute = kernel._kernel
 
     class Looking:
+        rounding_note = compute.rounding_note
+
         def run(self, core: Any, params: Any, inputs: Any, previous: Any, values: Any) -> Any:
             given.extend([*inputs, *previous])
             return compute.run(core, params, inputs, previous, values)
@@ -341,3 +343,15 @@ def test_rounding_state_survives_from_step_to_step() -> None:
 
     assert total([(ADD, "a", "b", "c")]) == 1.0
     assert total([(gemm, "m", "k", "n"), (ADD, "a", "b", "c")]) == 1 + 2.0**-7
+
+
+@devices
+def test_what_may_be_exact_says_why(device: str) -> None:
+    call = add_relu(device)  # floor at power-up: sums are cut, and nothing excuses a deviation of zero
+    call()
+    (reason,) = call.exact_kinds
+    assert call.exact_kinds[reason] == ("ReLU",)
+    norm = ops.RMSNorm(size=N, num_aie_columns=1, num_channels=1, tile_size=N)  # leaves the register at conv_even
+    call = fr.simulate([(norm, "a", "n"), (ADD, "n", "a", "y")], device, input_args=["a"])
+    call()
+    assert any("ElementwiseAdd" in kinds and "conv_even" in why for why, kinds in call.exact_kinds.items())
