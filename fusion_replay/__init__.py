@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fusion_replay.check import check
     from fusion_replay.compare import Verdict, assert_close, compare
+    from fusion_replay.dispatch import RecordingDispatch
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.model import ArgSpec
     from fusion_replay.operators import reference
@@ -32,6 +33,7 @@ _HOMES = {
     "ArgSpec": "fusion_replay.model",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.record",
+    "RecordingDispatch": "fusion_replay.dispatch",
     "ReplayReport": "fusion_replay.replay",
     "Snapshot": "fusion_replay.snapshot",
     "Tolerance": "fusion_replay.tolerance",
