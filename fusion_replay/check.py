@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def check(
 
     Args:
         operator_or_callable: the callable of a sequence (IRON's or the software NPU's), or an operator of the software
-            NPU (:mod:`fusion_replay.sources.simulator.operators`), which then runs there.
+            NPU (:mod:`fusion_replay.sources.simulator.operators`), which then runs there; or an operator of IRON, or
+            the callable of one, which runs on the NPU that mlir-aie finds.
         inputs: contents to fill in before the run, by buffer name (a callable) or argument name (an operator; an
             output's name gives its old contents); or a sequence in the order of the inputs.
         device: of the software NPU, for an operator.
@@ -41,25 +42,37 @@ def check(
 
     Raises:
         MismatchError: a step mismatches.
-        MissingError: a step could not be judged, or none was compared.
+        MissingError: a step could not be judged, or none was compared; no mlir-aie for an operator of IRON.
         UsageError: inputs that fit no buffer.
         NotAttachableError: neither a callable that runs step by step nor such an operator.
     """
     from fusion_replay.record import record
 
-    target = operator_or_callable
+    watched, run = _prepared(operator_or_callable, inputs, device, values or {})
+    with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
+        path = Path(folder) / "check.h5"
+        with record(path, watched, on_error="raise"):
+            run()
+        report = replay(path, reference=reference, rule=rule)
+    report.check()
+    return report
+
+
+def _prepared(
+    target: Any, inputs: Mapping[str, Any] | Sequence[Any], device: str, values: Mapping[str, int | float]
+) -> tuple[Any, Callable[[], Any]]:
+    """What to watch, and what to call."""
     if not hasattr(target, "get_buffer"):
+        from fusion_replay.sources import is_operator_call
+        from fusion_replay.sources.single import prepare
+
+        if is_operator_call(target):
+            return target, prepare(target, inputs, values)
         target = _callable_of(target, device)
     _fill(target, inputs)
     if values:
         target.write_values(values)
-    with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
-        path = Path(folder) / "check.h5"
-        with record(path, target, on_error="raise"):
-            target()
-        report = replay(path, reference=reference, rule=rule)
-    report.check()
-    return report
+    return target, target
 
 
 def _callable_of(operator: Any, device: str) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.errors import NotAttachableError
+from fusion_replay.errors import MismatchError, NotAttachableError, UsageError
 from fusion_replay.record import record  # the tests count what importing it must not bring
 
 FAKE = Path(__file__).parent.parent / "fake_iron"
@@ -112,15 +112,39 @@ def test_one_operator_is_recorded_and_the_others_are_not(app: Any, tmp_path: Pat
             assert snap["0:0"].inputs[0].numpy().tobytes() == app.draw(2).tobytes()
 
 
-def test_the_function_of_an_operator_that_is_gone(iron: str, tmp_path: Path) -> None:
-    if iron == "v6":
-        pytest.skip("an image holds its operator")
-    from common_app import callable_of, operators
-
-    call = callable_of(operators.ReLU(size=N + 1))
+def test_a_callable_whose_operator_nobody_else_holds(app: Any, iron: str, tmp_path: Path) -> None:
+    call = app.callable_of(app.operators.ReLU(size=N))
+    if iron == "v6":  # an image holds its operator
+        with record(tmp_path / "x.h5", call):
+            app.single(call, app.draw(0))
+        assert types(tmp_path / "x.h5") == ["ReLU"]
+        return
     with pytest.raises(NotAttachableError, match="record the operator itself"):
         record(tmp_path / "x.h5", call)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_check_of_an_operator_and_of_its_callable(app: Any) -> None:
+    op = app.operators.ElementwiseAdd(size=N)
+    a, b = app.draw(0), app.draw(1)
+    for target in (op, app.callable_of(op)):
+        report = fr.check(target, [a, b])
+        assert (report.passed, report.compared) == (1, 1)
+        assert report.steps[0].op.type == "ElementwiseAdd"
+    with pytest.raises(UsageError, match=r"expects 2 inputs .*, found 1"):
+        fr.check(op, [a])
+    with pytest.raises(UsageError, match="has 512 bytes"):
+        fr.check(op, [a.astype(np.float32), b])
+    with pytest.raises(RuntimeError, match="TIMEOUT"):
+        fr.check(app.operators.Fail(size=N), [a])
+
+
+def test_check_of_a_wrong_operator(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aie.utils.hostruntime.xrtruntime import hostruntime
+
+    monkeypatch.setitem(hostruntime.KERNELS, "ReLU", lambda x, y: None)  # comes back and writes nothing
+    with pytest.raises(MismatchError):
+        fr.check(app.operators.ReLU(size=N), [app.draw(0)])
 
 
 def test_a_dispatch_without_a_known_operator_is_counted(app: Any, tmp_path: Path, capfd: Any) -> None:

@@ -2,6 +2,7 @@
 import os
 
 from .hostruntime import set_current_device
+from .hostruntime.tensor_class import Tensor
 from .hostruntime.xrtruntime.hostruntime import CachedXRTRuntime
 
 _DefaultNPURuntime = None
@@ -16,10 +17,14 @@ def __getattr__(name):
     return _DefaultNPURuntime
 
 
+def tensor(array):
+    return Tensor.from_numpy(array)
+
+
 def get_current_device():
     from aie.iron.device import NPU2
 
     return NPU2()
 
 
-__all__ = ["CachedXRTRuntime", "get_current_device", "os", "set_current_device"]
+__all__ = ["CachedXRTRuntime", "get_current_device", "os", "set_current_device", "tensor"]

@@ -2,7 +2,7 @@
 from abc import ABC, abstractmethod
 
 
-class HostRuntimeError(Exception):
+class HostRuntimeError(RuntimeError):
     pass
 
 
