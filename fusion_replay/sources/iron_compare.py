@@ -13,7 +13,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 _PREFIX = "[compare step %d] %s -> %s: max_abs=%.4g"
 _KEYS = ("max_abs", "mean_abs", "max_rel", "ref_max")
@@ -30,9 +30,7 @@ class CompareListener:
         self._callable, self._tell = callable_, tell
         self._step = -1  # the step that ran last, until its statistics have been told
         self._stats: list[Any] | None = None
-        self._logger: logging.Logger | None = None
-        self._level = logging.NOTSET  # the logger's own, to be restored; below _threshold nothing is let through
-        self._threshold = logging.NOTSET
+        self._ear: _Ear | None = None
 
     def start(self) -> None:
         has_list = hasattr(self._callable, "last_step_stats")
@@ -41,21 +39,20 @@ class CompareListener:
         found = getattr(sys.modules.get(type(self._callable).__module__), "logger", None)
         if not isinstance(found, logging.Logger):
             return
-        self._logger, self._level, self._threshold = found, found.level, found.getEffectiveLevel()
-        found.addFilter(self._see)
-        if not has_list and self._threshold > logging.INFO:
-            found.setLevel(logging.INFO)
+        self._ear = _Ear.of(found, lower=not has_list)
+        self._ear.listeners.append(self)
 
     def stop(self) -> None:
         self.flush()
-        if self._logger is not None:
-            self._logger.removeFilter(self._see)
-            self._logger.setLevel(self._level)
-            self._logger = None
+        if self._ear is not None:
+            self._ear.leave(self)
+            self._ear = None
 
     def ran(self, step: int) -> None:
         """``step`` runs, and IRON compares it next. The list is replaced at every call: this one is kept."""
         self._step, self._stats = step, getattr(self._callable, "last_step_stats", None)
+        if self._ear is not None:
+            self._ear.running = self
 
     def flush(self) -> None:
         """Tell what the list says of the last step, if nothing was told yet."""
@@ -71,15 +68,7 @@ class CompareListener:
         step, self._step = self._step, -1
         self._tell(step, stats)
 
-    def _see(self, record: logging.LogRecord) -> bool:
-        """A filter: lets through what would have been logged without us."""
-        with contextlib.suppress(Exception):
-            args = record.args
-            if isinstance(record.msg, str) and record.msg.startswith(_PREFIX) and isinstance(args, tuple):
-                self._seen(record.levelno, args)
-        return record.levelno >= self._threshold
-
-    def _seen(self, level: int, args: tuple[Any, ...]) -> None:
+    def heard(self, level: int, args: tuple[Any, ...]) -> None:
         if args[0] != self._step:
             return
         if self._stats is None:  # one record per output and no list; more outputs of the step may follow
@@ -87,6 +76,46 @@ class CompareListener:
         elif level >= logging.WARNING:
             stats: Statistics = dict(zip(_KEYS, map(float, args[3:7]), strict=True))
             self._told({"output": str(args[2]), "skipped": False, **stats, "mismatch": True})
+
+
+class _Ear:
+    """A filter on one logger, shared by all listeners: looks at records, lets through what was on without it.
+
+    Where IRON says what we want to know at INFO alone, the level is lowered to that meanwhile, and what this brings up
+    stops here.
+    """
+
+    _by_logger: ClassVar[dict[str, _Ear]] = {}
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.listeners: list[CompareListener] = []
+        self.running: CompareListener | None = None  # whose step ran last: the records are about that one
+        self._logger = logger
+        self._level, self._threshold = logger.level, logger.getEffectiveLevel()
+        logger.addFilter(self._filter)
+
+    @classmethod
+    def of(cls, logger: logging.Logger, *, lower: bool) -> _Ear:
+        ear = cls._by_logger.get(logger.name) or cls._by_logger.setdefault(logger.name, cls(logger))
+        if lower and ear._threshold > logging.INFO:
+            logger.setLevel(logging.INFO)
+        return ear
+
+    def leave(self, listener: CompareListener) -> None:
+        self.listeners.remove(listener)
+        if self.running is listener:
+            self.running = None
+        if not self.listeners:
+            self._logger.removeFilter(self._filter)
+            self._logger.setLevel(self._level)
+            del self._by_logger[self._logger.name]
+
+    def _filter(self, record: logging.LogRecord) -> bool:
+        with contextlib.suppress(Exception):
+            args = record.args
+            if self.running is not None and isinstance(record.msg, str) and record.msg.startswith(_PREFIX):
+                self.running.heard(record.levelno, args if isinstance(args, tuple) else ())
+        return record.levelno >= self._threshold
 
 
 def _plain(entry: Mapping[str, Any]) -> Statistics:

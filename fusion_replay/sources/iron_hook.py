@@ -194,9 +194,12 @@ def _whole_runlist(callable_: Any, kind: str) -> str:
             f"{seen} (one dispatch of the whole, from before amd/IRON pull request 117), so no step can be seen; "
             "update IRON to pull request 117 or later and build an OperatorSequence with dispatch='separate'"
         )
-    if isinstance(getattr(sequence, "mode", None), str) and not hasattr(sequence, "_dispatch"):
-        return f"{seen} (mode {sequence.mode!r}), so no step can be seen; build the sequence with dispatch='separate'"
-    return f"{seen} (fused or reference mode), so no step can be seen; build the sequence with dispatch='separate'"
+    mode = getattr(sequence, "mode", None)
+    known = f"mode {mode!r}" if isinstance(mode, str) else "fused or reference mode"
+    return (
+        f"{seen} ({known}), so no step can be seen; build the sequence with dispatch='separate', "
+        "or run the program by: fusion-replay record --separate python APP.py"
+    )
 
 
 __all__ = ["HandleHook", "Hook", "KernelProxy", "PlanHook", "find_hook"]
