@@ -125,6 +125,14 @@ class ReplayReport:
         on = f"; run on {' and '.join(self.recorded_on)}" if self.recorded_on else ""
         return f"rule {self.rule}, reference {flavours}, {how}{on}"
 
+    @property
+    def caution(self) -> str | None:
+        """Mode cumulative: the limits are one step's, and a chain's honest rounding may well pass them at the end."""
+        if self.mode != "cumulative":
+            return None
+        way = "judge final outputs by rel_l2 and cosine"
+        return f"rule {self.rule} is for one step, honest rounding accumulates: {way}"
+
     def records(self) -> Iterator[dict[str, Any]]:
         """JSON Lines, typed: one ``config``, a ``step`` or ``skip`` each, ``final`` outputs, one ``summary``."""
         data = self.to_dict()
@@ -150,6 +158,7 @@ class ReplayReport:
 
     def __str__(self) -> str:
         lines = [self.sentence, f"  {self.terms}"]
+        lines += [f"  {self.caution}"] if self.caution else []
         lines += table.text([table.HEADER, *(row.cells() for row in self.operators)]) if self.steps else []
         if self.first_mismatch is not None:
             lines += str(self.first_mismatch).splitlines()

@@ -25,7 +25,7 @@ def layout(report: ReplayReport, *, every: bool = False) -> str:
     Args:
         every: one row per step as well (and so no limit on lines).
     """
-    head = [*_wrap(report.sentence, ""), *_wrap(report.terms, "  ")]
+    head = [*_wrap(report.sentence, ""), *_wrap(report.terms, "  "), *_wrap(report.caution or "", "  ")]
     rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
     foot = [line for f in report.final for line in _wrap(str(f), "")]
     foot += [line for s in report.skip_lines for line in _wrap(s, "")]

@@ -90,6 +90,17 @@ def test_many_operators_many_reasons_and_hostile_names_still_fit(
     assert len(layout(report, every=True).splitlines()) > 60
 
 
+def test_cumulative_says_that_the_limits_are_one_steps_and_still_fits(mixed: Path) -> None:
+    hint = "  rule auto is for one step, honest rounding accumulates: judge final outputs by rel_l2 and cosine"
+    isolated, report = fr.replay(mixed), fr.replay(mixed, mode="cumulative")
+    text = layout(report)
+    assert text.splitlines().count(hint) == 1
+    assert str(report).splitlines().count(hint) == 1
+    assert fits(text)
+    for other in (layout(isolated), str(isolated), *map(str, report.records())):  # nor in what machines read
+        assert "honest rounding" not in other
+
+
 def test_cumulative_shows_the_final_outputs(tmp_path: Path) -> None:
     from fusion_replay.sources.simulator.operators import ElementwiseAdd
 
