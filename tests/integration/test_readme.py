@@ -51,11 +51,19 @@ def needs(block: str) -> None:
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda b: b.splitlines()[0][:40])
 def test_commands(block: str, tmp_path: Path) -> None:
     needs(block)
+    fake = ROOT / "tests" / "fake_iron"
+    (tmp_path / "app.py").write_text("import common_app\ncommon_app.sequence()\n")
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # where python has this package
+        "PYTHONPATH": os.pathsep.join(str(fake / part) for part in ("v3", "common", "apps")),  # of app.py alone
+    }
     for words, status in commands(block):
         assert words[0] == "fusion-replay"
         done = subprocess.run(
             [sys.executable, "-m", "fusion_replay", *words[1:]],
             cwd=tmp_path,
+            env=environment if "app.py" in words else None,
             capture_output=True,
             text=True,
             check=False,
