@@ -110,7 +110,8 @@ class HandleHook:
             return dispatch(index, lambda *_, **__: one(index, handle, tensors, step), tensors, {})
 
         self._replace("_run_step", run_step)
-        if "_run_step" not in type(self._callable)._run.__code__.co_names:
+        code = getattr(getattr(type(self._callable), "_run", None), "__code__", None)
+        if code is not None and "_run_step" not in code.co_names:
             self._replace("_run", partial(_step_by_step, self._callable))
 
     def remove(self) -> None:
