@@ -171,6 +171,8 @@ class Recorder:
             NotAttachableError: as :func:`record`.
         """
         source = sources.attach(callable_)
+        if self._everything is not None and not self._everything.claim(callable_, source):
+            return  # it was called in this block already
         self._sources.append(source)
         if self._writer is not None:
             self.watch(source)

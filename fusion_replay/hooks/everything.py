@@ -90,6 +90,14 @@ class Everything:
         self._refused.clear()
         self._operators = None
 
+    def claim(self, callable_: Any, source: Any) -> bool:
+        """Somebody else watches ``callable_`` from now on, by ``source``; False where it is watched here already."""
+        if id(callable_) in self._sources:
+            return False
+        with contextlib.suppress(TypeError):  # no weak reference: a source of somebody's own making
+            self._sources[id(callable_)] = source
+        return True
+
     # --- patching -----------------------------------------------------------------------------------------------
 
     def _imported(self, module: ModuleType) -> None:

@@ -181,6 +181,18 @@ def test_rec_step_around_a_dispatch_is_one_step(app: Any, tmp_path: Path) -> Non
     assert types(tmp_path / "x.h5") == ["ReLU"]
 
 
+@pytest.mark.parametrize("first", ["attach", "call"])
+def test_attaching_by_hand_as_well_records_once(app: Any, tmp_path: Path, first: str) -> None:
+    op = app.operators.ReLU(size=N)
+    sequence = app.OperatorSequence("s", [(op, "a", "b")], ["a"], ["b"], dispatch="separate").compile().get_callable()
+    with record(tmp_path / "x.h5") as rec:
+        if first == "call":
+            sequence()
+        rec.attach(sequence)
+        sequence()
+    assert types(tmp_path / "x.h5") == ["ReLU"] * (2 if first == "call" else 1)
+
+
 def test_in_place_is_one_buffer(app: Any, tmp_path: Path) -> None:
     from aie.utils.hostruntime.tensor_class import Tensor
 

@@ -299,6 +299,17 @@ def test_an_interpreter_that_ignores_pythonpath_is_told(tmp_path: Path, flag: st
     assert "never loaded" in last_line(done)
 
 
+def test_an_interpreter_without_this_package_runs_the_program_all_the_same(tmp_path: Path) -> None:
+    own = tmp_path / "own" / "fusion_replay"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("raise ImportError('made for another Python')\n")
+    path = os.pathsep.join([str(Path(fr.__file__).parent / "_site"), str(own.parent)])
+    done = record("env", f"PYTHONPATH={path}", sys.executable, "-c", "print('ran')", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, "ran\n")
+    assert "can't be imported by" in done.stderr
+    assert "made for another Python" in done.stderr
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------
 
 
