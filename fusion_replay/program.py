@@ -114,6 +114,11 @@ class Program:
                     raise UsageError("no snapshot could be opened" if self._failed else "the program is ending")
                 from fusion_replay.record import Recorder
 
+                # Handlers run in reverse order: HDF5 must be loaded before ours is registered (again), or it is shut
+                # down when the seal needs it, which ends in a crash.
+                importlib.import_module("fusion_replay.snapshot.seal")
+                atexit.unregister(self.end)
+                atexit.register(self.end)
                 s = self._settings
                 out = s.out or "app.h5"
                 policy = s.if_exists or "error"
@@ -128,12 +133,6 @@ class Program:
                     summary=False,
                 )
                 recorder.__enter__()
-                # Handlers run in reverse order: HDF5 must be loaded before ours is registered (again), or it is shut
-                # down when the seal needs it, which ends in a crash.
-                importlib.import_module("fusion_replay.snapshot.seal")
-
-                atexit.unregister(self.end)
-                atexit.register(self.end)
                 self._recorder = recorder
                 self._say("opened", path=str(_absolute(recorder.path)))
                 for (kind, detail), count in self._unseen.items():

@@ -177,7 +177,7 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
     said = f"Recorded {count(invocations, 'invocation')} ({count(steps, 'step')})"
     where = f" in {_shown(written[0].report['path'])}" if written and written[0].report is not None else ""
     also = f"{said}{where}." + (f" Not recorded: {missed}." if missed else "")
-    if not steps:
+    if not steps and status >= 0:
         also += f" {_why_nothing(processes, words)}"
     ended = _ending(status)
     next_ = command_line("replay", _shown(written[0].report["path"])) if written and written[0].report else None
