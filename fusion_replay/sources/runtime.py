@@ -25,7 +25,7 @@ class OperatorSource:
     """One operator with one way of sharing tensors between its arguments; what a step asks of its source."""
 
     def __init__(self, operator: Any, sharing: tuple[int, ...]) -> None:
-        self._operator = operator  # held: its id is the key under which it is found again
+        self._operator = operator
         names = [spec.name for spec, _ in arg_specs(operator, describe_operator(operator))]
         buffers = [names[i] for i in sharing]
         stand_in = SimpleNamespace(name=type(operator).__name__, runlist=[(operator, *buffers)])
@@ -69,6 +69,8 @@ class OperatorCalls:
 
     observer: Callable[[], StepObserver]
     _sources: dict[tuple[int, tuple[int, ...]], OperatorSource] = field(default_factory=dict)
+    _known: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    """Operators by id, held so that no other gets it, with the number of their arguments."""
 
     def begin(self, operator: Any, args: Sequence[Any], scalars: Mapping[str, Any]) -> Call:
         """The call is about to be dispatched: its inputs are read now.
@@ -85,7 +87,9 @@ class OperatorCalls:
         return Call(source.observer, step)
 
     def _source(self, operator: Any, tensors: Sequence[Any]) -> OperatorSource:
-        wanted = len(arg_specs(operator, describe_operator(operator)))
+        if id(operator) not in self._known:
+            self._known[id(operator)] = operator, len(arg_specs(operator, describe_operator(operator)))
+        wanted = self._known[id(operator)][1]
         if len(tensors) < wanted:
             raise RunlistError(
                 f"{type(operator).__name__}: called with {len(tensors)} tensors, its arg spec has {wanted}; "
