@@ -9,21 +9,17 @@ invocation is moved to the full one at the end.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
-import numpy as np
 import numpy.typing as npt
 
 from fusion_replay import operators
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.hooks import patches
 from fusion_replay.model import (
-    DTYPE_BYTES,
     ArgSpec,
     BufferDescription,
     Direction,
@@ -33,7 +29,8 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.sources.describe import jsonable
-from fusion_replay.watch import in_words
+from fusion_replay.telling import in_words
+from fusion_replay.tensors import as_array
 
 if TYPE_CHECKING:
     from fusion_replay.record import Recorder
@@ -208,33 +205,4 @@ def _specs(arrays: Arrays, direction: Direction) -> list[ArgSpec]:
     return [ArgSpec(name, direction, array.shape, array.dtype.name) for name, array in arrays.items()]
 
 
-def as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """``value`` as a C-contiguous numpy array of a dtype that a snapshot holds; bf16 torch tensors keep their bits.
-
-    Raises:
-        UsageError: not an array, or of a dtype that cannot be kept.
-    """
-    if hasattr(value, "detach") and hasattr(value, "cpu"):
-        array = _from_torch(value)
-    elif not isinstance(value, np.ndarray) and callable(getattr(value, "numpy", None)):
-        array = np.asarray(value.numpy())  # IRON's tensors: pulls from the device, claims nothing
-    else:
-        array = np.asarray(value)
-    if array.dtype.name not in DTYPE_BYTES:
-        known = ", ".join(DTYPE_BYTES)
-        raise UsageError(f"argument {name}: dtype {array.dtype} cannot be recorded; expected one of {known}")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-
-
-def _from_torch(tensor: Any) -> npt.NDArray[Any]:
-    tensor = tensor.detach().cpu().resolve_neg().contiguous()
-    if str(tensor.dtype) == "torch.bfloat16":  # numpy has no such type: go by the bits
-        bits: npt.NDArray[Any] = tensor.view(sys.modules["torch"].int16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array
-
-
-__all__ = ["ArrayStep", "as_array"]
+__all__ = ["ArrayStep"]

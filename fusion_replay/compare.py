@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.bf16 import BFLOAT16
+from fusion_replay.bf16 import BFLOAT16, is_torch
 from fusion_replay.deviation import ULP_BUCKETS, Measured, Stats, measure
 from fusion_replay.errors import MismatchError, UsageError
 from fusion_replay.rules import RULES, Rule, rule_for
+from fusion_replay.tensors import from_torch, native
 from fusion_replay.tolerance import Tolerance
 
 
@@ -149,18 +149,15 @@ def iron_verdict(stats: Stats, fails: str | None = None) -> IronVerdict:
 
 
 def as_numpy(x: Any) -> npt.NDArray[Any]:
-    """A numpy array of the same bits; torch is touched only if ``x`` is a torch tensor."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
-        x = x.detach().cpu().contiguous()
-        if x.dtype == torch.bfloat16:
-            bits: npt.NDArray[Any] = x.view(torch.int16).numpy()
-            return bits.view(BFLOAT16)
-        x = x.numpy()
-    array = np.asarray(x)
+    """A numpy array of the same bits; torch is touched only if ``x`` is a torch tensor.
+
+    Raises:
+        UsageError: a dtype that is not numeric.
+    """
+    array = from_torch(x) if is_torch(x) else np.asarray(x)
     if not (array.dtype == BFLOAT16 or array.dtype.kind in "fiub"):
         raise UsageError(f"dtype {array.dtype}: expected a float or integer type to compare")
-    return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
+    return native(array)
 
 
 def _pair(actual: Any, expected: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from fusion_replay.errors import UsageError
+from fusion_replay.telling import in_words, say
 
 GROUP = "fusion_replay.operators"
 TABLE = "fusion-replay"
@@ -97,9 +98,9 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     except ModuleNotFoundError as error:
         if not is_file and error.name is not None and f"{where}.".startswith(f"{error.name}."):
             raise UsageError(f"{what}: no such module, here or installed; give a file as {where}.py") from None
-        raise UsageError(f"{what}: {_in_words(error, path)}") from error
+        raise UsageError(f"{what}: {_with_line(error, path)}") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"{what}: {_in_words(error, path)}") from error
+        raise UsageError(f"{what}: {_with_line(error, path)}") from error
     if not _declares(module, before):
         raise UsageError(
             f"{what}: it declares no operator and no kernel; write @fusion_replay.operator(NAME) before a function "
@@ -143,11 +144,7 @@ def load_entry_points() -> None:
         try:
             point.load()
         except Exception as error:
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(
-                f"fusion-replay: operators of entry point {point.name} ({point.value}) are left out: {why}",
-                file=sys.stderr,
-            )
+            say(f"operators of entry point {point.name} ({point.value}) are left out: {in_words(error)}")
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -199,7 +196,7 @@ def _declares(module: ModuleType, before: dict[int, str]) -> bool:
     return bool(now.keys() - before.keys()) or any(s.startswith(f"{module.__name__}.") for s in now.values())
 
 
-def _in_words(error: BaseException, path: Path) -> str:
+def _with_line(error: BaseException, path: Path) -> str:
     """The exception, with the line of the named file where it came from."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     trace = error.__traceback__
@@ -208,8 +205,7 @@ def _in_words(error: BaseException, path: Path) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     where = f"line {line}: " if line else ""
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
-    return f"{where}{type(error).__name__}: {text}"
+    return where + (f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_words(error))
 
 
 def _upwards(start: Path) -> list[Path]:

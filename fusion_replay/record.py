@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from fusion_replay.errors import RecordingError, UsageError
 from fusion_replay.hooks.everything import Everything
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.sources.protocol import StepObserver, StepSource
-from fusion_replay.watch import in_words
+from fusion_replay.telling import in_words, say
 from fusion_replay.watchdog import TimedWatch, Watchdog
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ class Recorder:
             )
             if self._on_error == "raise" and not body_failed:
                 raise RecordingError(message) from error
-            _say(message)
+            say(message)
             return
         if not self._summary:
             return
@@ -244,9 +243,9 @@ class Recorder:
             why = "no watched callable ran inside the block and no step was given"
             if self.report.losses:
                 why = "the reason was told above" if self._told else _lost(self.report.losses)
-            _say(f"nothing was recorded in {self.path}: {why}")
+            say(f"nothing was recorded in {self.path}: {why}")
         elif self.report.losses and not self._told:
-            _say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
+            say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
 
     # --- for whoever feeds this recorder ------------------------------------------------------------------------
 
@@ -271,7 +270,7 @@ class Recorder:
         """Record ``source`` until it is detached; whoever calls this sees to that."""
         source.attach(self.observer())
         if caution := source.sequence.origin.get("caution"):
-            _say(f"{source.sequence.name}: {caution}")
+            say(f"{source.sequence.name}: {caution}")
 
     def unseen(self, kind: str, detail: str, count: int = 1) -> None:
         """Count something that was dispatched and not recorded."""
@@ -300,7 +299,7 @@ class Recorder:
         """On stderr, unless something was told before: one line is read, a thousand are not."""
         told, self._told = self._told, True
         if not told:
-            _say(message)
+            say(message)
 
     @contextlib.contextmanager
     def guard(self, what: str, loss: str | None = None, *, may_raise: bool = True) -> Iterator[None]:
@@ -337,12 +336,6 @@ def _lost(losses: Iterable[Loss]) -> str:
     shown = [f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses]
     more = [f"and {len(shown) - 5} more, see fusion-replay show"] if len(shown) > 5 else []
     return "; ".join(shown[:5] + more)
-
-
-def _say(message: str) -> None:
-    """One line on stderr; a closed stderr stops nothing."""
-    with contextlib.suppress(Exception):
-        print(f"fusion-replay: {message}", file=sys.stderr, flush=True)
 
 
 __all__ = ["Recorder", "record"]

@@ -29,7 +29,7 @@ from fusion_replay.judging.outcome import FinalOutput, Skip, StepReport
 from fusion_replay.judging.results import ReplayReport
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
-from fusion_replay.tensors import need_torch
+from fusion_replay.tensors import as_dtype, need_torch
 
 if TYPE_CHECKING:
     from fusion_replay.judging.judge import NDArray
@@ -178,10 +178,8 @@ class _Run:
                 chain.forget(output)
             return skip(step, why) if wanted else None
         for output, result in zip(tensors(step.outputs), evaluation.results, strict=True):
-            if result.nbytes == output.nbytes:
-                chain.write(step.invocation, output, result)
-            else:  # a reference in a wider type than the buffer (float32 for a bf16 output) goes on as the buffer's
-                chain.write(step.invocation, output, _narrowed(result, output))
+            same_size = result.nbytes == output.nbytes  # else wider than the buffer (float32 for a bf16 output)
+            chain.write(step.invocation, output, result if same_size else as_dtype(result, output.dtype))
         return self._judge(step, evaluation) if wanted else None
 
     def _judge(self, step: RecordedStep, evaluation: Evaluation) -> StepReport:
@@ -265,15 +263,6 @@ def _note_final(finals: dict[tuple[int, str, int], FinalOutput], step: RecordedS
         if declared or (not sequence.output_args and step.index == len(sequence.steps) - 1):
             key = (step.invocation, tensor.use.buffer, tensor.use.start)
             finals[key] = FinalOutput(step.invocation, tensor.buffer, step.address, output.verdict)
-
-
-def _narrowed(result: NDArray, output: RecordedTensor) -> NDArray:
-    from fusion_replay.bf16 import BFLOAT16, narrow, wide
-
-    if output.dtype == str(BFLOAT16):
-        narrowed: NDArray = narrow(wide(result))
-        return narrowed
-    return result.astype(output.dtype)
 
 
 __all__ = ["MODES", "ReplayReport", "StepReport", "replay"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""numpy arrays as torch tensors, bit for bit; the way back is :func:`fusion_replay.compare.as_numpy`."""
+"""Arrays from one library to another and from one dtype to another, bit for bit where the dtype stays."""
 
 from __future__ import annotations
 
@@ -8,15 +8,76 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.bf16 import BFLOAT16
-from fusion_replay.errors import MissingDependencyError
+from fusion_replay.bf16 import BFLOAT16, is_torch, narrow, wide
+from fusion_replay.errors import MissingDependencyError, UsageError
+from fusion_replay.model import DTYPE_BYTES
 
 if TYPE_CHECKING:
     import torch
 
+NDArray = npt.NDArray[Any]
 
-def to_torch(array: npt.NDArray[Any], device: str = "cpu") -> torch.Tensor:
-    """A fresh tensor with the same bits; numpy's bf16 (``ml_dtypes``) goes by its bits, since torch knows it not.
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype that a snapshot and an arg spec call ``name``; plain numpy does not know "bfloat16" by name."""
+    return BFLOAT16 if name == BFLOAT16.name else np.dtype(name)
+
+
+def as_dtype(array: NDArray, name: str) -> NDArray:
+    """A reference's result in the dtype of its output: IRON's may be wider (float32 for a bf16 buffer).
+
+    To bf16 it is rounded once, from float64 (see :mod:`fusion_replay.bf16`). Shape is kept.
+    """
+    if array.dtype.name == name:
+        return array
+    if name == BFLOAT16.name:
+        rounded: NDArray = narrow(wide(array))
+        return rounded
+    return array.astype(name)
+
+
+def as_array(value: Any, name: str) -> NDArray:
+    """``value`` as a C-contiguous numpy array of a dtype that a snapshot holds; bf16 torch tensors keep their bits.
+
+    Args:
+        value: numpy, torch, IRON's tensors, or anything numpy can read.
+        name: of the argument, for the message.
+
+    Raises:
+        UsageError: not an array, or of a dtype that cannot be kept.
+    """
+    if is_torch(value):
+        array = from_torch(value)
+    elif not isinstance(value, np.ndarray) and callable(getattr(value, "numpy", None)):
+        array = np.asarray(value.numpy())  # IRON's tensors: pulls from the device, claims nothing
+    else:
+        array = np.asarray(value)
+    if array.dtype.name not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise UsageError(f"argument {name}: dtype {array.dtype} cannot be recorded; expected one of {known}")
+    array = native(array)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)  # which would give a scalar an axis
+
+
+def native(array: NDArray) -> NDArray:
+    """In this machine's byte order."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def from_torch(tensor: torch.Tensor) -> NDArray:
+    """A tensor on any device as numpy, the same bits; bf16 goes by them, since numpy knows no such type."""
+    tensor = tensor.detach().cpu().resolve_neg().contiguous()
+    if str(tensor.dtype) == "torch.bfloat16":
+        import torch
+
+        bits: NDArray = tensor.view(torch.int16).numpy()
+        return bits.view(BFLOAT16)
+    array: NDArray = tensor.numpy()
+    return array
+
+
+def to_torch(array: NDArray, device: str = "cpu") -> torch.Tensor:
+    """A fresh tensor with the same bits; numpy's bf16 (``ml_dtypes``) goes by them, since torch knows it not.
 
     Raises:
         MissingDependencyError: no torch, or no such device.

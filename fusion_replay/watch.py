@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from fusion_replay import operators
-from fusion_replay.bf16 import narrow, wide
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec, SequenceDescription, StepDescription, format_address
+from fusion_replay.model import SequenceDescription, StepDescription, format_address
 from fusion_replay.sources.protocol import LiveStep, StepResult
+from fusion_replay.telling import in_words
+from fusion_replay.tensors import as_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.record import Recorder
@@ -113,7 +114,7 @@ class Watch:
         uses = [(i, use.spec) for i, use in enumerate(step.description.operands) if use.spec.writes]
         if len(results) != len(uses):
             raise UsageError(f"it gave {len(results)} results for {len(uses)} outputs")
-        return {i: as_stored(result, spec) for (i, spec), result in zip(uses, results, strict=True)}
+        return {i: as_dtype(result, spec.dtype) for (i, spec), result in zip(uses, results, strict=True)}
 
     def _words(self, step: LiveStep) -> str:
         if self._description is None or self._invocation is None:
@@ -135,21 +136,4 @@ class Watch:
         return operators.lookup(self._description.operator_of(step.index).type)
 
 
-def as_stored(result: npt.NDArray[Any], spec: ArgSpec) -> npt.NDArray[Any]:
-    """A reference's result in the dtype of its output: IRON's may be wider (float32 for a bf16 buffer)."""
-    if result.dtype.name == spec.dtype:
-        return result
-    if spec.dtype == "bfloat16":
-        rounded: npt.NDArray[Any] = narrow(wide(result))
-        return rounded
-    return result.astype(spec.dtype)
-
-
-def in_words(error: BaseException) -> str:
-    """An exception on one line, bounded: it goes into a message and into the snapshot."""
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:2000]
-
-
-__all__ = ["Watch", "in_words"]
+__all__ = ["Watch"]

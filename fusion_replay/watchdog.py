@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import statistics
-import sys
 import threading
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay.sources.protocol import LiveStep, StepResult
+from fusion_replay.telling import say
 from fusion_replay.watch import Watch
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Watchdog:
             if median is None or seconds >= _FAR * median:
                 running.told = True
                 beside = "the first of its kind" if median is None else f"median {_duration(median)}"
-                _say(
+                say(
                     f"{running.label()} has run {_duration(seconds)} ({beside}); its inputs are safe in "
                     f"{self._safe_in}; Ctrl-C is safe"
                 )
@@ -103,13 +103,13 @@ class Watchdog:
     def _give_up(self, running: _Running, seconds: float) -> None:
         if running.interrupted is None:
             running.interrupted = time.monotonic()
-            _say(
+            say(
                 f"{running.label()} has run {_duration(seconds)}, longer than the step timeout of "
                 f"{_duration(self._timeout or 0)}; its inputs are safe in {self._safe_in}; stopping the program"
             )
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         elif time.monotonic() - running.interrupted >= _GRACE:
-            _say(f"{running.label()} can't be interrupted; ending the process")
+            say(f"{running.label()} can't be interrupted; ending the process")
             os.kill(os.getpid(), signal.SIGKILL if running.ended else signal.SIGTERM)
             running.interrupted, running.ended = time.monotonic(), True
 
@@ -142,11 +142,6 @@ def _duration(seconds: float) -> str:
     if seconds >= 1:
         return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
     return f"{seconds * 1e3:.3g} ms"
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(Exception):
-        print(f"fusion-replay: {text}", file=sys.stderr, flush=True)
 
 
 __all__ = ["TimedWatch", "Watchdog"]

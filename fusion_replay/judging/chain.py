@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.bf16 import BFLOAT16
+from fusion_replay.tensors import numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedTensor
@@ -65,8 +65,7 @@ class Chain:
             content = _raw(tensor).copy()
             for s in inside:
                 content[s.lo - lo : s.hi - lo] = s.data
-        dtype = BFLOAT16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)
-        return content.view(dtype).reshape(tensor.shape)
+        return content.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def write(self, invocation: int, tensor: RecordedTensor, result: npt.NDArray[Any]) -> None:
         """A reference's result for the use whose recorded contents are ``tensor``."""

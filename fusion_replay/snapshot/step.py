@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError
@@ -127,16 +126,20 @@ class RecordedTensor:
         """
         if self._row is None:
             raise SnapshotError(f"{self._what}: was not recorded")
-        return self._store.read(self._row, self._what).view(_numpy_dtype(self.dtype)).reshape(self.shape)
+        from fusion_replay.tensors import numpy_dtype  # listing steps needs none of it
+
+        return self._store.read(self._row, self._what).view(numpy_dtype(self.dtype)).reshape(self.shape)
 
     def torch(self) -> torch.Tensor:
-        """The contents as a fresh CPU tensor (needs the extra ``torch``); bits are kept."""
-        import torch
+        """The contents as a fresh CPU tensor; bits are kept.
 
-        array = self.numpy()
-        if self.dtype == "bfloat16":
-            return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-        return torch.from_numpy(array.copy())
+        Raises:
+            MissingDependencyError: no torch here; the extra ``torch`` brings it.
+            DamagedSnapshotError, SnapshotError: as :meth:`numpy`.
+        """
+        from fusion_replay.tensors import to_torch
+
+        return to_torch(self.numpy())
 
 
 class RecordedStep:
@@ -296,10 +299,3 @@ class RecordedStep:
             _what=f"step {self.address} {self.op.type}, {side} {use.spec.name} ({use.label})",
             reference=reference,
         )
-
-
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    import ml_dtypes
-
-    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
-    return found

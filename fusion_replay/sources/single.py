@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.bf16 import BFLOAT16
 from fusion_replay.errors import MissingDependencyError, NotAttachableError, UsageError
 from fusion_replay.hooks.owner import Only, is_operator
 from fusion_replay.model import ArgSpec
 from fusion_replay.sources.describe import arg_specs, describe_operator
+from fusion_replay.tensors import as_array, numpy_dtype
 
 
 def prepare(
@@ -60,11 +60,9 @@ def _by_name(kind: str, specs: Sequence[ArgSpec], inputs: Mapping[str, Any] | Se
 
 
 def _content(spec: ArgSpec, given: Any) -> npt.NDArray[Any]:
-    dtype = BFLOAT16 if spec.dtype == "bfloat16" else np.dtype(spec.dtype)
+    dtype = numpy_dtype(spec.dtype)
     if given is None:
         return np.zeros(spec.shape, dtype)
-    from fusion_replay.array_step import as_array
-
     array = as_array(given, spec.name)
     if array.nbytes != spec.nbytes:
         raise UsageError(
