@@ -165,7 +165,10 @@ class OperatorSpec:
         specs = self.args(self.bind(params))
         for s in specs:
             if any(n < 0 for n in s.shape) or s.size > 1 << 40:
-                raise UsageError(f"{self.type}: argument {s.name} would have shape {s.shape}; check {_names(params)}")
+                raise UsageError(
+                    f"{self.type}: argument {s.name}: expected a shape of sizes >= 0 and at most 2**40 elements, found "
+                    f"{s.shape}; check {_names(params)}"
+                )
         return specs
 
     def flavour(self, name: str) -> tuple[str, FlavourFn]:
@@ -176,6 +179,14 @@ class OperatorSpec:
             if candidate in self.flavours:
                 return candidate, self.flavours[candidate]
         raise UnknownOperatorError(f"operator {self.type} has no reference in any flavour")
+
+    def forms(self) -> list[tuple[str, list[str]]]:
+        """(form that answers, flavour names it answers), in the order of the flavours; one entry per function."""
+        found: dict[int, tuple[str, list[str]]] = {}
+        for name in FLAVOURS:
+            form, fn = self.flavour(name)
+            found.setdefault(id(fn), (form, []))[1].append(name)
+        return list(found.values())
 
     def tolerance_for(self, device: str | None, params: Mapping[str, Any] | None = None) -> Tolerance:
         """Limits of rule ``auto`` on this device; without ``params`` those of the parameters' defaults."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from fusion_replay.operators import FLAVOURS, REQUIRED, OperatorSpec, Param
+from fusion_replay.operators import REQUIRED, OperatorSpec, Param
 from fusion_replay.refs import all_specs
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
@@ -77,20 +77,11 @@ def _row(spec: OperatorSpec) -> tuple[str, ...]:
     deciding = ", ".join(f"`{p.name}`" for p in spec.params if p.decides)
     limits = [_limit(spec, device) for device in ("npu1", "npu2")]
     name = f"[{spec.type}](#{spec.type.lower()})"
-    return name, spec.summary, deciding, str(len(_forms(spec))), ", ".join(spec.devices), *limits, spec.source
+    return name, spec.summary, deciding, str(len(spec.forms())), ", ".join(spec.devices), *limits, spec.source
 
 
 def _limit(spec: OperatorSpec, device: str) -> str:
     return str(spec.tolerance_for(device)) if device in spec.devices else "no design"
-
-
-def _forms(spec: OperatorSpec) -> list[tuple[str, list[str]]]:
-    """(form that answers, flavour names it answers), in the order of the flavours."""
-    found: dict[int, tuple[str, list[str]]] = {}
-    for flavour in FLAVOURS:
-        form, fn = spec.flavour(flavour)
-        found.setdefault(id(fn), (form, []))[1].append(flavour)
-    return list(found.values())
 
 
 def _section(spec: OperatorSpec) -> str:
@@ -100,7 +91,7 @@ def _section(spec: OperatorSpec) -> str:
     facts = [f"Also called {', '.join(f'`{a}`' for a in also)}."] if also else []
     if spec.values:
         facts.append(f"Runtime values: {', '.join(f'`{v}`' for v in spec.values)}.")
-    facts.append(f"Flavours: {'; '.join(_answered(form, names) for form, names in _forms(spec))}.")
+    facts.append(f"Flavours: {'; '.join(_answered(form, names) for form, names in spec.forms())}.")
     if spec.float32:
         facts.append(f"Results of {_names(spec.float32)} stay float32, as IRON's do.")
     for device in spec.devices:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from fusion_replay.report.text import count, table
 
 if TYPE_CHECKING:
     from fusion_replay.operators import OperatorSpec, Param
+
+_LIMITS = ("tolerance npu1", "npu2")
 
 
 @click.command("operators")
@@ -42,9 +46,10 @@ def command(name: str | None, new: str | None, recording: str | None, as_json: b
         if not chosen[0].shapeless:
             out.next(command_line("record", "--workload", f"op:{chosen[0].type}", "--sim", "npu2"))
     else:
-        rows: list[list[str]] = [["operator", "required parameters", "tolerance npu1", "npu2", "forms"]]
+        rows: list[list[str]] = [["operator", "required parameters", "devices", *_LIMITS, "forms", "source"]]
         rows += [_row(s) for s in chosen]
-        out.say(table(rows, indent=""))
+        for line in table(rows, indent="").splitlines():
+            out.say(_brief(line, shutil.get_terminal_size().columns) if sys.stdout.isatty() else line)
         out.say(f"{count(len(chosen), 'operator')}; with its name, all of one")
         out.next(command_line("operators", chosen[0].type))
     return 0
@@ -83,15 +88,20 @@ def record(spec: OperatorSpec) -> dict[str, Any]:
         "source": spec.source,
         "params": [_param(p) for p in spec.params],
         "flavours": sorted(spec.flavours),
+        "answers": {name: form for form, names in spec.forms() for name in names},
+        "devices": list(spec.devices),
         "tolerance": {device: t.to_dict() for device, t in _tolerances(spec)},
         "exact_bits": spec.exact_bits,
         "partial": spec.partial,
         "values": list(spec.values),
+        "float32": list(spec.float32),
+        "runlist": spec.runlist is not None,
+        "defects": list(spec.defects),
     }
 
 
 def _tolerances(spec: OperatorSpec) -> Iterable[tuple[str, Any]]:
-    return ((device, spec.tolerance_for(device)) for device in ("npu1", "npu2"))
+    return ((device, spec.tolerance_for(device)) for device in spec.devices)
 
 
 def _param(p: Param) -> dict[str, Any]:
@@ -114,10 +124,12 @@ def _required(p: Param) -> bool:
 
 
 def _row(spec: OperatorSpec) -> list[str]:
-    """One screen's width; NAME shows what is cut here."""
+    """Short cells; NAME shows what is cut here."""
     required = ", ".join(p.name for p in spec.params if _required(p))
-    npu1, npu2 = (_brief(str(t), 24) for _, t in _tolerances(spec))
-    return [spec.type, _brief(required, 24), npu1, npu2, str(len({id(f) for f in spec.flavours.values()}))]
+    limits = dict(_tolerances(spec))
+    npu1, npu2 = (_brief(str(limits.get(device, "no design")), 24) for device in ("npu1", "npu2"))
+    devices = ", ".join(spec.devices)
+    return [spec.type, _brief(required, 24), devices, npu1, npu2, str(len(spec.forms())), spec.source]
 
 
 def _brief(text: str, width: int) -> str:
@@ -135,15 +147,26 @@ def _details(spec: OperatorSpec) -> str:
     lines += ["parameters", table(rows)] if rows else []
     if spec.values:
         lines.append(f"runtime values: {', '.join(spec.values)}")
+    lines.append(f"devices: {', '.join(spec.devices)}")
     lines.append("tolerance of rule auto")
     lines.append(table([[device, str(t), t.source] for device, t in _tolerances(spec)]))
-    lines.append(f"reference flavours: {', '.join(sorted(spec.flavours))}; every other name gets the nearest")
+    lines.append("reference flavours, those of one form together")
+    lines.append(table([[", ".join(names), _answered_by(form, names)] for form, names in spec.forms()]))
+    if spec.float32:
+        lines.append(f"results stay float32, as IRON's do, in {', '.join(spec.float32)}")
     if spec.exact_bits:
         lines.append("moves bits: the device must reproduce the reference exactly")
     if spec.partial:
         lines.append("writes part of its output: the reference needs the old contents, which a recording keeps")
+    if spec.runlist is not None:
+        lines.append("has steps of its own for recordings")
+    lines += [f"IRON's compare: {defect}" for defect in spec.defects]
     lines.append(f"source: {spec.source}")
     return "\n".join(lines)
+
+
+def _answered_by(form: str, names: list[str]) -> str:
+    return "" if form in names else f"answered by {form}"
 
 
 def _effect(p: Param) -> str:

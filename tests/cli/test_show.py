@@ -152,6 +152,30 @@ def test_operators(run) -> None:
     assert add["params"][0]["required"] is True
 
 
+def test_operators_says_devices_flavours_sources_and_defects(run) -> None:
+    rows = {line.split()[0]: line for line in run("operators").out.splitlines()}
+    assert "no design" in rows["MHA"]
+    assert "npu1, npu2" not in rows["MHA"]
+    assert "npu1, npu2" in rows["StridedCopy"]
+    assert rows["StridedCopy"].endswith("amd/IRON iron/operators/strided_copy")
+    records = {r["op"]: r for r in map(json.loads, run("operators", "--json").out.splitlines())}
+    assert records["MHA"]["devices"] == list(records["MHA"]["tolerance"]) == ["npu2"]
+    assert records["Sample"]["answers"]["pr117"] in records["Sample"]["flavours"]
+    assert all(set(r["answers"]) == {"pr117", "iron-2026-08", "iron-2026-09", "exact"} for r in records.values())
+    assert any("wipes the cache" in defect for defect in records["StridedCopy"]["defects"])
+    assert records["SwiGLUDecode"]["runlist"] is True
+
+
+def test_one_operator_is_told_in_full(run) -> None:
+    """All that --json has of an operator stands in the text too, StridedCopy's and Sample's rarer facts included."""
+    for known in map(json.loads, run("operators", "--json").out.splitlines()):
+        text = run("operators", known["op"]).out
+        facts = [known["summary"], known["source"], *known["aliases"], *known["devices"], *known["answers"]]
+        facts += [*known["values"], *known["defects"], *(p["name"] for p in known["params"])]
+        facts += [limit["source"] for limit in known["tolerance"].values()]
+        assert [fact for fact in facts if fact not in text] == [], known["op"]
+
+
 def test_doctor(run, monkeypatch: pytest.MonkeyPatch) -> None:
     from fusion_replay.cli import doctor
 
