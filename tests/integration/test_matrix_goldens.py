@@ -112,7 +112,7 @@ def test_what_record_matrix_refuses(arguments: tuple[str, ...], message: str) ->
 
 @pytest.mark.long
 def test_the_application_at_full_size(tmp_path: Path) -> None:
-    """Llama 3.2 1B with all its layers and widths, seeded weights: a prompt and one decoded token; 3 GB of disk."""
+    """Llama 3.2 1B with all its layers and widths, seeded weights: a prompt and one decoded token; 7 GB of disk."""
     run_ = find("llama").build("npu2", (), {"config": "llama-3.2-1b", "prompt": 13, "tokens": 2})
     with fr.record(tmp_path / "llama.h5", on_error="raise") as recorder:
         for callable_ in run_.callables:
