@@ -77,19 +77,23 @@ def check_walk(
     """
     sizes, strides, label = walk.sizes, walk.strides, label or f"{side}_"
     if len(sizes) != len(strides):
-        raise UsageError(f"{op}: {label}sizes has {len(sizes)} dimensions, {label}strides has {len(strides)}")
+        raise UsageError(
+            f"{op}: {label}strides {strides}: expected {len(sizes)}, as {label}sizes has, found {len(strides)}"
+        )
     if not sizes or min(sizes) < 1:
         raise UsageError(f"{op}: {label}sizes {sizes}: expected at least one dimension, each at least 1")
     if channels[1] < 1 or sizes[-1] % channels[1]:
-        raise UsageError(f"{op}: {channels[0]} {channels[1]} does not split the last dimension of {label}sizes {sizes}")
-    low, high = walk.bounds()
-    if low + runtime < 0 or high + runtime >= buffer:
         raise UsageError(
-            f"{op}: the {side} walk touches elements {low + runtime} to {high + runtime} of a buffer of {buffer}; "
-            f"offset {walk.offset} plus runtime {runtime}"
+            f"{op}: {label}sizes {sizes}: expected a last dimension that {channels[0]} divides, found {channels[1]}"
         )
     if min(strides) < 0:
         raise UsageError(f"{op}: {label}strides {strides}: expected none below 0, a DMA cannot walk backwards")
+    low, high = walk.bounds()
+    if low + runtime < 0 or high + runtime >= buffer:
+        raise UsageError(
+            f"{op}: the {side} walk: expected elements within a buffer of {buffer}, found {low + runtime} to "
+            f"{high + runtime}; offset {walk.offset} plus runtime {runtime}"
+        )
     if side == "output" and walk.overlaps():
         raise UsageError(f"{op}: {label}sizes {sizes}, {label}strides {strides}: expected no element written twice")
 

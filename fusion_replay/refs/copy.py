@@ -70,7 +70,10 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     dtype = dtype_name("Copy", p.dtype)
     source, target = walk_of(p, "src"), walk_of(p, "dst")
     if source.count != target.count:
-        raise UsageError(f"Copy: src moves {source.count} elements {source.sizes}, dst {target.count} {target.sizes}")
+        raise UsageError(
+            f"Copy: dst.sizes {target.sizes}: expected {source.count} elements, as src.sizes {source.sizes} walks, "
+            f"found {target.count}"
+        )
     return ArgSpec("A", "in", (_buffer(p, "src"),), dtype), ArgSpec("C", "out", (_buffer(p, "dst"),), dtype)
 
 
@@ -79,7 +82,9 @@ def _copy(call: Call, a: Array) -> Array:
     assert old is not None  # evaluate() asks for it: partial=True
     source, target = _this_call(call, "src"), _this_call(call, "dst")
     if source.count != target.count:
-        raise UsageError(f"Copy: this dispatch's src moves {source.count} elements, its dst {target.count}")
+        raise UsageError(
+            f"Copy: dst: expected {source.count} elements, as this dispatch's src moves, found {target.count}"
+        )
     return copied(a, old, source, target, call.params.num_channels)
 
 

@@ -22,7 +22,7 @@ from fusion_replay.tolerance import Tolerance, relative
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     check_epilogue("GEMV", p.epilogue)
     if p.repeat < 1 or p.num_batches % p.repeat:
-        raise UsageError(f"GEMV: repeat {p.repeat} does not divide num_batches {p.num_batches}")
+        raise UsageError(f"GEMV: num_batches {p.num_batches}: expected a multiple of repeat, found {p.repeat}")
     matrices = p.num_batches // p.repeat
     batch = () if p.num_batches == 1 else (p.num_batches,)
     return (

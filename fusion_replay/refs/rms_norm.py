@@ -36,7 +36,7 @@ def rows_of(op: str, p: SimpleNamespace) -> tuple[int, int]:
         UsageError: ``tile_size`` does not divide ``size``.
     """
     if p.tile_size < 1 or p.size % p.tile_size:
-        raise UsageError(f"{op}: size {p.size} is no whole number of rows of tile_size {p.tile_size}")
+        raise UsageError(f"{op}: size {p.size}: expected whole rows of tile_size elements, found {p.tile_size}")
     return p.size // p.tile_size, p.tile_size
 
 

@@ -22,11 +22,11 @@ from fusion_replay.tolerance import relative
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     angle_rows = _angle_rows(p)
     if p.cols % 2:
-        raise UsageError(f"RoPE: cols {p.cols} is odd; a row holds cos and sin, or elements, in pairs")
+        raise UsageError(f"RoPE: cols {p.cols}: expected an even number, a row holds pairs")
     if p.method_type not in (0, 1):
         raise UsageError(f"RoPE: method_type {p.method_type}: expected 0 (halves) or 1 (neighbours)")
     if angle_rows < 1 or p.rows % angle_rows:
-        raise UsageError(f"RoPE: angle_rows {angle_rows} does not divide rows {p.rows}")
+        raise UsageError(f"RoPE: rows {p.rows}: expected a multiple of angle_rows, found {angle_rows}")
     return (
         ArgSpec("A", "in", (p.rows, p.cols)),
         ArgSpec("angles", "in", (angle_rows, p.cols)),

@@ -25,9 +25,11 @@ def _walk(side: str, p: SimpleNamespace) -> Walk:
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     dtype = dtype_name("StridedCopy", p.dtype)
-    if math.prod(p.input_sizes) != math.prod(p.output_sizes):
+    taken, stored = math.prod(p.input_sizes), math.prod(p.output_sizes)
+    if taken != stored:
         raise UsageError(
-            f"StridedCopy: input_sizes {p.input_sizes} and output_sizes {p.output_sizes} move different element counts"
+            f"StridedCopy: output_sizes {p.output_sizes}: expected {taken} elements, as input_sizes {p.input_sizes} "
+            f"walks, found {stored}"
         )
     return (
         ArgSpec("A", "in", (p.input_buffer_size,), dtype),

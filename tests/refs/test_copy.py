@@ -90,7 +90,7 @@ def test_a_bound_shortens_both_walks() -> None:
     given_ = {"previous": array([9] * 8), "values": {"src_valid": 3, "dst_valid": 3}}
     (c,) = reference("Copy", params, [array(np.arange(1, 9))], **given_)
     assert raw_bits(c).tolist() == [1, 2, 3, 4, 5, 6, 9, 9]
-    with pytest.raises(UsageError, match="src moves 6 elements, its dst 8"):
+    with pytest.raises(UsageError, match="dst: expected 6 elements, as this dispatch's src moves, found 8"):
         reference("Copy", params, [array(np.arange(8))], previous=array([9] * 8), values={"src_valid": 3})
     with pytest.raises(UsageError, match="runtime value src_valid 5: expected 1 to 4"):
         reference("Copy", params, [array(np.arange(8))], previous=array([9] * 8), values={"src_valid": 5})
@@ -113,10 +113,13 @@ def _walk(**changes: Any) -> dict[str, Any]:
             r"dst.sizes \(2, 2\), dst.strides \(1, 1\): expected no element written twice",
         ),
         ({"dst": _walk(strides=[0, 1])}, "expected no element written twice"),
-        ({"dst": _walk(offset=3)}, "the output walk touches elements 3 to 6 of a buffer of 4"),
-        ({"src": _walk(sizes=[2, 3])}, r"src moves 6 elements \(2, 3\), dst 4 \(2, 2\)"),
-        ({"src": _walk(strides=[1])}, r"src.sizes has 2 dimensions, src.strides has 1"),
-        ({"num_channels": 4}, r"num_channels 4 does not split the last dimension of src.sizes \(2, 2\)"),
+        ({"dst": _walk(offset=3)}, "the output walk: expected elements within a buffer of 4, found 3 to 6"),
+        (
+            {"src": _walk(sizes=[2, 3])},
+            r"dst.sizes \(2, 2\): expected 6 elements, as src.sizes \(2, 3\) walks,.* 4",
+        ),
+        ({"src": _walk(strides=[1])}, r"src.strides \(1,\): expected 2, as src.sizes has, found 1"),
+        ({"num_channels": 4}, r"src.sizes \(2, 2\): expected a last dimension that num_channels divides, found 4"),
         ({"src": "<Walk>"}, "src '<Walk>': expected a walk with offset, sizes and strides"),
     ],
 )

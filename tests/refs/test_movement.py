@@ -144,13 +144,18 @@ def test_split_and_whole_walks_differ_where_the_shapes_do() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"output_offset": 6}, r"output walk touches elements 6 to 16 of a buffer of 16"),
-        ({"input_offset": -1}, r"input walk touches elements -1 to 4"),
-        ({"output_strides": (-2, 1)}, r"output walk touches elements -1 to 3"),
-        ({"num_aie_channels": 2}, r"num_aie_channels 2 does not split"),
-        ({"num_aie_channels": 0}, r"num_aie_channels 0"),
-        ({"input_sizes": (2, 4), "input_buffer_size": 8}, r"different element counts"),
-        ({"input_strides": (1,)}, r"input_sizes has 2 dimensions, input_strides has 1"),
+        ({"output_offset": 6}, r"output walk: expected elements within a buffer of 16, found 6 to 16"),
+        ({"input_offset": -1}, r"input walk: .*, found -1 to 4"),
+        ({"output_strides": (-2, 1)}, r"output_strides \(-2, 1\): expected none below 0"),
+        ({"input_strides": (-1, 1), "input_offset": 2}, r"input_strides \(-1, 1\): expected none below 0"),
+        ({"output_strides": (1, 1)}, r"output_strides \(1, 1\): expected no element written twice"),
+        ({"num_aie_channels": 2}, r"a last dimension that num_aie_channels divides, found 2"),
+        ({"num_aie_channels": 0}, r"num_aie_channels divides, found 0"),
+        (
+            {"input_sizes": (2, 4), "input_buffer_size": 8},
+            r"output_sizes .*: expected 8 elements, .* found 6",
+        ),
+        ({"input_strides": (1,)}, r"input_strides \(1,\): expected 2, as input_sizes has, found 1"),
         ({"input_sizes": (0, 3), "output_sizes": (0, 3)}, r"each at least 1"),
     ],
 )

@@ -107,9 +107,9 @@ def test_is_torchs_float32_form(method: int, as_torch: bool) -> None:
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"rows": 4, "cols": 3}, "cols 3 is odd"),
-        ({"rows": 4, "cols": 4, "angle_rows": 3}, "angle_rows 3 does not divide rows 4"),
-        ({"rows": 4, "cols": 4, "angle_rows": 0}, "angle_rows 0"),
+        ({"rows": 4, "cols": 3}, "cols 3: expected an even number"),
+        ({"rows": 4, "cols": 4, "angle_rows": 3}, "rows 4: expected a multiple of angle_rows, found 3"),
+        ({"rows": 4, "cols": 4, "angle_rows": 0}, "multiple of angle_rows, found 0"),
         ({"rows": 4, "cols": 4, "method_type": 2}, "method_type 2"),
     ],
 )

@@ -175,9 +175,24 @@ def _walk_rules(
         require(1 <= len(sizes) <= _DIMENSIONS, op, sizes_name, f"1 to {_DIMENSIONS} dimensions", tuple(sizes))
         require(len(sizes) == len(strides), op, strides_name, f"{len(sizes)} strides", tuple(strides))
         require_multiple(op, f"{sizes_name}[-1]", sizes[-1], channels, channels_name)
-    (first, (sizes, _)), (second, (others, _)) = walks.items()
+        require(min(sizes) >= 1, op, sizes_name, "each at least 1", tuple(sizes))
+        require(min(strides) >= 0, op, strides_name, "none below 0, a DMA cannot walk backwards", tuple(strides))
+    (first, (sizes, _)), (second, (others, jumps)) = walks.items()
     moved, stored = math.prod(sizes), math.prod(others)
     require(moved == stored, op, names[second][0], f"{moved} elements, as {names[first][0]} walks", tuple(others))
+    once = "jumps that write no element twice"
+    require(not _meets_itself(others, jumps), op, names[second][1], once, tuple(jumps))
+
+
+def _meets_itself(sizes: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a walk comes to an element twice; counted out only where its loops do not nest."""
+    room = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(sizes, strides, strict=True) if size > 1):
+        if stride < room:
+            visited = np.concatenate(list(_walks(sizes, strides, 0, 1)))
+            return len(np.unique(visited)) < len(visited)
+        room = stride * (size - 1) + room
+    return False
 
 
 def _mem_copy_rules(p: Params, core: Core) -> None:
