@@ -147,9 +147,9 @@ def command(
     --help to see them.
 
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
-    it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Every option can be
-    given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _STEP_TIMEOUT, _SLOW_AFTER,
-    _WITH_REFERENCE, _ON_ERROR.
+    it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
+    recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _STEP_TIMEOUT,
+    _SLOW_AFTER, _WITH_REFERENCE, and _ON_ERROR (warn or raise).
     """
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
