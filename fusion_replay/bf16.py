@@ -32,6 +32,7 @@ _BLOCK = 1 << 15  # elements; the work of one block fits in a core's cache
 
 
 def is_torch(x: Array) -> bool:
+    """Whether it is a torch tensor; never imports torch."""
     return bool(aac.is_torch_array(x))
 
 

@@ -94,6 +94,7 @@ class Blocks:
 
 
 def to_float32(x: npt.NDArray[Any], out: F32) -> None:
+    """Widen (or round, from float64) into ``out`` of the same shape; bf16 by its bits, being float32's upper half."""
     if x.dtype == BFLOAT16:
         bits = out.view(np.uint32)
         bits[...] = x.view(np.uint16)

@@ -159,6 +159,7 @@ def parse_address(text: str) -> tuple[int, int]:
 
 
 def format_address(invocation: int, step: int) -> str:
+    """``(3, 412)`` -> ``"3:412"``, the way a step is named everywhere; :func:`parse_address` reads it back."""
     return f"{invocation}:{step}"
 
 

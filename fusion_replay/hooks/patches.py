@@ -28,6 +28,7 @@ def inside() -> Iterator[None]:
 
 
 def enter() -> None:
+    """As :func:`inside`, for whoever has no block; :func:`leave` ends it."""
     _thread.depth = getattr(_thread, "depth", 0) + 1
 
 

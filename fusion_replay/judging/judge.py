@@ -156,6 +156,7 @@ def judge(
 
 
 def skip(step: RecordedStep, why: NotComparedError) -> Skip:
+    """The step as one that was not compared, with its reason."""
     return Skip(step.address, step.invocation, step.index, step.op.type, step.label, why.kind, why.reason)
 
 

@@ -167,4 +167,9 @@ class ReplayReport:
 
 
 def canonical_json(data: Any) -> str:
+    """JSON with sorted keys, no blanks, ASCII only: equal data is equal text.
+
+    Raises:
+        ValueError: a NaN or an infinity, which JSON does not have.
+    """
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

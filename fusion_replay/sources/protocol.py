@@ -44,6 +44,8 @@ class LiveStep(Protocol):
 
 
 class StepObserver(Protocol):
+    """Whoever watches. Per invocation: started, each step's before and after (or failed), finished."""
+
     def invocation_started(self, sequence: SequenceDescription) -> None: ...
 
     def before(self, step: LiveStep) -> None: ...
@@ -62,6 +64,8 @@ class StepObserver(Protocol):
 
 
 class StepSource(Protocol):
+    """Whatever runs steps and can be watched: an IRON callable behind its adapter, or an object made for it."""
+
     @property
     def sequence(self) -> SequenceDescription: ...
 

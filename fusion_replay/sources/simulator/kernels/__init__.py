@@ -52,6 +52,7 @@ _FAMILIES = (
 
 @cache
 def builtin_kernels() -> dict[str, Kernel]:
+    """The software NPU's own, by operator type."""
     return {kernel.type: kernel for family in _FAMILIES for kernel in family.KERNELS}
 
 
@@ -72,6 +73,7 @@ def find_kernel(op_type: str) -> Kernel:
 
 
 def has_kernel(op_type: str) -> bool:
+    """Whether :func:`find_kernel` would find one."""
     return user.user_kernel(op_type) is not None or op_type in builtin_kernels()
 
 

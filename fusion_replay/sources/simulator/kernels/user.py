@@ -65,10 +65,12 @@ def kernel(type: str, *, replace: bool = False) -> Callable[[Callable[..., Any]]
 
 
 def user_kernel(op_type: str) -> Kernel | None:
+    """The kernel that a user declared for this operator type, if any."""
     return _USER.get(op_type)
 
 
 def user_kernels() -> Mapping[str, Kernel]:
+    """All that users declared, by operator type."""
     return _USER
 
 
