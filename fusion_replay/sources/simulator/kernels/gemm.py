@@ -109,6 +109,7 @@ def _rules(p: Params, core: Core) -> None:
     require_multiple(op, "M", p.M, _ROWS * tiles["tile_m"], "4 * tile_m")
     require_multiple(op, "K", p.K, tiles["tile_k"], "tile_k")
     require_multiple(op, "N", p.N, tiles["tile_n"] * columns, "tile_n * num_aie_columns")
+    require(field(p, "partition_N", 1) >= 1, op, "partition_N", "at least 1", field(p, "partition_N", 1))
     epilogue = field(p, "epilogue", "none")
     require(epilogue in ("none", "gelu"), op, "epilogue", "'none' or 'gelu'", repr(epilogue))
 
