@@ -103,8 +103,9 @@ class ArmedFault:
         return self.device.rng(crc32(str(self.fault).encode()), dispatch.invocation + 1, dispatch.step + 1)
 
 
-def first_output(step: PlannedStep) -> ArgSpec:
-    return next(a for a in step.args if a.writes)
+def first_output(of: PlannedStep | Dispatch) -> ArgSpec:
+    """The output that faults of contents spoil: the first in arg-spec order."""
+    return next(a for a in of.args if a.writes)
 
 
 def tile_of(params: Any, size: int) -> int:

@@ -77,7 +77,7 @@ class SwapColumns(Kind):
 
     def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
         output = dispatch.results[0]
-        shape = next(a.shape for a in dispatch.args if a.writes)
+        shape = first_output(dispatch).shape
         split = _by_column(dispatch.spec.type, dispatch.params, shape)
         assert split is not None
         swapped = np.array(output).reshape(split)
@@ -98,7 +98,7 @@ class Batch(Kind):
         return None if _batches(step.params) > 1 else "it has one batch"
 
     def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        shape = next(a.shape for a in dispatch.args if a.writes)
+        shape = first_output(dispatch).shape
         batches = np.array(dispatch.results[0]).reshape(shape)
         if getattr(dispatch.params, "heads_interleaved", False):
             batches[:, 1:] = batches[:, :1]
