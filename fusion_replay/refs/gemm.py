@@ -25,6 +25,8 @@ from fusion_replay.tolerance import Tolerance, relative
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     check_epilogue("GEMM", p.epilogue)
+    if p.partition_N < 1:
+        raise UsageError(f"GEMM: partition_N {p.partition_N}: expected at least 1")
     given, stored = dtype_name("GEMM", p.dtype_in), dtype_name("GEMM", p.dtype_out)
     for name, dtype in (("dtype_in", given), ("dtype_out", stored)):
         if dtype not in ("bfloat16", "float32"):
@@ -60,7 +62,7 @@ def _tolerance(device: str) -> Callable[[SimpleNamespace], Tolerance]:
         emulated = device != "npu1" and p.emulate_bf16_mmul_with_bfp16
         if p.prio_accuracy and not emulated:
             return relative(0.005, 0.0, range_frac=1e-4).from_source("amd/IRON iron/operators/gemm/test.py: 0.005")
-        share = (0.02 if p.round_conv_even else 0.05) if emulated else 1e-4
+        share = (0.03 if p.round_conv_even else 0.05) if emulated else 1e-4
         if not p.prio_accuracy:
             tiles = math.ceil(p.K / p.tile_k) if p.K and p.tile_k else 1
             share += 2.0**-8 * (1.5 * math.sqrt(tiles) if p.round_conv_even else tiles)
