@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 import pytest
-from bf16_oracle import NAN, any_bits, array, bits_of, nearest, raw_bits, to_torch, value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bf16_oracle import NAN, any_bits, array, bits_of, nearest, raw_bits, to_torch, value
 from fusion_replay import bf16
 
 ALL = np.arange(1 << 16, dtype=np.uint16)

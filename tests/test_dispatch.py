@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from iron_doubles import VARIANTS, Variant, machine, v4
-from iron_doubles.operators import BF16
 
 import fusion_replay as fr
 from fusion_replay.errors import MissingDependencyError, MissingError, TargetExistsError, UsageError
+from iron_doubles import VARIANTS, Variant, machine, v4
+from iron_doubles.operators import BF16
 
 with_policies = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.policies], ids=str)
 

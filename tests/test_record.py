@@ -12,9 +12,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from doubles import FakeSequence, FakeV3, Spec, operator_class
 
 import fusion_replay as fr
+from doubles import FakeSequence, FakeV3, Spec, operator_class
 from fusion_replay.errors import (
     NotAttachableError,
     RecordingError,

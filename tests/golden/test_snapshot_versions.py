@@ -6,7 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from snapshot_maker import BF16
 
 from fusion_replay.model import (
     ArgSpec,
@@ -18,6 +17,7 @@ from fusion_replay.model import (
 )
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check
+from snapshot_maker import BF16
 
 HERE = Path(__file__).parent
 

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from snapshot_maker import bits, contents, record
 
 from fusion_replay.errors import ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.fsck import check, seal_problems
 from fusion_replay.snapshot.schema import USER_BLOCK
+from snapshot_maker import bits, contents, record
 
 LARGEST = 16 << 10
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from snapshot_maker import contents, gemv_silu, record, run
 
 from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot import SnapshotWriter, frames, open_snapshot
@@ -22,6 +21,7 @@ from fusion_replay.snapshot.codec import Encoder
 from fusion_replay.snapshot.fsck import check, recover
 from fusion_replay.snapshot.schema import TABLES, USER_BLOCK, UserBlock, digest_of
 from fusion_replay.snapshot.sealed import read_sealed
+from snapshot_maker import contents, gemv_silu, record, run
 
 
 class Forge:

@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from iron_doubles.memory import GRANULE, Allocation
 
 

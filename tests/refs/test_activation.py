@@ -8,8 +8,8 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from bf16_oracle import NAN, array, bits_of, exactly, nearest, to_torch, ulps, value
 
+from bf16_oracle import NAN, array, bits_of, exactly, nearest, to_torch, ulps, value
 from fusion_replay.operators import FLAVOURS, reference
 
 # All patterns from 2**-12 to 128 where the functions bend, every 61st elsewhere, both signs.

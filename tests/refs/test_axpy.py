@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from bf16_oracle import any_bits, array, bits_of, nearest, to_torch, value
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bf16_oracle import any_bits, array, bits_of, nearest, to_torch, value
 from fusion_replay.operators import reference
 
 triples = st.lists(st.tuples(any_bits, any_bits), min_size=1, max_size=30)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bf16_oracle import array, raw_bits
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bf16_oracle import array, raw_bits
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.operators import FLAVOURS, reference
 

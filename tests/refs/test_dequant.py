@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from bf16_oracle import any_bits, array, bits_of, finite_bits, nearest, value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bf16_oracle import any_bits, array, bits_of, finite_bits, nearest, value
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, reference
 

@@ -9,10 +9,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from bf16_oracle import INF, NAN, NEGATIVE, any_bits, array, bits_of, finite_bits, nearest, to_torch, value
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bf16_oracle import INF, NAN, NEGATIVE, any_bits, array, bits_of, finite_bits, nearest, to_torch, value
 from fusion_replay.operators import FLAVOURS, reference
 
 pairs = st.lists(st.tuples(any_bits, any_bits), min_size=1, max_size=40)

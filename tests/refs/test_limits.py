@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from bf16_oracle import normal
 
+from bf16_oracle import normal
 from fusion_replay.compare import compare
 from fusion_replay.operators import find, reference
 from fusion_replay.sources.simulator.core import Core

@@ -9,6 +9,9 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bf16_oracle import (
     any_bits,
     array,
@@ -22,9 +25,6 @@ from bf16_oracle import (
     ulps,
     value,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, find, reference
 from fusion_replay.refs import _matmul

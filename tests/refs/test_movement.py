@@ -7,10 +7,10 @@ import itertools
 
 import numpy as np
 import pytest
-from bf16_oracle import array, raw_bits, to_torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bf16_oracle import array, raw_bits, to_torch
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.operators import FLAVOURS, find, reference
 

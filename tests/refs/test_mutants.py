@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mutants
 import pytest
 
+import mutants
 from fusion_replay import operators
 
 EVERY = [(op, i) for op, mistakes in mutants.MISTAKES.items() for i in range(len(mistakes))]

@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from bf16_oracle import array, bits_of, finite_bits, nearest, normal, tame_bits, to_torch, value
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bf16_oracle import array, bits_of, finite_bits, nearest, normal, tame_bits, to_torch, value
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, find, reference
 

@@ -9,10 +9,10 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from bf16_oracle import array, bits_of, exactly, normal, to_torch, value
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from bf16_oracle import array, bits_of, exactly, normal, to_torch, value
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, reference
 from fusion_replay.refs import _exp64

@@ -8,10 +8,10 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from bf16_oracle import array, bits_of, exactly, nearest, normal, tame_bits, to_torch, ulps, value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bf16_oracle import array, bits_of, exactly, nearest, normal, tame_bits, to_torch, ulps, value
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, find, reference
 

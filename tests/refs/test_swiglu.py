@@ -8,8 +8,8 @@ from fractions import Fraction
 import mpmath
 import numpy as np
 import pytest
-from bf16_oracle import array, bits_of, exactly, nearest, nearest_values, normal
 
+from bf16_oracle import array, bits_of, exactly, nearest, nearest_values, normal
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS, find, reference
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import mpmath
 import numpy as np
 import pytest
-from bf16_oracle import INF, NAN, NEGATIVE, array, bits_of, to_torch
 
+from bf16_oracle import INF, NAN, NEGATIVE, array, bits_of, to_torch
 from fusion_replay.operators import reference
 
 PATTERNS = np.arange(1 << 16)

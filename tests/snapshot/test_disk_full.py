@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snapshot_maker import BF16, bits, contents, gemv_silu, run
 
 from fusion_replay.errors import UnsealedError
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
+from snapshot_maker import BF16, bits, contents, gemv_silu, run
 
 ADD = 16  # invocations of the runs below
 

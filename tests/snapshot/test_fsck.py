@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from snapshot_maker import bits, contents, gemv_silu, record, run
 
 from fusion_replay.errors import (
     DamagedSnapshotError,
@@ -21,6 +20,7 @@ from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot import target as target_module
 from fusion_replay.snapshot.fsck import check, recover
+from snapshot_maker import bits, contents, gemv_silu, record, run
 
 
 def killed(path: Path, stops: tuple[int, ...] = (6, 3), columns: int = 16, **options: object) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 from fusion_replay.model import (
     ArgSpec,
@@ -24,6 +23,7 @@ from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot import tree as tree_module
 from fusion_replay.snapshot.fsck import check
+from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("hdf5plugin")

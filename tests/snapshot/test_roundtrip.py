@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snapshot_maker import BF16, bits, contents, gemv_silu, random_bf16, record, run
 
 from fusion_replay.errors import SnapshotError, UsageError
 from fusion_replay.model import (
@@ -24,6 +23,7 @@ from fusion_replay.model import (
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot import writer as writer_module
 from fusion_replay.snapshot.spill import RESERVE
+from snapshot_maker import BF16, bits, contents, gemv_silu, random_bf16, record, run
 
 
 def one_step(*args: ArgSpec) -> SequenceDescription:

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from snapshot_maker import contents, gemv_silu, record, run
 
 from fusion_replay.errors import TargetExistsError, UnsealedError, UsageError
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot.fsck import check
+from snapshot_maker import contents, gemv_silu, record, run
 
 
 def names(folder: Path) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from doubles import (
     BF16,
     BareSpec,
@@ -21,7 +22,6 @@ from doubles import (
     Spec,
     operator_class,
 )
-
 from fusion_replay import sources
 from fusion_replay.errors import NotAttachableError, RunlistError
 from fusion_replay.sources.describe import describe_operator, parameters

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from iron_doubles import old_tensors, tensors
-from iron_doubles.memory import POISON
 
 from fusion_replay.sources.iron_tensor import host_bytes, is_readable
+from iron_doubles import old_tensors, tensors
+from iron_doubles.memory import POISON
 
 U8 = np.dtype(np.uint8)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from iron_doubles import HOOKS, VARIANTS, Variant, machine, v0, v6
-from iron_doubles import block as llama
-from iron_doubles.memory import POISON
-from iron_doubles.operators import BF16
 
 import fusion_replay as fr
 from fusion_replay import sources
 from fusion_replay.errors import NotAttachableError
 from fusion_replay.report import overview
 from fusion_replay.sources import iron
+from iron_doubles import HOOKS, VARIANTS, Variant, machine, v0, v6
+from iron_doubles import block as llama
+from iron_doubles.memory import POISON
+from iron_doubles.operators import BF16
 
 every = pytest.mark.parametrize("variant", VARIANTS, ids=str)
 comparing = pytest.mark.parametrize("variant", [v for v in VARIANTS if v.compare], ids=str)

@@ -10,13 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from llama_oracle import Arrays, cosine, frequencies, llama, rms_norm
 
 from fusion_replay.errors import UsageError
 from fusion_replay.workloads import find
 from fusion_replay.workloads.llama import LlamaDecode
 from fusion_replay.workloads.llama_config import CONFIGS, LlamaConfig, rope_angles, weights
 from fusion_replay.workloads.llama_runlist import plan
+from llama_oracle import Arrays, cosine, frequencies, llama, rms_norm
 
 
 def build(device: str = "npu2", **options: Any) -> LlamaDecode:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_oracle import cosine, llama
 
 import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.workloads import find
 from fusion_replay.workloads.llama_config import weights
 from fusion_replay.workloads.llama_prompt import LlamaPrompt
+from llama_oracle import cosine, llama
 
 
 def build(device: str = "npu2", **options: Any) -> LlamaPrompt:
