@@ -17,7 +17,8 @@ def in_words(error: BaseException) -> str:
 def say(message: str) -> None:
     """One line on stderr; a closed stderr stops nothing."""
     with contextlib.suppress(Exception):
-        print(f"fusion-replay: {message}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"fusion-replay: {message}\n")  # one write: print() lets another thread between text and end
+        sys.stderr.flush()
 
 
 __all__ = ["in_words", "say"]

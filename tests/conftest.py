@@ -10,6 +10,8 @@ import pytest
 
 from fusion_replay import operators, plugins
 
+collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test_utils.py of its own
+
 
 @pytest.fixture
 def registry() -> Iterator[None]:
