@@ -204,6 +204,7 @@ def test_failed_and_in_flight_steps_are_counted_and_named(tmp_path: Path) -> Non
         step = rec.step("ElementwiseAdd", {"A": bf(1), "B": bf(2)}, {"size": 1})
         step.__enter__()
         alive = fr.replay(f"{path}.journal")  # what a hung kernel leaves behind
+        step.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     kinds = [(s.address, s.kind) for s in alive.skips]
     assert kinds == [("1:0", "failed"), ("2:0", "in_flight")]
     assert "division by zero" in alive.skips[0].reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, cast
@@ -21,6 +22,7 @@ class AfterImport:
 
     def __init__(self, wanted: Wanted, then: Then) -> None:
         self._wanted, self._then = wanted, then
+        self._asking = threading.local()
 
     def install(self) -> None:
         sys.meta_path.insert(0, self)
@@ -35,8 +37,18 @@ class AfterImport:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if not self._wanted(name):
-            return None
+        before = getattr(self._asking, "name", None)
+        if before == name or not self._wanted(name):
+            return None  # asked back by a second one of these on the path, which this one has just asked
+        self._asking.name = name
+        try:
+            return self._wrapped(name, path, target)
+        finally:
+            self._asking.name = before
+
+    def _wrapped(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> importlib.machinery.ModuleSpec | None:
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             spec: importlib.machinery.ModuleSpec | None = None

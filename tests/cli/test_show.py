@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -117,14 +119,23 @@ def test_fsck_json(run, good: Path) -> None:
     assert result.err.startswith("PASSED in ")
 
 
+KILLED = """
+import os, sys
+import numpy as np
+import fusion_replay as fr
+
+rec = fr.record(sys.argv[1]).__enter__()
+with rec.step("MyOp", inputs={"A": np.arange(4.0)}) as step:
+    step.outputs["C"] = np.arange(4.0)
+rec.step("MyOp", inputs={"A": np.arange(4.0)}).__enter__()
+os._exit(9)
+"""
+
+
 def test_recording_not_closed(run, tmp_path: Path) -> None:
     """show falls back to the journal with one note, fsck says 3, --recover seals."""
     path = tmp_path / "killed.h5"
-    rec = record(path).__enter__()
-    with rec.step("MyOp", inputs={"A": np.arange(4.0)}) as step:
-        step.outputs["C"] = np.arange(4.0)
-    rec.step("MyOp", inputs={"A": np.arange(4.0)}).__enter__()
-    rec.writer.abandon()
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == 9
 
     shown = run("show", path)
     assert shown.status == 0

@@ -52,6 +52,20 @@ def test_told_after_the_module_has_run(modules: list[str]) -> None:
         assert module.__file__ is not None
 
 
+def test_two_hooks_on_one_path_are_both_told(modules: list[str]) -> None:
+    """A block inside a recorded program: each asks the other for the module, and neither for ever."""
+    first, second = hook(modules, "hk_pkg.wanted"), hook(modules, "hk_pkg.wanted")
+    first.install()
+    second.install()
+    try:
+        module = importlib.import_module("hk_pkg.wanted")
+    finally:
+        first.remove()
+        second.remove()
+    assert modules == ["hk_pkg.wanted 1"] * 2
+    assert type(module.__loader__).__name__ == "SourceFileLoader"
+
+
 def test_modules_that_are_there_already(modules: list[str]) -> None:
     importlib.import_module("hk_pkg")
     found = hook(modules, "hk_pkg.wanted")
