@@ -28,7 +28,6 @@ from fusion_replay.snapshot.schema import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
     IN_SPILL,
-    JOURNAL_SUFFIX,
     PART_SUFFIX,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
@@ -320,8 +319,3 @@ def _require_space(part: Path, index: Index) -> None:
     free = stat.f_bavail * stat.f_frsize
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed} bytes needed, {free} free, {int(in_spill.sum())} pieces uncompressed")
-
-
-def journal_of(path: Path) -> Path:
-    """The journal that ``path`` means: itself, or the one beside the file it was to become."""
-    return path if path.name.endswith(JOURNAL_SUFFIX) else beside(path, JOURNAL_SUFFIX)
