@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +24,7 @@ from fusion_replay.sources.iron_hook import KernelProxy, find_hook
 from fusion_replay.sources.iron_tensor import host_bytes
 from fusion_replay.sources.iron_variant import origin_of
 from fusion_replay.sources.protocol import StepObserver, StepResult
+from fusion_replay.tensors import numpy_dtype
 
 
 class IronSource:
@@ -175,7 +175,7 @@ class LiveIronStep:
                 f"from byte {start}, its tensor has {raw.size}"
             )
         part = raw[start : start + spec.nbytes]
-        return part.view(_numpy_dtype(spec.dtype)).reshape(spec.shape)
+        return part.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
 
     def _offset(self, position: int) -> int:
         """Elements from the tensor's start: the placement of a placed buffer plus its per-call offset, else 0."""
@@ -209,10 +209,6 @@ def step_result(returned: Any) -> StepResult:
         elapsed_ns=int(elapsed) if isinstance(elapsed, (int, float, np.number)) else None,
         state=name if isinstance(name, str) else None,
     )
-
-
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
 def _number(value: Any) -> int | float | None:

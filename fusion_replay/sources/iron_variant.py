@@ -49,7 +49,7 @@ def origin_of(callable_: Any) -> dict[str, str]:
         "flavour": flavour,
         "dispatch": "compare" if compares else "separate",
     }
-    if device := _current_device():
+    if device := current_device():
         origin["device"] = device
     if caution := _caution(callable_):
         origin["caution"] = caution
@@ -117,7 +117,7 @@ def _any_marker(names: Iterable[Any]) -> bool:
     return any(str(name).endswith("_patch_marker") for name in names)
 
 
-def _current_device() -> str | None:
+def current_device() -> str | None:
     """The generation that mlir-aie is bound to; it is asked only where the program itself has loaded it."""
     ask = getattr(sys.modules.get("aie.utils"), "get_current_device", None)
     if not callable(ask):
@@ -130,4 +130,4 @@ def _current_device() -> str | None:
     return next((name for name in ("npu1", "npu2") if name in words), None)
 
 
-__all__ = ["origin_of", "variant_of"]
+__all__ = ["current_device", "origin_of", "variant_of"]

@@ -17,7 +17,7 @@ from fusion_replay.errors import RunlistError
 from fusion_replay.model import SequenceDescription
 from fusion_replay.sources.describe import arg_specs, describe_operator, describe_sequence
 from fusion_replay.sources.iron import LiveIronStep, step_result
-from fusion_replay.sources.iron_variant import _current_device
+from fusion_replay.sources.iron_variant import current_device
 from fusion_replay.sources.protocol import StepObserver
 
 
@@ -58,7 +58,7 @@ def operator_origin(operator: Any) -> dict[str, str]:
     else:
         variant, flavour = "V2", "pr117"
     origin = {"variant": variant, "flavour": flavour, "dispatch": "operator"}
-    if device := _current_device():
+    if device := current_device():
         origin["device"] = device
     return origin
 
