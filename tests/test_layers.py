@@ -37,6 +37,7 @@ record
 judging
 replay
 check dispatch program
+diverge
 report
 golden
 cli
