@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recording the benchmark's decode, sealed, against other ways to keep the same: ``python -m benchmarks.record``.
+
+Recording is timed with and without what brings the file to the disk, the raw writes too. ``held up`` is the time that
+the dispatching thread spends inside the recorder until its last step has returned.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.common import (
+    MB,
+    Candidate,
+    Results,
+    RssAnon,
+    finish,
+    machine,
+    measure,
+    parser,
+    scratch,
+    table,
+    write_raw,
+)
+from benchmarks.workload import TINY, Size, Workload, dispatch, make
+from fusion_replay.snapshot import SnapshotWriter
+
+RAW, RAW_SYNC, ALL, ALL_SYNC = "raw unique", "raw unique, synced", "raw all", "raw all, synced"
+OURS, OURS_SYNC = "fusion-replay", "fusion-replay, synced"
+
+
+def ours(workload: Workload, *, sync: bool) -> Candidate:
+    def run(folder: Path) -> dict[str, float]:
+        keep = os.fsync, os.fdatasync
+        if not sync:
+            os.fsync = os.fdatasync = lambda fd: None
+        try:
+            started, cpu = time.perf_counter(), time.thread_time()
+            writer = SnapshotWriter(folder / "decode.h5")
+            dispatch(workload, writer)
+            held, held_cpu = time.perf_counter() - started, time.thread_time() - cpu
+            report = writer.close()
+        finally:
+            os.fsync, os.fdatasync = keep
+        assert not report.losses
+        return {"held": held, "held_cpu": held_cpu, "sealing": report.seconds_sealing}
+
+    return run
+
+
+def candidates(workload: Workload) -> dict[str, Candidate]:
+    everything, unique = list(workload.arrays()), workload.unique()
+
+    def raw(arrays: list, sync: bool) -> Candidate:
+        return lambda folder: write_raw(arrays, folder / "raw", sync=sync)
+
+    return {
+        RAW: raw(unique, False),
+        RAW_SYNC: raw(unique, True),
+        ALL: raw(everything, False),
+        ALL_SYNC: raw(everything, True),
+        OURS: ours(workload, sync=False),
+        OURS_SYNC: ours(workload, sync=True),
+    }
+
+
+def main() -> None:
+    options_parser = parser(__doc__ or "")
+    options_parser.add_argument("--no-peers", action="store_true", help="only raw writes and this package")
+    options = options_parser.parse_args()
+    workload = make(TINY if options.tiny else Size())
+    chosen = candidates(workload)
+    others = {} if options.no_peers else peers.candidates(workload)
+    with scratch(options) as name:
+        folder = Path(name)
+        ours(workload, sync=False)(_made(folder / "warm"))
+        with RssAnon() as memory:
+            ours(workload, sync=False)(_made(folder / "memory"))
+        results = measure(
+            {**chosen, **{n: p.run for n, p in others.items()}},
+            options.rounds,
+            folder,
+            once=[n for n, p in others.items() if p.slow],
+        )
+    print(machine())
+    print(
+        f"{len(workload.steps)} steps, {workload.bytes_seen / MB:.0f} MB seen, "
+        f"{sum(a.nbytes for a in workload.unique()) / MB:.0f} MB different"
+    )
+    print(rows(results))
+    seen = workload.bytes_seen
+    summary = {
+        "recording + sealing / raw unique, both synced (target 2.0)": results.ratio(OURS_SYNC, RAW_SYNC),
+        "the same, neither synced": results.ratio(OURS, RAW),
+        "the same in CPU seconds, neither synced": results.ratio(OURS, RAW, "cpu", "cpu"),
+        "held up / raw unique, synced (target 1.0)": results.ratio(OURS_SYNC, RAW_SYNC, "held"),
+        "held up / raw unique, not synced": results.ratio(OURS, RAW, "held"),
+        "size / bytes seen (target 0.15)": results.runs[OURS][0].nbytes / seen,
+        "extra anonymous memory, MB (target 256)": memory.extra / MB,
+    }
+    finish(options, results, summary)
+
+
+def rows(results: Results) -> str:
+    lines = []
+    for name, runs in results.runs.items():
+        base = RAW_SYNC if name.endswith("synced") else RAW
+        held = f"{results.median(name, 'held'):.3f}" if "held" in runs[0].more else ""
+        lines.append(
+            [
+                name,
+                f"{results.median(name):.3f}",
+                f"{min(r.wall for r in runs):.3f}-{max(r.wall for r in runs):.3f}",
+                f"{results.median(name, 'cpu'):.3f}",
+                held,
+                f"{runs[0].nbytes / MB:.0f}",
+                f"{results.ratio(name, base):.2f}",
+            ]
+        )
+    return table(["candidate", "wall s", "min-max", "CPU s", "held up s", "MB", "x raw unique"], lines)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+if __name__ == "__main__":
+    main()
