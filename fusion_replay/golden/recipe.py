@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay.deviation import Stats, json_number
+from fusion_replay.diverge.moved import Digests, StepFacts, What, moved
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.history import WriteHistory
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, tensors
@@ -35,9 +36,6 @@ FORMAT = "fusion-replay.recipe/1"
 
 _STATS = ("max_abs", "rel_l2", "ulp_max", "ulp_mean", "ulp_signed_mean")  # of the numbers alone, whatever the limits
 _DIGITS = 6  # of a statistic: enough to review, few enough to be the same on every machine
-
-Digests = Mapping[str, str]
-"""Argument name -> xxh3-128 of the raw bytes, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,30 +182,23 @@ def _rounded(stats: Stats) -> dict[str, Any]:
 
 
 def _moved(old: RecipeStep, new: RecipeStep) -> list[str]:
+    """What moved, one line per digest; a recipe leaves out what the reference says where the output says the same."""
+    found = moved(*(StepFacts(s.inputs, s.outputs, {**s.outputs, **s.expected}, step=s.step) for s in (old, new)))
     where = f"{new.address} {new.step}"
-    if old.step != new.step:
+    if "runlist" in found.what:
         return [f"{where}: the recipe has {old.step} here"]
-    inputs = _differing(old.inputs, new.inputs)
-    if inputs:  # everything else is a consequence
-        return [f"{where}: input {n}: the seeded inputs moved ({_pair(old.inputs, new.inputs, n)})" for n in inputs]
-    found = [
-        f"{where}: output {n}: the software NPU moved ({_pair(old.outputs, new.outputs, n)})"
-        for n in _differing(old.outputs, new.outputs)
+    return [
+        f"{where}: {_SIDES[side].format(c.name)} (digest {c.new or 'none'}, the recipe has {c.old or 'none'})"
+        for side, changes in found.changes.items()
+        for c in changes
     ]
-    said_before, says_now = {**old.outputs, **old.expected}, {**new.outputs, **new.expected}
-    found += [
-        f"{where}: output {n}: the reference moved ({_pair(said_before, says_now, n)})"
-        for n in _differing(said_before, says_now)
-    ]
-    return found
 
 
-def _differing(old: Digests, new: Digests) -> list[str]:
-    return [n for n in sorted({*old, *new}) if old.get(n) != new.get(n)]
-
-
-def _pair(old: Digests, new: Digests, name: str) -> str:
-    return f"digest {new.get(name, 'none')}, the recipe has {old.get(name, 'none')}"
+_SIDES: Mapping[What, str] = {
+    "inputs": "input {}: the seeded inputs moved",
+    "npu": "output {}: the software NPU moved",
+    "reference": "output {}: the reference moved",
+}
 
 
 __all__ = ["FORMAT", "Recipe", "RecipeStep", "differences", "recipe_of"]
