@@ -36,6 +36,9 @@ DTYPE_BYTES: dict[str, int] = {
 }
 """Element types a snapshot can hold, by their numpy / ml_dtypes name, with their size in bytes."""
 
+WHOLE_CALL = "whole call"
+"""``origin["dispatch"]`` of a sequence whose steps could not be seen: each call of it is one step."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArgSpec:

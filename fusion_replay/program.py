@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusion_replay.record import Recorder
-    from fusion_replay.sources.iron import IronSource
-    from fusion_replay.sources.protocol import StepObserver
+    from fusion_replay.sources.protocol import StepObserver, StepSource
 
 _CHILD_EVENTS = {"subprocess.Popen": (1, 3), "os.posix_spawn": (1, 2), "os.exec": (1, 2)}
 """Audit events that start a program -> where in their arguments the command and the environment are."""
@@ -48,7 +47,7 @@ class Program:
 
     def __init__(self, settings: Settings, ledger_path: str) -> None:
         self._settings, self._ledger = settings, ledger_path
-        self._everything = Everything(separate_dispatch=settings.separate)
+        self._everything = Everything(separate_dispatch=settings.separate, whole_calls=settings.whole_calls)
         self._recorder: Recorder | None = None
         self._failed = False
         self._ended = False
@@ -84,7 +83,7 @@ class Program:
     def observer(self) -> StepObserver:
         return self._open().observer()
 
-    def watch(self, source: IronSource) -> None:
+    def watch(self, source: StepSource) -> None:
         self._open().watch(source)
 
     def unseen(self, kind: str, detail: str) -> None:

@@ -44,6 +44,7 @@ def record(
     with_reference: bool = False,
     slow_after: float = 10.0,
     step_timeout: float | None = None,
+    whole_calls: bool = False,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
@@ -61,6 +62,8 @@ def record(
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up: the program gets a KeyboardInterrupt, and is ended
             where that does not help; None: never.
+        whole_calls: a callable whose steps can't be seen (fused dispatch) is recorded too, each call as one step from
+            the sequence's inputs to its outputs. Nothing judges it; two such recordings can be compared.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
@@ -75,6 +78,7 @@ def record(
         with_reference=with_reference,
         slow_after=slow_after,
         step_timeout=step_timeout,
+        whole_calls=whole_calls,
     )
 
 
@@ -98,6 +102,7 @@ class Recorder:
         with_reference: bool = False,
         slow_after: float = 10.0,
         step_timeout: float | None = None,
+        whole_calls: bool = False,
         everything: bool = True,
         summary: bool = True,
     ) -> None:
@@ -121,15 +126,15 @@ class Recorder:
         self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
         self._slow_after, self._step_timeout = slow_after, step_timeout
         self._watchdog: Watchdog | None = None
-        self._summary = summary
+        self._summary, self._whole_calls = summary, whole_calls
         self._everything: Everything | None = None
         self._sources: list[StepSource] = []
         if callable_ is not None and sources.is_operator_call(callable_):
             self._everything = Everything(only=callable_)
         elif callable_ is not None:
-            self._sources.append(sources.attach(callable_))
+            self._sources.append(sources.attach(callable_, whole_calls=whole_calls))
         elif everything:
-            self._everything = Everything()
+            self._everything = Everything(whole_calls=whole_calls)
 
     # --- the block ----------------------------------------------------------------------------------------------
 
@@ -169,7 +174,7 @@ class Recorder:
         Raises:
             NotAttachableError: as :func:`record`.
         """
-        source = sources.attach(callable_)
+        source = sources.attach(callable_, whole_calls=self._whole_calls)
         if self._everything is not None and not self._everything.claim(callable_, source):
             return  # it was called in this block already
         self._sources.append(source)

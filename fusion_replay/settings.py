@@ -30,6 +30,7 @@ class Settings:
         if_exists: what to do about an existing ``out``; None: "error" where the user named it, else "number".
         on_error: "warn" or "raise": what a failure of the recorder itself does.
         separate: sequences with auto or fused dispatch get separate dispatch.
+        whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
         with_reference: keep what each operator's own ``reference()`` gives.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up and its process ended; None: never.
@@ -40,6 +41,7 @@ class Settings:
     if_exists: Literal["error", "replace", "number"] | None = None
     on_error: Literal["warn", "raise"] = "warn"
     separate: bool = False
+    whole_calls: bool = False
     with_reference: bool = False
     slow_after: float = 10.0
     step_timeout: float | None = None

@@ -113,6 +113,9 @@ def _click_option(o: Option) -> click.Option:
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
 @click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
 @click.option(
+    "--whole-calls", is_flag=True, help="With a program: what runs fused is recorded too, each call as one step."
+)
+@click.option(
     "--slow-after",
     type=click.FloatRange(min=0),
     metavar="S",
@@ -137,6 +140,7 @@ def command(
     if_exists: IfExists | None,
     with_reference: bool,
     separate: bool,
+    whole_calls: bool,
     slow_after: float | None,
     step_timeout: float | None,
     program: tuple[str, ...],
@@ -148,8 +152,8 @@ def command(
 
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
-    recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _STEP_TIMEOUT,
-    _SLOW_AFTER, _WITH_REFERENCE, and _ON_ERROR (warn or raise).
+    recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
+    _STEP_TIMEOUT, _SLOW_AFTER, _WITH_REFERENCE, and _ON_ERROR (warn or raise).
     """
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
@@ -170,14 +174,16 @@ def command(
             "out": output,
             "if_exists": if_exists,
             "separate": separate or None,
+            "whole_calls": whole_calls or None,
             "with_reference": with_reference or None,
             "slow_after": slow_after,
             "step_timeout": step_timeout,
         }
         settings = Settings.from_environ(os.environ)
         return record_program(program, replace(settings, **{k: v for k, v in typed.items() if v is not None}))
-    if separate:
-        raise UsageError("record: --separate is for programs; the software NPU always dispatches separately")
+    if separate or whole_calls:
+        option = "--separate" if separate else "--whole-calls"
+        raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
     if workload is None or sim is None:
         from fusion_replay.workloads import names
 

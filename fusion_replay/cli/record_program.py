@@ -205,7 +205,11 @@ def _why_nothing(processes: Sequence[Process], words: Sequence[str]) -> str:
         kinds = {kind for p in processes for kind, _ in p.unseen}
         if kinds == {"child"}:
             return "A child process did the work where the recorder is not loaded: pass it the whole environment."
-        return "Fused dispatch shows no steps: add --separate." if "sequence" in kinds else ""
+        return (
+            "Fused dispatch shows no steps: add --separate, or --whole-calls to record it as it is."
+            if "sequence" in kinds
+            else ""
+        )
     if any(p.failure for p in processes):
         return "The recorder itself could not work, see above."
     if not processes:

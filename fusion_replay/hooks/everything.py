@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fusion_replay.errors import FusionReplayError
+from fusion_replay.errors import FusionReplayError, NotAttachableError
 from fusion_replay.hooks import separate
 from fusion_replay.hooks.after_import import AfterImport
 from fusion_replay.hooks.owner import Handles, Only
@@ -29,8 +29,9 @@ from fusion_replay.hooks.patches import Patches, inside, nested
 
 if TYPE_CHECKING:
     from fusion_replay.sources.iron import IronSource
-    from fusion_replay.sources.protocol import StepObserver
+    from fusion_replay.sources.protocol import StepObserver, StepSource
     from fusion_replay.sources.runtime import Call, OperatorCalls
+    from fusion_replay.sources.whole_call import WholeCall
 
 _CALLABLES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.callable")
 _SEQUENCES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.sequence")
@@ -42,7 +43,7 @@ class Host(Protocol):
     def observer(self) -> StepObserver:
         """A new observer of an operator, asked for when it is about to run."""
 
-    def watch(self, source: IronSource) -> None:
+    def watch(self, source: StepSource) -> None:
         """Record this sequence from now on."""
 
     def unseen(self, kind: str, detail: str) -> None:
@@ -57,12 +58,14 @@ class Everything:
 
     Args:
         separate_dispatch: sequences that are made from now on with ``auto`` or ``fused`` dispatch get ``separate``.
+        whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
         only: a single operator, or what its ``get_callable()`` returned: nothing else is looked at.
     """
 
-    def __init__(self, *, separate_dispatch: bool = False, only: Any = None) -> None:
+    def __init__(self, *, separate_dispatch: bool = False, whole_calls: bool = False, only: Any = None) -> None:
         self._only = None if only is None else Only(only)
         self._separate = separate_dispatch
+        self._whole_calls = whole_calls
         self._patches = Patches()
         self._finder = AfterImport(_is_watched, self._imported)
         self._host: Host | None = None
@@ -70,6 +73,7 @@ class Everything:
         self._handles = Handles()
         self._operators: OperatorCalls | None = None
         self._sources: weakref.WeakValueDictionary[int, IronSource] = weakref.WeakValueDictionary()
+        self._whole: dict[int, WholeCall] = {}
         self._refused: dict[int, str] = {}
 
     def attach(self, host: Host) -> None:
@@ -84,9 +88,11 @@ class Everything:
 
     def forget(self) -> None:
         """Let go of every callable, so that the next call attaches it anew (a forked child records for itself)."""
-        for source in list(self._sources.values()):
+        watched: list[StepSource] = [*self._sources.values(), *self._whole.values()]
+        for source in watched:
             source.detach()
         self._sources.clear()
+        self._whole.clear()
         self._refused.clear()
         self._operators = None
 
@@ -124,8 +130,11 @@ class Everything:
                 return original(this, *args, **kwargs)
             with host.contain(f"attaching to {type(this).__name__}"):
                 self._sequence_called(host, this)
+            run = functools.partial(original, this, *args, **kwargs)
+            if (whole := self._whole.get(id(this))) is not None:
+                return whole.around(run)
             with inside():
-                return original(this, *args, **kwargs)
+                return run()
 
         return call
 
@@ -173,7 +182,7 @@ class Everything:
 
     def _sequence_called(self, host: Host, callable_: Any) -> None:
         key = id(callable_)
-        if key in self._sources:
+        if key in self._sources or key in self._whole:
             return
         if key in self._refused:
             host.unseen("sequence", self._refused[key])
@@ -183,6 +192,9 @@ class Everything:
         try:
             source = IronSource(callable_)
         except FusionReplayError as error:
+            if self._whole_calls and isinstance(error, NotAttachableError):
+                self._watch_whole(host, callable_)
+                return
             name = getattr(getattr(callable_, "op", None), "name", type(callable_).__name__)
             self._refused[key] = f"sequence {name}: {error}"
             with contextlib.suppress(TypeError):
@@ -191,6 +203,15 @@ class Everything:
             return
         host.watch(source)
         self._sources[key] = source  # the callable's own plan keeps it alive, no longer than the callable
+
+    def _watch_whole(self, host: Host, callable_: Any) -> None:
+        from fusion_replay.sources.whole_call import WholeCall
+
+        source = WholeCall(callable_, hooked=True)
+        with contextlib.suppress(TypeError):
+            weakref.finalize(callable_, self._whole.pop, id(callable_), None)
+        host.watch(source)
+        self._whole[id(callable_)] = source
 
     def _operator_called(
         self, host: Host, operator: Any, args: list[Any], scalars: Any, handle: Any, runtime: Any

@@ -15,6 +15,7 @@ from fusion_replay.bf16 import round_bf16
 from fusion_replay.compare import as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepReport
+from fusion_replay.model import WHOLE_CALL
 from fusion_replay.tensors import to_torch
 from fusion_replay.tolerance import bf16_ulps
 
@@ -85,6 +86,9 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
     if step.status != "complete":
         what = "in flight: the kernel had not come back" if step.status == "in_flight" else "failed"
         raise NotComparedError(step.status, f"{what}{f' ({step.error})' if step.error else ''}")
+    if step.sequence.origin.get("dispatch") == WHOLE_CALL:
+        why = "a whole call: no step inside was seen; record with separate dispatch to judge steps"
+        raise NotComparedError("whole_call", why)
     spec = operators.lookup(step.op.type)
     if spec is None and plan.reference not in FOREIGN:
         template = operators.template_command(step.op.type)

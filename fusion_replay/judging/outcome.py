@@ -125,7 +125,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A step that was not compared. ``kind``: in_flight, failed, not_kept, or one of :data:`MISSING`."""
+    """A step that was not compared. ``kind``: in_flight, failed, not_kept, whole_call, or one of :data:`MISSING`."""
 
     address: str
     invocation: int

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from fusion_replay.errors import NotAttachableError
 from fusion_replay.hooks.owner import is_operator_call
 from fusion_replay.sources.protocol import StepSource
 
 
-def attach(obj: Any) -> StepSource:
+def attach(obj: Any, *, whole_calls: bool = False) -> StepSource:
     """A source of the steps that ``obj`` runs; nothing is watched until the source's own ``attach(observer)``.
 
-    ``obj`` is a callable of IRON's shape (the software NPU's too), or a source already.
+    ``obj`` is a callable of IRON's shape (the software NPU's too), or a source already. ``whole_calls``: where its
+    steps can't be seen, each call of it is one step.
 
     Raises:
         NotAttachableError: it never was compiled, runs fused, or is no such callable; the message says what to do.
@@ -23,7 +25,14 @@ def attach(obj: Any) -> StepSource:
         return source
     from fusion_replay.sources.iron import IronSource
 
-    return IronSource(obj)
+    try:
+        return IronSource(obj)
+    except NotAttachableError:
+        if not whole_calls:
+            raise
+    from fusion_replay.sources.whole_call import WholeCall
+
+    return WholeCall(obj)
 
 
 __all__ = ["attach", "is_operator_call"]

@@ -229,6 +229,19 @@ def test_fused_is_refused_and_separate_helps(tmp_path: Path, variant: str) -> No
     assert "Recorded 2 invocations (6 steps)" in last_line(done)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_on_request_as_whole_calls(tmp_path: Path, variant: str) -> None:
+    path = app(tmp_path, variant, "from common_app import *\nsequence('auto')\n")
+    plain = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = record("--whole-calls", sys.executable, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Recorded 2 invocations (2 steps)" in last_line(done)
+    assert done.stdout == plain.stdout
+    with fr.open(tmp_path / "app-001.h5") as snap:
+        assert {s.op.type for s in snap.steps()} == {"OperatorSequence"}
+        assert all(t.kept for s in snap.steps() for t in (*s.inputs.values(), *s.outputs.values()))
+
+
 def test_what_was_missed_beside_what_was_recorded(tmp_path: Path) -> None:
     body = """
     from common_app import *

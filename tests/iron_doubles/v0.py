@@ -16,6 +16,7 @@ from iron_doubles import layout
 from iron_doubles.machine import MACHINE, NPUKernel
 from iron_doubles.old_tensors import XRTSubBuffer, XRTTensor
 from iron_doubles.operators import BF16
+from iron_doubles.whole import FullELF
 
 
 class FusedMLIROperator:
@@ -92,27 +93,31 @@ class FusedXclbinCallable:
                 self._buffers[name]._sync_from_device()
 
 
-class FusedFullELFCallable:
-    def __init__(self, op: Any) -> None:
-        self.op, self.input_buffer = op, None
+class FusedFullELFCallable(FullELF):
+    """A buffer is a slice that shares nothing with its arena but memory."""
+
+    tensor = XRTTensor
+
+    def view(self, arena: Any, offset: int, nbytes: int, dtype: Any) -> Any:
+        return XRTSubBuffer(arena.buffer_object(), offset, nbytes, (nbytes // 2,), BF16)
+
+    def __call__(self) -> None:
+        self.input_buffer._sync_to_device()
+        super().__call__()
 
 
-class FusedXclbinCallableV0a:
+class FusedXclbinCallableV0a(FusedFullELFCallable):
     """One kernel, ``MLIR_AIE``, for the whole runlist."""
 
     def __init__(self, op: Any) -> None:
-        self.op, self.xrt_kernel = op, NPUKernel("fused.xclbin", "fused.bin")
-        self.input_buffer = self.output_buffer = self.scratch_buffer = None
+        super().__init__(op)
+        self.xrt_kernel = NPUKernel("fused.xclbin", "fused.bin")
 
     def patch_rtp(self, name: str, value: int) -> None: ...
 
     def patch_magic(self, value: int, magic: int) -> None: ...
 
     def reload_insts(self) -> None: ...
-
-    def get_buffer(self, name: str) -> None: ...
-
-    def __call__(self) -> None: ...
 
 
 FusedXclbinCallableV0a.__name__ = "FusedXclbinCallable"

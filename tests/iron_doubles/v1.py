@@ -17,6 +17,7 @@ from iron_doubles import layout, stats, v0
 from iron_doubles.machine import NPUKernel
 from iron_doubles.old_tensors import FlaggingSubBuffer, XRTTensor
 from iron_doubles.operators import BF16
+from iron_doubles.whole import FullELF
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,11 @@ class OperatorSequence:
         return modes.get(self._mode, SequenceXclbinCallable)(self)
 
 
-class SequenceFullELFCallable:
-    def __init__(self, op: Any) -> None:
-        self.op, self.input_buffer = op, None
+class SequenceFullELFCallable(FullELF):
+    tensor = XRTTensor
+
+    def view(self, arena: Any, offset: int, nbytes: int, dtype: Any) -> Any:
+        return FlaggingSubBuffer(arena.buffer_object(), offset, nbytes, (nbytes // 2,), BF16, arena)
 
 
 class SequenceXclbinCallable(v0.FusedXclbinCallable):

@@ -3,7 +3,7 @@
 
 Policy objects (``SequenceDispatch``) decide how a sequence is compiled and which callable it gets; ``_run_step`` is
 what compare mode overrides. Differences: nothing is compiled; tensors' raw views are numpy arrays; the mode "auto"
-means "separate" (no NPU2 here), "fused" ends in an empty callable, "reference" is not modelled.
+means "separate" (no NPU2 here), "fused" runs the steps without an ELF, "reference" is not modelled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from iron_doubles import layout, stats, v1
+from iron_doubles import layout, stats, v1, whole
 from iron_doubles.machine import MACHINE, NPUKernel
 from iron_doubles.operators import BF16, SpecOperator
 from iron_doubles.tensors import XRTTensor
@@ -131,9 +131,8 @@ class OperatorSequence:
         return self._dispatch.make_callable(self)
 
 
-class SequenceFullELFCallable:
-    def __init__(self, op: Any) -> None:
-        self.op, self.input_buffer = op, None
+class SequenceFullELFCallable(whole.FullELF):
+    """No step to be seen."""
 
 
 class SequenceXclbinCallable(v1.SequenceCallable):
