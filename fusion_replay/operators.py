@@ -30,6 +30,7 @@ from fusion_replay import plugins
 from fusion_replay.bf16 import BFLOAT16, Array, is_torch, narrow, round_bf16, wide
 from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
 from fusion_replay.model import ArgSpec
+from fusion_replay.tiling import Tiling
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 Flavour = Literal["pr117", "iron-2026-08", "iron-2026-09", "exact"]
@@ -116,6 +117,7 @@ class OperatorSpec:
             sentence each, for the documentation.
         devices: generations that IRON has a design for.
         float32: flavours whose results stay float32 although the operator stores bf16 (IRON's own do).
+        tiling: parameters -> how the first output is spread over columns and tiles, None where they do not divide.
         runlist: of a composite, parameters -> its steps as (operator type, parameters, buffer names); a composite is no
             runlist entry of IRON's.
         source: where the definition was read.
@@ -139,6 +141,7 @@ class OperatorSpec:
     devices: tuple[str, ...] = ("npu1", "npu2")
     float32: tuple[str, ...] = ()
     runlist: Callable[[SimpleNamespace], Runlist] | None = None
+    tiling: Callable[[SimpleNamespace], Tiling | None] | None = None
 
     def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:
         """Parameters as attributes: known ones checked and defaulted, unknown ones ignored (IRON adds fields).
@@ -195,6 +198,15 @@ class OperatorSpec:
             return limit
         defaults = {p.name: None if p.default is REQUIRED else p.default for p in self.params}
         return limit(SimpleNamespace(**defaults) if params is None else self.bind(params))
+
+    def tiling_of(self, params: Mapping[str, Any]) -> Tiling | None:
+        """How the first output is spread over the array; None where nothing is declared, or it does not divide."""
+        if self.tiling is None:
+            return None
+        try:
+            return self.tiling(self.bind(params))
+        except (ZeroDivisionError, TypeError):  # a file's parameters: no tile of 0, no count that is None
+            return None
 
     def iron_failure(
         self, params: Mapping[str, Any], flavour: str, values: Mapping[str, int | float] | None = None

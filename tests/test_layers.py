@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 LAYERS = """
 errors
 model bf16 settings ledger telling provenance
-tensors tolerance blocks
+tensors tolerance tiling blocks
 deviation
 rules
 compare

@@ -12,6 +12,7 @@ from fusion_replay.bf16 import Array, round_bf16
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args, no_reference
 from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import Tolerance
 
 
@@ -44,6 +45,7 @@ SPEC = OperatorSpec(
             "amd/IRON iron/operators/axpy: 0.04 / 1e-6; range: the product's rounding where the sum cancels"
         )
     },
+    tiling=streamed,
     source="amd/IRON iron/operators/axpy.py (1685a4e7), iron/operators/axpy/",
     iron_fails=no_reference("AXPY"),
     defects=(

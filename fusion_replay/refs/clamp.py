@@ -16,6 +16,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import exact
 
 
@@ -49,5 +50,6 @@ SPEC = OperatorSpec(
     args=_args,
     flavours={"iron-2026-09": _clamp, "exact": _clamp},
     tolerance={"*": exact().from_source("amd/IRON iron/operators/clamp.py: min and max are exact in bf16")},
+    tiling=streamed,
     source="amd/IRON iron/operators/clamp.py (5158403e)",
 )

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from fusion_replay.bf16 import Array
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import Tolerance
 
 TAPS = 5
@@ -35,6 +36,11 @@ def _convolution(call: Call, x: Array, weight: Array) -> Array:
     return total
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/depthwise_conv1d.py: a row is a tile"
+    return runs(p.rows * p.channels, p.num_aie_columns, tile=p.channels, source=source)
+
+
 SPEC = OperatorSpec(
     type="DepthwiseConv1d",
     summary="y[t] = sum over j of weight[j] x[t + j - 4], per channel",
@@ -51,5 +57,6 @@ SPEC = OperatorSpec(
             "Xilinx/mlir-aie python/iron/kernels/conv.py: one bf16 ULP of the store; range: the float32 sum of 5 terms"
         )
     },
+    tiling=_tiling,
     source="amd/IRON iron/operators/depthwise_conv1d.py (073bacfb)",
 )

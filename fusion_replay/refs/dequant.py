@@ -19,6 +19,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import no_reference
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import Tolerance
 
 _DEFAULT_TILE = 4096  # values; amd/IRON iron/operators/dequant.py, what an operator without tile_size is tuned to
@@ -69,6 +70,12 @@ def _float32(call: Call, a: Array) -> Array:
     return call.xp.astype(_products(call, a), call.xp.float32)
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    tile = _DEFAULT_TILE if p.tile_size is None else p.tile_size
+    source = "amd/IRON iron/operators/dequant/design.py"
+    return runs(p.size, p.num_aie_columns, channels=p.num_channels, tile=min(tile, 16384), source=source)
+
+
 SPEC = OperatorSpec(
     type="Dequant",
     summary="C = 4-bit integers of A times their group's bf16 scale",
@@ -89,6 +96,7 @@ SPEC = OperatorSpec(
     },
     raw=True,
     float32=("pr117", "iron-2026-08", "iron-2026-09"),
+    tiling=_tiling,
     source="amd/IRON iron/operators/dequant.py (1a475cbe), iron/operators/dequant/reference.py (2df6d082)",
     iron_fails=no_reference("Dequant"),
     defects=(

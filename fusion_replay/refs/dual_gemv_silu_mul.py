@@ -16,6 +16,7 @@ from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._activation import silu
 from fusion_replay.refs._matmul import matvec
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import relative
 
 
@@ -58,6 +59,11 @@ def _exact(call: Call, a: Array, b: Array) -> Array:
     return silu(call.xp, left) * right
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/dual_gemv_silu_mul/design.py, C_taps"
+    return runs(p.M, p.num_aie_columns, tile=p.tile_size_output or p.tile_size_input, source=source)
+
+
 SPEC = OperatorSpec(
     type="DualGEMVSiLUMul",
     summary="C = silu(A1 B) * (A2 B), A1 and A2 interleaved in A",
@@ -77,5 +83,6 @@ SPEC = OperatorSpec(
         )
     },
     raw=True,
+    tiling=_tiling,
     source="amd/IRON iron/operators/dual_gemv_silu_mul (24d4d055, 116b2477)",
 )

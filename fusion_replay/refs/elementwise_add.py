@@ -11,6 +11,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
+from fusion_replay.tiling import streamed
 
 
 def _add(call: Call, a: Array, b: Array) -> Array:
@@ -25,5 +26,6 @@ SPEC = OperatorSpec(
     args=binary_args,
     flavours={"pr117": _add, "iron-2026-08": _add, "iron-2026-09": _add, "exact": _add},
     tolerance={"*": ONE_ULP},
+    tiling=streamed,
     source="amd/IRON iron/operators/elementwise_add",
 )

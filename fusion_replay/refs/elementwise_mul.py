@@ -10,6 +10,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
+from fusion_replay.tiling import streamed
 
 
 def _mul(call: Call, a: Array, b: Array) -> Array:
@@ -24,5 +25,6 @@ SPEC = OperatorSpec(
     args=binary_args,
     flavours={"pr117": _mul, "iron-2026-08": _mul, "iron-2026-09": _mul, "exact": _mul},
     tolerance={"*": ONE_ULP},
+    tiling=streamed,
     source="amd/IRON iron/operators/elementwise_mul",
 )

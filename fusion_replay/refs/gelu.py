@@ -11,6 +11,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._activation import gelu_tanh, gelu_tanh_exact
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
@@ -35,6 +36,7 @@ SPEC = OperatorSpec(
         "npu2": relative(0.05, 0.02).from_source(f"{_KERNELS}: gelu by vtanh, measured on npu2"),
         "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels, floor as npu2"),
     },
+    tiling=streamed,
     source="amd/IRON iron/operators/gelu",
     iron_fails=no_reference("GELU"),
     defects=(

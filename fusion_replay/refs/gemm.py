@@ -20,6 +20,7 @@ from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._matmul import matmul
+from fusion_replay.tiling import CORE_ROWS, Tiling, grid
 from fusion_replay.tolerance import Tolerance, relative
 
 
@@ -92,6 +93,15 @@ def _partitioned(p: SimpleNamespace) -> Runlist:
     return tuple(("GEMM", dict(part), ("A", f"B_{i}", f"C_{i}")) for i in range(parts))
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    """Blocks of tile_n columns of C are dealt out to the AIE columns, each core row has tile_m rows of a block."""
+    m, n, columns = p.tile_m, p.tile_n, p.num_aie_columns
+    down = (("tile", p.M // (CORE_ROWS * m)), ("row", CORE_ROWS), ("", m))
+    across = (("tile", p.N // (n * columns)), ("column", columns), ("", n))
+    axes = (*across, *down) if p.c_col_maj else (*down, *across)
+    return grid(p.M * p.N, axes, "amd/IRON iron/operators/gemm/design.py, C_tile")
+
+
 SPEC = OperatorSpec(
     type="GEMM",
     summary="C = A B",
@@ -121,6 +131,7 @@ SPEC = OperatorSpec(
     tolerance={"npu1": _tolerance("npu1"), "npu2": _tolerance("npu2"), "*": _tolerance("*")},
     raw=True,
     runlist=_partitioned,
+    tiling=_tiling,
     source="amd/IRON iron/operators/gemm",
     defects=(
         "July and August 2026 call torch's bf16 product, whose last bit depends on the torch build: in up to one "

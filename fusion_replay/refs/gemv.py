@@ -16,6 +16,7 @@ from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._matmul import matvec
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import Tolerance, relative
 
 
@@ -68,6 +69,12 @@ def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
     return None
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/gemv/design.py, C_taps"
+    tile = p.tile_size_output or p.tile_size_input
+    return runs(p.num_batches * p.M, p.num_aie_columns, tile=tile, batches=p.num_batches, source=source)
+
+
 SPEC = OperatorSpec(
     type="GEMV",
     summary="C = A B, per batch",
@@ -87,6 +94,7 @@ SPEC = OperatorSpec(
     flavours={"pr117": _gemv, "iron-2026-08": _gemv, "iron-2026-09": _gemv, "exact": _exact},
     tolerance={"*": _tolerance},
     raw=True,
+    tiling=_tiling,
     source="amd/IRON iron/operators/gemv",
     iron_fails=_iron_fails,
     defects=(

@@ -15,6 +15,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tiling import Tiling, grid
 from fusion_replay.tolerance import Tolerance
 
 _WIDTHS = (64, 32, 16)  # vector widths of the kernel
@@ -64,6 +65,15 @@ def _exact(call: Call, cache: Array, weights: Array) -> Array:
     return weights @ cache
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    axes = (("column", p.groups), ("row", p.heads_per_group), ("", p.head_dim))
+    return grid(
+        p.groups * p.heads_per_group * p.head_dim,
+        axes,
+        "amd/IRON iron/operators/gqa_context/op.py: one column per group, one core per head",
+    )
+
+
 SPEC = OperatorSpec(
     type="GQAContext",
     summary="ctx = weights cache, per group of heads",
@@ -82,5 +92,6 @@ SPEC = OperatorSpec(
             "amd/IRON iron/operators/gqa_context.py: exact but for a last bit on signed operands; range: float32 sums"
         )
     },
+    tiling=_tiling,
     source="amd/IRON iron/operators/gqa_context.py (507a54ff)",
 )

@@ -13,6 +13,7 @@ from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import no_reference
 from fusion_replay.refs.rms_norm import rows_of
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (Xilinx/mlir-aie layer_norm.cc)
@@ -48,6 +49,7 @@ SPEC = OperatorSpec(
         "exact": _layer_norm,
     },
     tolerance={"*": relative(0.1, 0.1).from_source("amd/IRON iron/operators/layer_norm: the kernel sums in bf16")},
+    tiling=streamed,
     source="amd/IRON iron/operators/layer_norm",
     iron_fails=no_reference("LayerNorm"),
 )

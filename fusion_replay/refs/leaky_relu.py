@@ -15,6 +15,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, through_float32, unary_args
 from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 
@@ -41,6 +42,7 @@ SPEC = OperatorSpec(
     args=unary_args,
     flavours={"pr117": _torch, "iron-2026-08": _torch, "iron-2026-09": _torch, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/leaky_relu: 0.04 / 1e-6")},
+    tiling=streamed,
     source="amd/IRON iron/operators/leaky_relu.py (1a475cbe), iron/operators/leaky_relu/",
     iron_fails=no_reference("LeakyReLU"),
     defects=(

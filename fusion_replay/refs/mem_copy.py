@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import no_reference, unary_args
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import exact
 
 
 def _copy(call: Call, a: Array) -> Array:
     return call.xp.asarray(a, copy=True)
+
+
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/mem_copy/design.py, whole partitions"
+    return runs(p.size, p.num_cores, tile=p.tile_size and min(p.tile_size, 8192), source=source)
 
 
 SPEC = OperatorSpec(
@@ -29,6 +37,7 @@ SPEC = OperatorSpec(
     tolerance={"*": exact().from_source("amd/IRON iron/operators/mem_copy: data movement, identical")},
     raw=True,
     exact_bits=True,
+    tiling=_tiling,
     source="amd/IRON iron/operators/mem_copy/op.py (13979d3f), reference.py (2df6d082)",
     iron_fails=no_reference("MemCopy"),
 )

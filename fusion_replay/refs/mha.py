@@ -21,6 +21,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._elementwise import no_reference
+from fusion_replay.tiling import Tiling, grid
 from fusion_replay.tolerance import Tolerance, relative
 
 _SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
@@ -111,6 +112,15 @@ def _tolerance(p: SimpleNamespace) -> Tolerance:
     )
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    """Blocks of B_q rows are dealt out to the pipelines, each of which is a column (iron/operators/mha/design.py)."""
+    pipelines = p.num_pipelines or p.num_of_pipelines or 1
+    rows = (("tile", padded_rows(p) // (p.B_q * pipelines)), ("column", pipelines), ("", p.B_q))
+    heads = ("batch", p.num_heads)
+    axes = (*rows, heads, ("", p.d)) if p.heads_interleaved else (heads, *rows, ("", p.d))
+    return grid(p.num_heads * padded_rows(p) * p.d, axes, "amd/IRON iron/operators/mha/design.py, q_block_bias")
+
+
 SPEC = OperatorSpec(
     type="MHA",
     summary="O = softmax(Q K^T / sqrt(d), causal) V, per head",
@@ -134,6 +144,7 @@ SPEC = OperatorSpec(
     raw=True,
     devices=("npu2",),
     values=("s_q", "s_kv"),
+    tiling=_tiling,
     source="amd/IRON iron/operators/mha.py (0274eac8), iron/operators/mha/reference.py (377e020f)",
     iron_fails=no_reference("MHA"),
     defects=(

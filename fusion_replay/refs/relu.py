@@ -9,6 +9,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import exact
 
 
@@ -24,5 +25,6 @@ SPEC = OperatorSpec(
     args=unary_args,
     flavours={"pr117": _relu, "iron-2026-08": _relu, "iron-2026-09": _relu, "exact": _relu},
     tolerance={"*": exact().from_source("Xilinx/mlir-aie python/iron/kernels/activation.py: a selection is exact")},
+    tiling=streamed,
     source="amd/IRON iron/operators/relu",
 )

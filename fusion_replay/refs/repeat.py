@@ -9,6 +9,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._dtypes import dtype_name
+from fusion_replay.tiling import Tiling, grid
 from fusion_replay.tolerance import exact
 
 
@@ -20,6 +21,11 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 
 def _repeat(call: Call, a: Array) -> Array:
     return call.xp.repeat(a, call.params.repeat, axis=0)
+
+
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    size = p.rows * p.repeat * p.seq * p.cols
+    return grid(size, (("tile", p.rows * p.repeat), ("", p.seq * p.cols)), "amd/IRON iron/operators/repeat: a row")
 
 
 SPEC = OperatorSpec(
@@ -39,5 +45,6 @@ SPEC = OperatorSpec(
     tolerance={"*": exact().from_source("amd/IRON iron/operators/repeat: gated exactly")},
     raw=True,
     exact_bits=True,
+    tiling=_tiling,
     source="amd/IRON iron/operators/repeat",
 )

@@ -20,6 +20,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import relative
 
 
@@ -70,6 +71,12 @@ def _exact(call: Call, x: Array, *weight: Array) -> Array:
     return _weigh(x / call.xp.sqrt(_mean_square(call, x) + call.params.epsilon), weight)
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    # A row is a tile; amd/IRON iron/operators/rms_norm/design.py gives every column and channel a run of rows.
+    source = "amd/IRON iron/operators/rms_norm/design.py"
+    return runs(p.size, p.num_aie_columns, channels=p.num_channels, tile=p.tile_size, source=source)
+
+
 SPEC = OperatorSpec(
     type="RMSNorm",
     summary="C = A / sqrt(mean(A*A) + epsilon) * B, row by row",
@@ -85,6 +92,7 @@ SPEC = OperatorSpec(
     args=_args,
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
+    tiling=_tiling,
     source="amd/IRON iron/operators/rms_norm",
     defects=(
         "Pull request 117 adds epsilon after the root, x / (sqrt(mean(x x)) + epsilon), where later versions and "

@@ -16,6 +16,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import relative
 
 
@@ -75,6 +76,11 @@ def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
     return None
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/rope/design.py: a row is a tile"
+    return runs(p.rows * p.cols, p.num_aie_columns, tile=p.cols, source=source)
+
+
 SPEC = OperatorSpec(
     type="RoPE",
     summary="rotates pairs of each row: (x1 cos - x2 sin, x2 cos + x1 sin)",
@@ -93,6 +99,7 @@ SPEC = OperatorSpec(
         # difference are off by at most 2**-7 (|x1 cos| + |x2 sin|) + 2**-7 |result|, under 0.02 of the largest.
         "*": relative(0.05, 0.0, range_frac=0.02).from_source("amd/IRON iron/operators/rope; range from the kernel")
     },
+    tiling=_tiling,
     source="amd/IRON iron/operators/rope",
     iron_fails=_iron_fails,
     defects=(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
@@ -32,6 +33,7 @@ SPEC = OperatorSpec(
         "npu2": relative(0.04, 2.0**-8).from_source("amd/IRON iron/operators/sigmoid: 0.04; floor: bf16 tanh near -1"),
         "*": relative(0.128, 2.0**-8).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
     },
+    tiling=streamed,
     source="amd/IRON iron/operators/sigmoid.py (1a475cbe), iron/operators/sigmoid/",
     iron_fails=no_reference("Sigmoid"),
     defects=("In float32 exp(-A) overflows below -88.7: IRON's forms give 0 where the true value is up to 3e-39.",),

@@ -12,6 +12,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._activation import silu, silu_exact
 from fusion_replay.refs._elementwise import BINARY_PARAMS, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
@@ -38,6 +39,7 @@ SPEC = OperatorSpec(
         "npu2": relative(0.08, 0.02).from_source(f"{_KERNELS}: silu by vtanh, 0.08 measured on npu2"),
         "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
     },
+    tiling=streamed,
     source="amd/IRON iron/operators/silu",
     defects=(
         "In float32 exp(-A) overflows below -88.7: IRON's forms give -0 where the true value is up to 3e-37 in "

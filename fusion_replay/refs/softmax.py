@@ -16,6 +16,7 @@ from fusion_replay.bf16 import Array
 from fusion_replay.errors import UsageError
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tiling import Tiling, runs
 from fusion_replay.tolerance import Tolerance, relative
 
 _LOWEST = -(2.0 - 2.0**-7) * 2.0**127  # the lowest finite bf16
@@ -74,6 +75,11 @@ def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
     return None
 
 
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    source = "amd/IRON iron/operators/softmax/design.py: a row is a tile"
+    return runs(p.rows * p.cols, p.num_aie_columns, channels=p.num_channels, tile=p.cols, source=source)
+
+
 SPEC = OperatorSpec(
     type="Softmax",
     summary="C = exp(A) / sum(exp(A)) over the valid part of each row, 0 behind it",
@@ -94,6 +100,7 @@ SPEC = OperatorSpec(
         "*": _tolerance(0.128, "Xilinx/mlir-aie python/utils/verify.py: 0.128 for exp by lookup table, 0.1 / row"),
     },
     values=("vector_size",),
+    tiling=_tiling,
     source="amd/IRON iron/operators/softmax",
     iron_fails=_iron_fails,
     defects=(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from fusion_replay.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
+from fusion_replay.tiling import streamed
 from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
@@ -29,6 +30,7 @@ SPEC = OperatorSpec(
         "npu2": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/tanh: 0.04 / 1e-6"),
         "*": relative(0.128, 2.0**-8).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
     },
+    tiling=streamed,
     source="amd/IRON iron/operators/tanh.py (1a475cbe), iron/operators/tanh/",
     iron_fails=no_reference("Tanh"),
 )

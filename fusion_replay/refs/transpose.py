@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from fusion_replay.bf16 import Array
 from fusion_replay.model import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.tiling import Tiling, grid
 from fusion_replay.tolerance import exact
 
 
@@ -25,6 +26,14 @@ def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
     if p.num_batches > 1 and flavour != "iron-2026-09":
         return "IRON's transpose reference of that time reshapes to (M, N) and raises for num_batches > 1"
     return None
+
+
+def _tiling(p: SimpleNamespace) -> Tiling | None:
+    columns, channels, batches = p.num_aie_columns, p.num_channels, p.num_batches
+    across = (("column", columns), ("tile", p.N // columns // p.n), ("", p.n))
+    down = (("channel", channels), ("tile", p.M // channels // p.m), ("", p.m))
+    axes = (("batch", batches), *across, *down)
+    return grid(batches * p.M * p.N, axes, "amd/IRON iron/operators/transpose/design.py, taps_out_L1L3")
 
 
 SPEC = OperatorSpec(
@@ -46,6 +55,7 @@ SPEC = OperatorSpec(
     tolerance={"*": exact().from_source("amd/IRON iron/operators/transpose: a permutation is gated exactly")},
     raw=True,
     exact_bits=True,
+    tiling=_tiling,
     source="amd/IRON iron/operators/transpose",
     iron_fails=_iron_fails,
     defects=(
