@@ -126,6 +126,7 @@ class Program:
                     if_exists=policy if self._is_first() else "number",
                     on_error=s.on_error,
                     with_reference=s.with_reference,
+                    binaries=s.binaries,
                     slow_after=s.slow_after,
                     step_timeout=s.step_timeout,
                     everything=False,

@@ -42,6 +42,7 @@ def record(
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
     with_reference: bool = False,
+    binaries: bool = True,
     slow_after: float = 10.0,
     step_timeout: float | None = None,
     whole_calls: bool = False,
@@ -59,6 +60,7 @@ def record(
             the snapshot) or "raise" (a :class:`RecordingError` stops the run).
         with_reference: keep what each operator's own ``reference()`` gives too, for ``replay(reference="stored")``;
             costs its time at every step.
+        binaries: keep the xclbin and instruction files behind IRON's kernels, each once; otherwise their digests alone.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up: the program gets a KeyboardInterrupt, and is ended
             where that does not help; None: never.
@@ -76,6 +78,7 @@ def record(
         if_exists=if_exists,
         on_error=on_error,
         with_reference=with_reference,
+        binaries=binaries,
         slow_after=slow_after,
         step_timeout=step_timeout,
         whole_calls=whole_calls,
@@ -100,6 +103,7 @@ class Recorder:
         if_exists: IfExists = "error",
         on_error: OnError = "warn",
         with_reference: bool = False,
+        binaries: bool = True,
         slow_after: float = 10.0,
         step_timeout: float | None = None,
         whole_calls: bool = False,
@@ -116,6 +120,7 @@ class Recorder:
         self.report: WriteReport | None = None
         self.error: str | None = None
         self.with_reference = with_reference
+        self.binaries = binaries
         self._if_exists: IfExists = if_exists
         self._on_error = on_error
         self._lock = threading.RLock()  # rec.step may be used from several threads

@@ -32,6 +32,7 @@ class Settings:
         separate: sequences with auto or fused dispatch get separate dispatch.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
         with_reference: keep what each operator's own ``reference()`` gives.
+        binaries: keep the xclbin and instruction files behind the kernels; otherwise their digests alone.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up and its process ended; None: never.
         ledger: the file in which the processes of one recorded run say what became of them.
@@ -43,6 +44,7 @@ class Settings:
     separate: bool = False
     whole_calls: bool = False
     with_reference: bool = False
+    binaries: bool = True
     slow_after: float = 10.0
     step_timeout: float | None = None
     ledger: str | None = None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from fusion_replay import operators
 from fusion_replay.errors import UsageError
 from fusion_replay.model import SequenceDescription, StepDescription, format_address
-from fusion_replay.sources.protocol import LiveStep, StepResult
+from fusion_replay.sources.device_files import device_files
+from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.telling import in_words
 from fusion_replay.tensors import as_dtype
 
@@ -37,6 +38,13 @@ class Watch:
             if self._sequence is None:
                 self._sequence = writer.add_sequence(sequence)
             self._invocation = writer.begin_invocation(self._sequence)
+
+    def prepared(self, kernels: Callable[[], Sequence[KernelPaths]]) -> None:
+        if self._sequence is not None:
+            with self._recorder.guard("the device files of its kernels", "binaries"):
+                files = device_files(kernels())
+                if files:
+                    self._recorder.writer.add_binaries(self._sequence, files, keep=self._recorder.binaries)
 
     def before(self, step: LiveStep) -> None:
         self._begun = False

@@ -247,6 +247,8 @@ class Observer:
     def invocation_started(self, sequence: Any) -> None:
         self.log.append("start")
 
+    def prepared(self, kernels: Any) -> None: ...
+
     def before(self, step: Any) -> None:
         self.log.append(step.description.index)
         self.values.append(dict(step.values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fusion_replay.model import SequenceDescription, StepDescription
     from fusion_replay.record import IfExists
     from fusion_replay.snapshot import WriteReport
-    from fusion_replay.sources.protocol import LiveStep, StepResult
+    from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
     from fusion_replay.workloads import Option, Run, Workload
 
 _WORKLOAD = "fusion_replay.workload"
@@ -111,6 +111,7 @@ def _click_option(o: Option) -> click.Option:
     help="What to do about an existing F.  [default: error with -o, else number]",
 )
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
+@click.option("--no-binaries", is_flag=True, help="With a program: keep no xclbin and instruction files.")
 @click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
 @click.option(
     "--whole-calls", is_flag=True, help="With a program: what runs fused is recorded too, each call as one step."
@@ -139,6 +140,7 @@ def command(
     output: str | None,
     if_exists: IfExists | None,
     with_reference: bool,
+    no_binaries: bool,
     separate: bool,
     whole_calls: bool,
     slow_after: float | None,
@@ -153,7 +155,7 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
     recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
-    _STEP_TIMEOUT, _SLOW_AFTER, _WITH_REFERENCE, and _ON_ERROR (warn or raise).
+    _STEP_TIMEOUT, _SLOW_AFTER, _WITH_REFERENCE, _BINARIES, and _ON_ERROR (warn or raise).
     """
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
@@ -176,6 +178,7 @@ def command(
             "separate": separate or None,
             "whole_calls": whole_calls or None,
             "with_reference": with_reference or None,
+            "binaries": False if no_binaries else None,
             "slow_after": slow_after,
             "step_timeout": step_timeout,
         }
@@ -184,6 +187,8 @@ def command(
     if separate or whole_calls:
         option = "--separate" if separate else "--whole-calls"
         raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
+    if no_binaries:
+        raise UsageError("record: --no-binaries is for programs; the software NPU runs no binaries")
     if workload is None or sim is None:
         from fusion_replay.workloads import names
 
@@ -291,6 +296,9 @@ class _StepCounter:
         self._progress, self._total, self._done = progress, total, 0
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
+        pass
+
+    def prepared(self, kernels: Callable[[], Sequence[KernelPaths]]) -> None:
         pass
 
     def before(self, step: LiveStep) -> None:

@@ -228,7 +228,7 @@ class Everything:
             from fusion_replay.sources.runtime import OperatorCalls
 
             self._operators = OperatorCalls(host.observer)
-        return self._operators.begin(operator, args, scalars or {})
+        return self._operators.begin(operator, args, scalars or {}, handle)
 
 
 def _watched(call: Call | None, dispatch: Callable[[], Any]) -> Any:

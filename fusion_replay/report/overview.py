@@ -11,7 +11,7 @@ from fusion_replay.report.text import count, human_bytes, human_ns, ran_on, tabl
 
 if TYPE_CHECKING:
     from fusion_replay.model import SequenceDescription
-    from fusion_replay.snapshot import Snapshot
+    from fusion_replay.snapshot import KernelBinaries, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,26 @@ class LossRow:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class KernelRow:
+    """The device files behind one operator; ``absent`` says why one of them is null."""
+
+    sequence: int
+    operator: int
+    op: str
+    kernel: str
+    xclbin: Mapping[str, Any] | None
+    instructions: Mapping[str, Any] | None
+    absent: str | None
+
+
 _ROWS = (
     ("sequence", "sequences"),
     ("invocation", "invocations"),
     ("operator_use", "operators"),
     ("unfinished", "unfinished"),
     ("loss", "losses"),
+    ("kernel_files", "kernels"),
 )
 
 
@@ -94,6 +108,7 @@ class Overview:
     operators: tuple[OperatorRow, ...]
     unfinished: tuple[UnfinishedRow, ...]
     losses: tuple[LossRow, ...]
+    kernels: tuple[KernelRow, ...]
     provenance: Mapping[str, Any]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -105,7 +120,7 @@ class Overview:
 
     def __str__(self) -> str:
         blocks = [self._head(), self._sequences(), self._operators(), self._invocations()]
-        blocks += [self._unfinished(), self._losses()]
+        blocks += [self._unfinished(), self._losses(), self._kernels()]
         return "\n".join(b for b in blocks if b)
 
     def _head(self) -> str:
@@ -168,6 +183,21 @@ class Overview:
             return "losses: none"
         return "\n".join(f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses)
 
+    def _kernels(self) -> str:
+        """What the kernels were loaded from: part of where the numbers come from."""
+        if not self.kernels:
+            return ""
+        files = {f["sha256"]: f for k in self.kernels for f in (k.xclbin, k.instructions) if f is not None}
+        kept = [f for f in files.values() if f["kept"]]
+        size = human_bytes(sum(f["nbytes"] for f in kept))
+        named = f", {len(files) - len(kept)} only by SHA-256" if len(kept) < len(files) else ""
+        lines = [f"binaries: {count(len(self.kernels), 'kernel')}, {count(len(kept), 'file')} kept ({size}){named}"]
+        without = [k for k in self.kernels if k.absent]
+        lines += [f"  {k.op} ({k.kernel or 'no name'}): {k.absent}" for k in without[:3]]
+        if more := len(without) - 3:
+            lines += [f"  and {count(more, 'other')} without a file"] if more > 0 else []
+        return "\n".join(lines)
+
 
 def overview(snapshot: Snapshot) -> Overview:
     """Count what ``snapshot`` holds."""
@@ -198,8 +228,13 @@ def overview(snapshot: Snapshot) -> Overview:
         operators=operators,
         unfinished=tuple(unfinished),
         losses=tuple(LossRow(x.kind, x.detail, x.count) for x in snapshot.losses),
+        kernels=tuple(_kernel_row(snapshot, k) for k in snapshot.binaries),
         provenance=dict(snapshot.provenance),
     )
+
+
+def _kernel_row(snapshot: Snapshot, kernel: KernelBinaries) -> KernelRow:
+    return KernelRow(**kernel.to_dict(), op=snapshot.sequences[kernel.sequence].operators[kernel.operator].type)
 
 
 def _sequence_row(index: int, s: SequenceDescription) -> SequenceRow:

@@ -65,6 +65,7 @@ class JournalSummary:
     contents: dict[int, records.ContentRecord] = field(default_factory=dict)
     chunks: dict[int, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
     losses: dict[tuple[str, str], int] = field(default_factory=dict)
+    binaries: list[dict[str, Any]] = field(default_factory=list)
     closed: bool = False
     torn: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -99,6 +100,9 @@ class JournalSummary:
                 data = load_json(payload, "loss")
                 key = (str(data["kind"]), str(data["detail"]))
                 self.losses[key] = self.losses.get(key, 0) + int(data["count"])
+            case frames.BINARIES:
+                entries = load_json(payload, "binaries")
+                self.binaries += [{**entry, "sequence": int(entry["sequence"])} for entry in entries]
             case frames.START:
                 self.start = dict(load_json(payload, "start"))
                 major = int(self.start["format"][0])
@@ -144,6 +148,11 @@ class JournalSummary:
             chunks=chunks,
             shapes=shapes,
             notes=notes,
+            binaries=[
+                {**entry, "sequence": sequence_rows[entry["sequence"]]}
+                for entry in self.binaries
+                if entry["sequence"] in sequence_rows
+            ],
         )
 
     def _invocations(self, sequence_rows: dict[int, int]) -> Any:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fusion_replay.errors import ForeignFileError, SnapshotError, SnapshotNotFoundError, UsageError
 from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
 from fusion_replay.snapshot import journal
+from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, STATUS, Index, Loss
 from fusion_replay.snapshot.sealed import check_index, read_sealed
@@ -58,6 +59,15 @@ class Snapshot:
             for number, (sequence, status) in enumerate(self.index.invocations.tolist())
             if status != LOST
         )
+
+    @cached_property
+    def binaries(self) -> tuple[KernelBinaries, ...]:
+        """The device files (xclbin, instructions) behind the operators, where the recording kept or named them.
+
+        Raises:
+            DamagedSnapshotError: the table does not fit the sequences.
+        """
+        return read_binaries(self.index, self.store, str(self.path))
 
     def __len__(self) -> int:
         return len(self.index.steps)

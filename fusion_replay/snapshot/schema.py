@@ -18,7 +18,7 @@ import xxhash
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError
 from fusion_replay.model import SequenceDescription
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 
 JOURNAL_SUFFIX = ".journal"
 SPILL_SUFFIX = ".spill"
@@ -97,6 +97,8 @@ TABLES = {
     "chunks": CHUNKS,
 }
 TEXTS = ("sequences", "details", "losses", "provenance")
+LATER_TEXTS = ("binaries",)
+"""JSON lists that files of version 1.0 lack: nothing in them then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class Index:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     """Shape of each content, elements; known while journalled, in the HDF5 datasets afterwards."""
     notes: list[str] = field(default_factory=list)
+    binaries: list[dict[str, Any]] = field(default_factory=list)
+    """Device files behind operators, one entry each: see :mod:`.binaries`."""
 
 
 @dataclass(frozen=True, slots=True)

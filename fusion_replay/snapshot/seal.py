@@ -147,6 +147,8 @@ def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ContentStore) -> 
         "losses": [loss.to_dict() for loss in index.losses],
         "provenance": index.provenance,
     }
+    if index.binaries:
+        texts["binaries"] = index.binaries
     for name, data in texts.items():
         entries[name] = copier.text(tables, name, dump_json(data))
     directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})

@@ -13,6 +13,7 @@ from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.codec import decompress, unshuffle
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.schema import (
+    LATER_TEXTS,
     LOST,
     MAX_DIRECTORY,
     MAX_TABLE,
@@ -60,7 +61,8 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
             for key, dtype in TABLES.items()
         }
         texts = {
-            key: load_json(_text(file, entries[key], block.length, f"{name}: {key}"), f"{name}: {key}") for key in TEXTS
+            key: load_json(_text(file, entries[key], block.length, f"{name}: {key}"), f"{name}: {key}")
+            for key in (*TEXTS, *(k for k in LATER_TEXTS if k in entries))
         }
         index = Index(
             recording=recording,
@@ -71,6 +73,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
             details=[dict(entry) for entry in texts["details"]],
             losses=tuple(Loss(str(e["kind"]), str(e["detail"]), int(e["count"])) for e in texts["losses"]),
             version=(block.major, block.minor),
+            binaries=[dict(entry) for entry in texts.get("binaries", ())],
             **tables,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fusion_replay.errors import UsageError
 from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
+from fusion_replay.snapshot.binaries import KernelFiles
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.snapshot.schema import (
@@ -157,6 +158,23 @@ class SnapshotWriter:
             data = {"id": number, "sequence": sequence_to_json(sequence)}
             self._write_vital(records.json_frame(frames.SEQUENCE, data))
             return number
+
+    def add_binaries(self, sequence: int, kernels: Sequence[KernelFiles], *, keep: bool = True) -> None:
+        """The device files behind operators of a sequence, each stored once; their digests alone unless ``keep``."""
+        with self._lock:
+            if not self._writes():
+                return
+            batch = _Batch(f"sequence {sequence}", [], {})
+
+            def store(data: bytes) -> str:
+                spec = ArgSpec("binary", "in", (len(data),), "uint8")
+                raw = np.frombuffer(data, np.uint8)
+                self._content(batch, raw, spec, keep)
+                return digest_of(raw).hex()
+
+            entries = [kernel.to_json(sequence, store) for kernel in kernels]
+            if not self._commit_batch(batch, records.json_frame(frames.BINARIES, entries)):
+                self._lose("binaries", "device files that could not be written", len(entries))
 
     def begin_invocation(self, sequence: int) -> int:
         """A call of ``sequence`` starts; its number, from 0."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fusion_replay.errors import RunlistError
 from fusion_replay.model import DTYPE_BYTES, OperandUse, SequenceDescription, StepDescription
 from fusion_replay.sources.describe import describe_sequence
+from fusion_replay.sources.iron_binaries import kernel_paths
 from fusion_replay.sources.iron_compare import CompareListener, Statistics, is_mismatch
 from fusion_replay.sources.iron_hook import KernelProxy, find_hook
 from fusion_replay.sources.iron_tensor import host_bytes
@@ -42,6 +43,7 @@ class IronSource:
         self._observer: StepObserver | None = None
         self._compare = CompareListener(callable_, self._judged)
         self._next = 0  # the step that would continue the running invocation
+        self._prepared = False  # whether the observer was told of the kernels' files
         if self._hook.steps != len(self.sequence.steps):
             raise RunlistError(
                 f"{self.sequence.name}: the runlist has {len(self.sequence.steps)} steps, the callable prepared "
@@ -51,7 +53,7 @@ class IronSource:
     def attach(self, observer: StepObserver) -> None:
         self.detach()
         self._observer = observer
-        self._next = 0
+        self._next, self._prepared = 0, False
         self._hook.install(self.dispatch)
         self._compare.start()
 
@@ -69,6 +71,9 @@ class IronSource:
         step = LiveIronStep(self, index, tensors, scalars)
         if index == 0 or index != self._next:
             observer.invocation_started(self.sequence)
+            if not self._prepared:
+                self._prepared = True
+                observer.prepared(lambda: kernel_paths(self._callable, self.sequence))
         self._next = -1
         observer.before(step)
         self._compare.ran(index)

@@ -8,8 +8,9 @@ The observer's methods never raise into the run they watch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -23,6 +24,20 @@ class StepResult:
 
     elapsed_ns: int | None = None
     state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPaths:
+    """Where the device files behind one operator of a sequence lie, as far as its kernel says.
+
+    ``absent`` says why one of them is None.
+    """
+
+    operator: int
+    kernel: str
+    xclbin: Path | None
+    instructions: Path | None
+    absent: str | None = None
 
 
 class LiveStep(Protocol):
@@ -47,6 +62,9 @@ class StepObserver(Protocol):
     """Whoever watches. Per invocation: started, each step's before and after (or failed), finished."""
 
     def invocation_started(self, sequence: SequenceDescription) -> None: ...
+
+    def prepared(self, kernels: Callable[[], Sequence[KernelPaths]]) -> None:
+        """What the invocation that has just started runs with; once per source, asked for where it is wanted."""
 
     def before(self, step: LiveStep) -> None: ...
 

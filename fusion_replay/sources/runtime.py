@@ -17,6 +17,7 @@ from fusion_replay.errors import RunlistError
 from fusion_replay.model import SequenceDescription
 from fusion_replay.sources.describe import arg_specs, describe_operator, describe_sequence
 from fusion_replay.sources.iron import LiveIronStep, step_result
+from fusion_replay.sources.iron_binaries import operator_paths
 from fusion_replay.sources.iron_variant import current_device
 from fusion_replay.sources.protocol import StepObserver
 
@@ -32,6 +33,7 @@ class OperatorSource:
         described = describe_sequence(stand_in, operator_origin(operator))
         self.sequence: SequenceDescription = _with_roles(described)
         self.observer: StepObserver | None = None
+        self.prepared = False
 
     def operator(self, index: int) -> Any:
         return self._operator
@@ -72,8 +74,8 @@ class OperatorCalls:
     _known: dict[int, tuple[Any, int]] = field(default_factory=dict)
     """Operators by id, held so that no other gets it, with the number of their arguments."""
 
-    def begin(self, operator: Any, args: Sequence[Any], scalars: Mapping[str, Any]) -> Call:
-        """The call is about to be dispatched: its inputs are read now.
+    def begin(self, operator: Any, args: Sequence[Any], scalars: Mapping[str, Any], kernel: Any = None) -> Call:
+        """The call is about to be dispatched: its inputs are read now. ``kernel``: what the runtime was given for it.
 
         Raises:
             RunlistError: fewer tensors than the operator declares.
@@ -83,6 +85,9 @@ class OperatorCalls:
         assert source.observer is not None
         step = LiveIronStep(source, 0, tensors, scalars)  # type: ignore[arg-type]  # it asks no more than this gives
         source.observer.invocation_started(source.sequence)
+        if not source.prepared:
+            source.prepared = True
+            source.observer.prepared(lambda: operator_paths(operator, kernel))
         source.observer.before(step)
         return Call(source.observer, step)
 

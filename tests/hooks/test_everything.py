@@ -63,6 +63,22 @@ def types(path: Path) -> list[str]:
         return [s.op.type for s in snap.steps()]
 
 
+def test_the_files_behind_a_single_operator_are_kept(app: Any, iron: str, tmp_path: Path) -> None:
+    op = app.operators.ReLU(size=N)
+    with record(tmp_path / "x.h5"):
+        app.single(app.callable_of(op), app.draw(0))
+    with fr.open(tmp_path / "x.h5") as snap:
+        (kernel,) = snap.binaries
+        assert kernel.kernel == "MLIR_AIE"
+        assert kernel.xclbin is not None
+        assert kernel.xclbin.read() == b"ReLU"
+        if iron == "v6":  # its kernel names no instruction file there
+            assert kernel.absent == "nothing here names its instruction file"
+        else:
+            assert kernel.instructions is not None
+            assert kernel.instructions.read() == N.to_bytes(4, "little")
+
+
 def test_a_callable_made_before_the_block_is_found_when_it_is_called(app: Any, tmp_path: Path) -> None:
     op = app.operators.ReLU(size=N)
     call = app.callable_of(op)

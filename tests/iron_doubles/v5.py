@@ -33,7 +33,12 @@ class XclbinChain:
 
     def kernels(self) -> dict[int, DispatchKernel]:
         return {
-            key: DispatchKernel(self.image, kernel_name=self.labels[key], dispatch_params=tuple(op.symbols.values()))
+            key: DispatchKernel(
+                self.image,
+                insts_path=None if op.symbols else f"{self.labels[key]}.bin",
+                kernel_name=self.labels[key],
+                dispatch_params=tuple(op.symbols.values()),
+            )
             for key, op in self.designs.items()
         }
 

@@ -63,7 +63,7 @@ def test_the_tree_and_the_values(tmp_path: Path) -> None:
             b"1 SiLU y -> y",
             b"2 Bump y[8:16] -> y[8:16]",
         ]
-        assert file.attrs["format"] == b"fusion-replay snapshot 1.0"
+        assert file.attrs["format"] == b"fusion-replay snapshot 1.1"
 
 
 def test_the_tables(tmp_path: Path) -> None:

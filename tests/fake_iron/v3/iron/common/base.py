@@ -31,6 +31,7 @@ class MLIROperator(AIEOperatorBase):
             self._xclbin_path = BUILD / f"{self.name}.xclbin"
             self._insts_path = BUILD / f"{self.name}.bin"
             self._xclbin_path.write_text(type(self).__name__)
+            self._insts_path.write_bytes(self.size.to_bytes(4, "little"))
 
     def get_callable(self):
         self.link_xclbin()
