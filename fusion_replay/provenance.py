@@ -99,10 +99,10 @@ def gather(*, argv: Sequence[str] | None = None, environ: Mapping[str, str] | No
         "packages": package_versions,
         "environment": lambda: environment(env),
         "command": lambda: masked_command(list(sys.argv) if argv is None else argv),
-        "iron": _iron_commit,
-        "xrt": lambda: _xrt_version(env),
-        "driver": _driver_version,
-        "devices": _pci_devices,
+        "iron": _iron_in_use,
+        "xrt": lambda: xrt_version(env),
+        "driver": driver_version,
+        "devices": pci_devices,
     }
     found: dict[str, Any] = {"fusion_replay": __version__}
     for key, read in readers.items():
@@ -163,13 +163,14 @@ def _is_secret(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name)) and not (_COUNT_NAME.search(name) and _COUNT.match(value))
 
 
-def _iron_commit() -> dict[str, str] | None:
-    """The commit of the IRON checkout in use, read from its ``.git`` without running a program."""
-    module = sys.modules.get("iron")
-    file = getattr(module, "__file__", None)
-    if file is None:
-        return None
-    git = Path(file).resolve().parent.parent / ".git"
+def _iron_in_use() -> dict[str, str] | None:
+    file = getattr(sys.modules.get("iron"), "__file__", None)
+    return None if file is None else iron_commit(Path(file).parent)
+
+
+def iron_commit(package: Path) -> dict[str, str] | None:
+    """The commit of the IRON checkout with the package at ``package``, read from its ``.git``; no program is run."""
+    git = package.resolve().parent / ".git"
     if git.is_file():  # a worktree points elsewhere
         git = (git.parent / git.read_text().partition("gitdir:")[2].strip()).resolve()
     head = (git / "HEAD").read_text().strip()
@@ -187,7 +188,7 @@ def _iron_commit() -> dict[str, str] | None:
     return None
 
 
-def _xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
+def xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
     """Fields of XRT's own version file (Xilinx/XRT ``src/CMake/config/version.json.in``)."""
     root = env.get("XILINX_XRT")
     if not root:
@@ -197,11 +198,11 @@ def _xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
     return {k.lower(): str(data[k]) for k in keys if k in data}
 
 
-def _driver_version() -> str | None:
+def driver_version() -> str | None:
     return Path("/sys/module/amdxdna/version").read_text().strip() or None
 
 
-def _pci_devices() -> list[dict[str, str]]:
+def pci_devices() -> list[dict[str, str]]:
     """NPUs on the PCI bus with the names and firmware versions that amdxdna publishes in sysfs."""
     found = []
     for device in sorted(Path("/sys/bus/pci/drivers/amdxdna").glob("*:*:*.*")):
@@ -211,4 +212,17 @@ def _pci_devices() -> list[dict[str, str]]:
     return found
 
 
-__all__ = ["ENVIRONMENT", "MASK", "PACKAGES", "environment", "gather", "mask_text", "masked_command"]
+__all__ = [
+    "ENVIRONMENT",
+    "MASK",
+    "PACKAGES",
+    "driver_version",
+    "environment",
+    "gather",
+    "iron_commit",
+    "mask_text",
+    "masked_command",
+    "package_versions",
+    "pci_devices",
+    "xrt_version",
+]

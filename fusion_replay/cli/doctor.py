@@ -8,14 +8,21 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
+from pathlib import Path
+from typing import TypeVar
 
 import click
 
+from fusion_replay import provenance
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.report.text import table
+
+Found = TypeVar("Found")
+
+ALLOWS = "iron allows"
 
 CORE = ("numpy", "ml_dtypes", "h5py", "hdf5plugin", "zstandard", "xxhash", "array-api-compat", "click", "rich")
 OPTIONAL = {
@@ -49,8 +56,11 @@ def command(as_json: bool) -> int:
         for c in checks:
             click.echo(encode({"type": "check", **asdict(c)}))
     missing = [c for c in checks if c.needed and not c.ok]
-    rows = [[_mark(c), c.name, c.found, "" if c.ok else c.fix] for c in checks]
+    rows = [[_mark(c), c.name, c.found, "" if c.ok else c.fix] for c in checks if c.name != ALLOWS]
     out.say(table(rows, indent=""))
+    for c in checks:
+        if c.name == ALLOWS:
+            out.say("this IRON records:\n" + "\n".join(f"  {line}" for line in c.found.split("; ")))
     if missing:
         out.say(f"recording on an NPU needs what is missing here: {', '.join(c.name for c in missing)}")
         out.say("recording on the software NPU and replaying any snapshot work without it")
@@ -73,9 +83,9 @@ def examine() -> Iterator[Check]:
     for name, use in OPTIONAL.items():
         version = _version(name)
         yield Check(name, version is not None, False, version or "not installed", use)
-    yield _module("pyxrt", "the XRT Python binding: install XRT with the NPU plugin and source its setup.sh")
-    yield _module("aie", "mlir-aie (its wheel brings the module aie): see amd/IRON requirements.txt")
-    yield _module("iron", "amd/IRON itself: pip install -e . in its checkout")
+    yield _module("pyxrt", "the XRT Python binding: install XRT with the NPU plugin and source its setup.sh", _xrt())
+    yield _module("aie", "mlir-aie (its wheel brings the module aie): see amd/IRON requirements.txt", _wheels())
+    yield from _iron()
     yield _driver()
     yield _device()
 
@@ -87,19 +97,45 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _module(name: str, fix: str) -> Check:
+def _module(name: str, fix: str, versions: str = "") -> Check:
+    where = _where(name)
+    return Check(name, where is not None, True, f"{where}{versions}" if where else "not found", fix)
+
+
+def _where(name: str) -> str | None:
+    """The file of a module that is not imported for it: pyxrt, aie and iron may open the device."""
     try:
         spec = util.find_spec(name)
     except (ImportError, ValueError):  # a broken parent package, or a half-initialised module
-        spec = None
-    return Check(name, spec is not None, True, (spec.origin or "namespace package") if spec else "not found", fix)
+        return None
+    return (
+        None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), "namespace package")
+    )
+
+
+def _iron() -> Iterator[Check]:
+    """The checkout with its commit, and which form of dispatch it has: what can be recorded follows from that."""
+    where = _where("iron")
+    if where is None:
+        yield Check("iron", False, True, "not found", "amd/IRON itself: pip install -e . in its checkout")
+        return
+    from fusion_replay.sources.iron_checkout import examine as examine_checkout
+
+    package = Path(where) if os.path.isdir(where) else Path(where).parent
+    commit = _optional(lambda: (provenance.iron_commit(package) or {})["commit"])
+    yield Check("iron", True, True, f"{where}{f', commit {commit[:12]}' if commit else ''}")
+    found = examine_checkout(package)
+    yield Check("iron form", found.recordable, True, f"{found.form} ({found.evidence})", found.allows)
+    if found.recordable:
+        yield Check(ALLOWS, True, False, found.allows)
 
 
 def _driver() -> Check:
     loaded = os.path.isdir("/sys/module/amdxdna")
-    tool = shutil.which("xrt-smi")
-    found = ("loaded" if loaded else "not loaded") + (f", {tool}" if tool else "")
-    return Check("amdxdna driver", loaded, True, found, "Linux 6.14 or newer has it; else build amd/xdna-driver")
+    version, tool = _optional(provenance.driver_version), shutil.which("xrt-smi")
+    found = " ".join(["loaded" if loaded else "not loaded", *([version] if version else [])])
+    fix = "Linux 6.14 or newer has it; else build amd/xdna-driver"
+    return Check("amdxdna driver", loaded, True, found + (f", {tool}" if tool else ""), fix)
 
 
 def _device() -> Check:
@@ -107,4 +143,26 @@ def _device() -> Check:
     usable = [n for n in nodes if os.access(n, os.R_OK | os.W_OK)]
     if nodes and not usable:
         return Check("NPU device", False, True, f"{', '.join(nodes)}: no permission", "join the group render")
-    return Check("NPU device", bool(usable), True, ", ".join(usable) or "no /dev/accel/accel*", "needs a Ryzen AI NPU")
+    named = [
+        f"{d.get('vbnv', 'NPU')} firmware {d.get('fw_version', '?')}" for d in _optional(provenance.pci_devices) or ()
+    ]
+    found = ", ".join([*usable, *named]) if usable else "no /dev/accel/accel*"
+    return Check("NPU device", bool(usable), True, found, "needs a Ryzen AI NPU")
+
+
+def _xrt() -> str:
+    version = (_optional(lambda: provenance.xrt_version(os.environ)) or {}).get("build_version")
+    return f", XRT {version}" if version else ", version unknown: XILINX_XRT is not set"
+
+
+def _wheels() -> str:
+    found = provenance.package_versions(("mlir_aie", "llvm-aie"))
+    return "".join(f", {name} {version}" for name, version in found.items())
+
+
+def _optional(read: Callable[[], Found]) -> Found | None:
+    """What may be missing on any machine: files of a driver, an environment, a checkout."""
+    try:
+        return read()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

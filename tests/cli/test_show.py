@@ -185,21 +185,3 @@ def test_one_operator_is_told_in_full(run) -> None:
         facts += [*known["values"], *known["defects"], *(p["name"] for p in known["params"])]
         facts += [limit["source"] for limit in known["tolerance"].values()]
         assert [fact for fact in facts if fact not in text] == [], known["op"]
-
-
-def test_doctor(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusion_replay.cli import doctor
-
-    bare = run("doctor", "--json")
-    checks = {r["name"]: r for r in map(json.loads, bare.out.splitlines())}
-    assert checks["numpy"]["found"] == np.__version__
-    if checks["pyxrt"]["ok"] and checks["NPU device"]["ok"]:
-        pytest.skip("this machine has an NPU")
-    assert bare.status == 4
-    text = run("doctor")
-    assert "pyxrt" in next(line for line in text.out.splitlines() if line.startswith("recording on an NPU needs"))
-    assert text.out.splitlines()[-1].startswith("FAILED in ")
-
-    monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Check("everything", True, True, "here")]))
-    complete = run("doctor")
-    assert (complete.status, complete.out.splitlines()[-1][:6]) == (0, "PASSED")

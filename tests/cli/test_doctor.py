@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""doctor: what is here, what is missing, which form of IRON it is and what that allows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusion_replay import provenance
+from fusion_replay.cli import doctor
+
+FAKE = Path(__file__).parents[1] / "fake_iron"
+
+
+def checks(run) -> dict[str, dict[str, object]]:
+    return {r["name"]: r for r in map(json.loads, run("doctor", "--json").out.splitlines())}
+
+
+def test_doctor(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = checks(run)
+    assert found["numpy"]["found"] == np.__version__
+    if found["pyxrt"]["ok"] and found["NPU device"]["ok"]:
+        pytest.skip("this machine has an NPU")
+    assert run("doctor", "--json").status == 4
+    text = run("doctor")
+    assert "pyxrt" in next(line for line in text.out.splitlines() if line.startswith("recording on an NPU needs"))
+    assert text.out.splitlines()[-1].startswith("FAILED in ")
+
+    monkeypatch.setattr(doctor, "examine", lambda: iter([doctor.Check("everything", True, True, "here")]))
+    complete = run("doctor")
+    assert (complete.status, complete.out.splitlines()[-1][:6]) == (0, "PASSED")
+
+
+@pytest.mark.parametrize("form", ["V3", "V6"])
+def test_the_form_of_iron_and_what_it_allows(run, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FAKE / form.lower()))
+    found = checks(run)
+    assert found["iron"]["ok"]
+    assert str(found["iron form"]["found"]).startswith(f"{form} (common/")
+    assert ("fr.RecordingDispatch" in str(found["iron allows"]["found"])) == (form == "V3")
+    text = run("doctor").out
+    assert "\n  steps with dispatch='separate' on every NPU\n" in text
+    assert "iron" not in sys.modules, "looking is not importing"
+
+
+def test_a_form_that_shows_no_step_is_not_enough(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = tmp_path / "iron" / "common"
+    common.mkdir(parents=True)
+    (tmp_path / "iron" / "__init__.py").write_text("")
+    (common / "fusion.py").write_text("class FusedMLIROperator:\n    def patch_rtp(self): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    form = checks(run)["iron form"]
+    assert (form["ok"], form["needed"]) == (False, True)
+    assert str(form["found"]).startswith("V0a")
+    assert "--whole-calls" in str(form["fix"])
+
+
+def test_versions_stand_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.glob, "glob", lambda pattern: ["/dev/null"])
+    monkeypatch.setattr(provenance, "pci_devices", lambda: [{"vbnv": "NPU Phoenix", "fw_version": "1.5.5.391"}])
+    assert doctor._device().found == "/dev/null, NPU Phoenix firmware 1.5.5.391"
+    monkeypatch.setattr(provenance, "xrt_version", lambda env: {"build_version": "2.21.0"})
+    assert doctor._xrt() == ", XRT 2.21.0"
+
+    def missing(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(provenance, "pci_devices", missing)
+    assert doctor._device().found == "/dev/null"
