@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.dispatch import RecordingDispatch
     from fusion_replay.errors import FusionReplayError
+    from fusion_replay.export import ExportReport, export
     from fusion_replay.model import ArgSpec
     from fusion_replay.operators import reference
     from fusion_replay.record import Recorder, record
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArgSpec": "fusion_replay.model",
+    "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.record",
     "RecordingDispatch": "fusion_replay.dispatch",
@@ -43,6 +45,7 @@ _HOMES = {
     "check": "fusion_replay.check",
     "compare": "fusion_replay.compare",
     "exact": "fusion_replay.tolerance",
+    "export": "fusion_replay.export",
     "kernel": "fusion_replay.sources.simulator.kernels.user",
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.user_operators",

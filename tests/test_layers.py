@@ -39,6 +39,7 @@ replay
 check dispatch program
 diverge
 report
+export
 golden
 cli
 _site __main__

@@ -85,7 +85,7 @@ def seal(
                 _drop_damaged(index, store)
             index.losses = _merged((*index.losses, *unwritten, *_damage_as_losses(summary.damaged)))
             _require_space(part, index)
-            size = _write(part, index, store)
+            size = write_sealed(part, index, store)
         finally:
             store.close()
         path = publish(part, target, if_exists)
@@ -114,8 +114,12 @@ def _reason(error: Exception) -> str:
     return inner[1] if inner else " ".join(text.split())
 
 
-def _write(path: Path, index: Index, store: ContentStore) -> int:
-    """The whole file; its length in bytes."""
+def write_sealed(path: Path, index: Index, store: ContentStore) -> int:
+    """The whole sealed file at ``path``, which has not got its name yet; its length in bytes.
+
+    Raises:
+        OSError, RuntimeError, ValueError: what HDF5 makes of a full disk.
+    """
     part = hdf5.PartFile(path)
     try:
         file = hdf5.create(part)

@@ -157,6 +157,11 @@ class RecordedStep:
         self.description: StepDescription = self.sequence.steps[int(record["step"])]
 
     @property
+    def row(self) -> int:
+        """Row of the steps table: how many steps were recorded before this one."""
+        return self._row
+
+    @property
     def index(self) -> int:
         """Number of the runlist entry, from 0."""
         return self.description.index
@@ -239,6 +244,17 @@ class RecordedStep:
             reference = None if expected is None else self._tensor(position, use, expected, "reference of")
             found.append(self._tensor(position, use, after, "output", old, unchanged, reference))
         return OperandMap(tuple(found), f"step {self.address} outputs")
+
+    def tensors(self) -> Iterator[tuple[str, RecordedTensor]]:
+        """Every tensor of the step with its side, named as in the file's tree: inputs, outputs, previous, reference.
+
+        Old contents of an operand that the step also reads are its input, and come once.
+        """
+        outputs = tuple(self.outputs.values())
+        yield from (("inputs", tensor) for tensor in self.inputs.values())
+        yield from (("outputs", tensor) for tensor in outputs)
+        yield from (("previous", t.previous) for t in outputs if t.previous is not None and t.direction == "out")
+        yield from (("reference", t.reference) for t in outputs if t.reference is not None)
 
     def __repr__(self) -> str:
         return f"<RecordedStep {self.label} ({self.status})>"

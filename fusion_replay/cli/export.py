@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``export F``: recorded steps in other formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+
+
+@click.command("export")
+@click.argument("file", metavar="F")
+@click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
+@click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
+@click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
+@click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
+@click.option("--slice", "slice_", is_flag=True, help="With one --step: also the steps whose results feed it.")
+@click.option(
+    "--as", "as_", metavar="FORMAT", default="h5", help="h5, plain-h5, npz, safetensors or jsonl.  [default: h5]"
+)
+@click.option("-o", "--output", "path", metavar="OUT", help="The file to write.  [default: named after F, here]")
+@click.option("--compression", metavar="NAME", help="plain-h5: gzip, zstd, none; npz: none, deflate.")
+@click.option("--skip-missing", is_flag=True, help="Leave out arrays of which only digests were kept.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["error", "replace", "number"]),
+    default="error",
+    help="What to do where OUT exists.  [default: error]",
+)
+@json_option
+@verbosity_options
+def command(file: str, as_json: bool, **options: Any) -> int:
+    """Write recorded steps of F in another format; without a filter, all of them."""
+    from fusion_replay.export import export
+    from fusion_replay.snapshot import open_snapshot
+
+    out = Terminal(as_json)
+    with open_snapshot(file) as snapshot:
+        out.notes(snapshot.notes)
+        report = export(snapshot, **options)
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        click.echo(encode({"type": "export", **report.to_dict()}))
+    else:
+        out.say(str(report))
+    out.close(True, next=command_line("replay", report.path) if report.format == "h5" else None)
+    return 0

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``export()``: choose the steps, the format and the name; each format has a module of its own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.errors import UsageError
+from fusion_replay.export.result import ExportReport, Request
+from fusion_replay.export.selection import feeding, select
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.snapshot.target import IfExists
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """``module`` has ``export(request) -> ExportReport``; ``suffix`` ends a name that nobody gave.
+
+    ``compressions``: the choices there are, the default first.
+    """
+
+    module: str
+    suffix: str
+    compressions: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "h5": Format("snapshot", "-part.h5"),
+    "plain-h5": Format("plain", "-plain.h5", ("gzip", "zstd", "none")),
+    "npz": Format("npz", ".npz", ("none", "deflate")),
+    "safetensors": Format("safetensors", ".safetensors"),
+    "jsonl": Format("jsonl", ".jsonl"),
+}
+
+
+def export(
+    snapshot: str | os.PathLike[str] | Snapshot,
+    path: str | os.PathLike[str] | None = None,
+    as_: str = "h5",
+    *,
+    steps: str | Sequence[str] = (),
+    op: str | None = None,
+    buffer: str | None = None,
+    invocation: int | None = None,
+    slice_: bool = False,
+    compression: str | None = None,
+    skip_missing: bool = False,
+    if_exists: IfExists = "error",
+) -> ExportReport:
+    """Write some of a recording's steps, or all, in another format.
+
+    Args:
+        snapshot: a file, or an open Snapshot (left open).
+        path: the file to write; by default named after the snapshot, in the current folder.
+        as_: "h5" (a snapshot of these steps, addresses kept), "plain-h5" (ordinary HDF5, everything whole), "npz",
+            "safetensors", "jsonl" (one record per step, arrays by digest and statistics).
+        steps: addresses such as "3:412". ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
+        slice_: with one step, also the steps of its invocation whose results it depends on.
+        compression: plain-h5: "gzip", "zstd" or "none"; npz: "none" or "deflate".
+        skip_missing: leave out arrays of which only digests were kept, instead of refusing.
+        if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
+
+    Raises:
+        UsageError: an unknown format or policy, a filter that matches nothing, a target that exists.
+        MissingError: the format holds contents, and only digests of some were kept.
+        SnapshotError: no usable snapshot, or one whose contents are damaged.
+    """
+    if as_ not in FORMATS:
+        raise UsageError(f"format {as_!r}: expected one of {', '.join(FORMATS)}")
+    format_ = FORMATS[as_]
+    _check_compression(as_, format_, compression)
+    with _opened(snapshot) as snap:
+        addresses = [steps] if isinstance(steps, str) else list(steps)
+        chosen = select(snap, addresses, op, buffer, invocation)
+        if slice_:
+            chosen = feeding(snap, only(chosen, "slice"))
+        target = Path(path) if path is not None else default_name(snap, format_, addresses)
+        module = importlib.import_module(f"fusion_replay.export.{format_.module}")
+        report = module.export(Request(snap, chosen, target, if_exists, compression, skip_missing))
+        assert isinstance(report, ExportReport)
+        return report
+
+
+def only(steps: Sequence[RecordedStep], what: str) -> RecordedStep:
+    if len(steps) != 1:
+        raise UsageError(f"{what}: expected one step, such as --step {steps[-1].address}, found {len(steps)}")
+    return steps[0]
+
+
+def default_name(snapshot: Snapshot, format_: Format, addresses: Sequence[str]) -> Path:
+    """``decode.h5`` -> ``decode-3-412.npz``, in the current folder."""
+    stem = snapshot.path.name.removesuffix(".journal").removesuffix(".h5")
+    return Path("-".join([stem, *(address.replace(":", "-") for address in addresses[:1])]) + format_.suffix)
+
+
+def _opened(snapshot: Any) -> Any:
+    if not isinstance(snapshot, (str, os.PathLike)):
+        return nullcontext(snapshot)
+    from fusion_replay.snapshot import open_snapshot
+
+    return open_snapshot(snapshot)
+
+
+def _check_compression(as_: str, format_: Format, compression: str | None) -> None:
+    if compression is not None and compression not in format_.compressions:
+        takes = f"takes {', '.join(format_.compressions)}" if format_.compressions else "has no choice; leave it out"
+        raise UsageError(f"compression {compression!r}: {as_} {takes}")
+
+
+__all__ = ["FORMATS", "export"]

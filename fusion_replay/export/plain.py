@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ordinary HDF5 file: the whole tree at any number of steps, every tensor whole, filters that every reader has.
+
+Same names as the tree of a snapshot (docs/format.md), but nothing of ours is needed to read it: no user block, no
+tables, no stacks, no virtual datasets. Equal tensors of one shape are one dataset under several names (hard links).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from h5py import h5s
+
+from fusion_replay.export.arrays import step_name, whole
+from fusion_replay.export.result import ExportReport, Request
+from fusion_replay.export.target import output
+from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.snapshot import hdf5
+from fusion_replay.snapshot.codec import Layout
+from fusion_replay.snapshot.describe import dump_json
+from fusion_replay.snapshot.tree import safe_name
+
+if TYPE_CHECKING:
+    from fusion_replay.export.arrays import NamedArray
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+
+
+def export(request: Request) -> ExportReport:
+    """All chosen steps; the whole of :mod:`fusion_replay.export.plain` is in :func:`write`."""
+    arrays, missing = whole(request.steps, "plain-h5", request.skip_missing)
+    with output(request.target, request.if_exists) as out:
+        write(out.part, request.snapshot, request.steps, arrays, request.head, request.compression or "gzip")
+    return request.report("plain-h5", out.path, len(arrays), missing=missing)
+
+
+def write(
+    path: Path,
+    snapshot: Snapshot,
+    steps: Sequence[RecordedStep],
+    arrays: Iterable[NamedArray],
+    head: dict[str, Any],
+    compression: str = "gzip",
+) -> None:
+    """``/sequences``, ``/invocation_NNNN/step_NNNN_OP/SIDE/ARGUMENT`` and, as JSON text, ``/provenance``, ``/losses``.
+
+    Args:
+        compression: "gzip" (level 4) and "zstd" (needs the filter plugin 32015 to read) behind byte shuffle, or "none".
+    """
+    with h5py.File(path, "x", libver=("earliest", "v110")) as file:
+        for name, value in head.items():
+            hdf5.attribute(file.id, name, value if isinstance(value, str) else dump_json(value).decode())
+        _text(file, "provenance", snapshot.provenance)
+        _text(file, "losses", [loss.to_dict() for loss in snapshot.losses])
+        _sequences(file, snapshot)
+        for step in steps:
+            _step(file, step)
+        seen: dict[tuple[int | None, tuple[int, ...]], str] = {}
+        for array in arrays:
+            key = (array.tensor.row, array.tensor.shape)
+            if key in seen:
+                file[array.name] = file[seen[key]]
+            else:
+                _tensor(file, array.name, array.tensor, compression)
+                seen[key] = array.name
+            _buffer(file[array.name.rpartition("/")[0]], array)
+
+
+def _buffer(group: Any, array: NamedArray) -> None:
+    """The buffer belongs to this use, and the dataset may be shared by others: so it stands on the group."""
+    hdf5.attribute(group.id, f"buffer of {array.name.rpartition('/')[2]}", array.tensor.buffer)
+
+
+def _sequences(file: h5py.File, snapshot: Snapshot) -> None:
+    for number, sequence in enumerate(snapshot.sequences):
+        made = file.create_group(f"sequences/{number:04d}_{safe_name(sequence.name)}")
+        hdf5.attribute(made.id, "name", sequence.name)
+        hdf5.attribute(made.id, "origin", dump_json(dict(sequence.origin)).decode())
+        hdf5.attribute(made.id, "input_args", " ".join(sequence.input_args))
+        hdf5.attribute(made.id, "output_args", " ".join(sequence.output_args))
+        lines = [f"{s.index} {sequence.operators[s.operator].type} {s.flow}".encode() for s in sequence.steps]
+        if lines:
+            made.create_dataset("runlist", data=np.array(lines))
+
+
+def _step(file: h5py.File, step: RecordedStep) -> None:
+    made = file.require_group(step_name(step))
+    hdf5.attribute(made.id, "label", step.label)
+    hdf5.attribute(made.id, "status", step.status)
+    found = {
+        "params": dict(step.op.params),
+        "values": step.values,
+        "state": step.state,
+        "error": step.error,
+        "elapsed_ns": step.elapsed_ns,
+        "digests": {f"{side}/{t.name}": t.digest for side, t in step.tensors() if t.digest},
+    }
+    for name, value in found.items():
+        if value or value == 0:
+            hdf5.attribute(made.id, name, value if isinstance(value, str) else dump_json(value).decode())
+
+
+def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str) -> None:
+    options: dict[str, Any] = {}
+    if tensor.shape and tensor.nbytes and compression != "none":
+        options = {"chunks": Layout.of(tensor.shape, DTYPE_BYTES[tensor.dtype]).chunk_shape, "shuffle": True}
+        options |= {"compression": "gzip", "compression_opts": 4} if compression == "gzip" else _zstd()
+    kind = hdf5.element_type(tensor.dtype)
+    made = file.create_dataset(name, tensor.shape, h5py.Datatype(kind.copy()), **options)
+    if tensor.nbytes:
+        values = np.ascontiguousarray(tensor.numpy())
+        # Type in memory and in the file are the same, so that HDF5 converts nothing: NaN payloads stay.
+        made.id.write(h5s.ALL, h5s.ALL, values.reshape(-1).view(np.uint8), kind)
+
+
+def _zstd() -> dict[str, Any]:
+    import hdf5plugin
+
+    return dict(hdf5plugin.Zstd(clevel=1))
+
+
+def _text(file: h5py.File, name: str, data: Any) -> None:
+    file.create_dataset(name, data=dump_json(data).decode(), dtype=h5py.string_dtype())
