@@ -24,6 +24,8 @@ from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import dump_json
 from fusion_replay.snapshot.tree import safe_name
 
+_MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
+
 if TYPE_CHECKING:
     from fusion_replay.export.arrays import NamedArray
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
@@ -52,7 +54,7 @@ def write(
     """
     with h5py.File(path, "x", libver=("earliest", "v110")) as file:
         for name, value in head.items():
-            hdf5.attribute(file.id, name, value if isinstance(value, str) else dump_json(value).decode())
+            _attribute(file, name, value)
         _text(file, "provenance", snapshot.provenance)
         _text(file, "losses", [loss.to_dict() for loss in snapshot.losses])
         _sequences(file, snapshot)
@@ -71,16 +73,16 @@ def write(
 
 def _buffer(group: Any, array: NamedArray) -> None:
     """The buffer belongs to this use, and the dataset may be shared by others: so it stands on the group."""
-    hdf5.attribute(group.id, f"buffer of {array.name.rpartition('/')[2]}", array.tensor.buffer)
+    _attribute(group, f"buffer of {array.name.rpartition('/')[2]}", array.tensor.buffer)
 
 
 def _sequences(file: h5py.File, snapshot: Snapshot) -> None:
     for number, sequence in enumerate(snapshot.sequences):
         made = file.create_group(f"sequences/{number:04d}_{safe_name(sequence.name)}")
-        hdf5.attribute(made.id, "name", sequence.name)
-        hdf5.attribute(made.id, "origin", dump_json(dict(sequence.origin)).decode())
-        hdf5.attribute(made.id, "input_args", " ".join(sequence.input_args))
-        hdf5.attribute(made.id, "output_args", " ".join(sequence.output_args))
+        _attribute(made, "name", sequence.name)
+        _attribute(made, "origin", dict(sequence.origin))
+        _attribute(made, "input_args", " ".join(sequence.input_args))
+        _attribute(made, "output_args", " ".join(sequence.output_args))
         lines = [f"{s.index} {sequence.operators[s.operator].type} {s.flow}".encode() for s in sequence.steps]
         if lines:
             made.create_dataset("runlist", data=np.array(lines))
@@ -88,8 +90,8 @@ def _sequences(file: h5py.File, snapshot: Snapshot) -> None:
 
 def _step(file: h5py.File, step: RecordedStep) -> None:
     made = file.require_group(step_name(step))
-    hdf5.attribute(made.id, "label", step.label)
-    hdf5.attribute(made.id, "status", step.status)
+    _attribute(made, "label", step.label)
+    _attribute(made, "status", step.status)
     found = {
         "params": dict(step.op.params),
         "values": step.values,
@@ -100,7 +102,7 @@ def _step(file: h5py.File, step: RecordedStep) -> None:
     }
     for name, value in found.items():
         if value or value == 0:
-            hdf5.attribute(made.id, name, value if isinstance(value, str) else dump_json(value).decode())
+            _attribute(made, name, value)
 
 
 def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str) -> None:
@@ -120,6 +122,15 @@ def _zstd() -> dict[str, Any]:
     import hdf5plugin
 
     return dict(hdf5plugin.Zstd(clevel=1))
+
+
+def _attribute(target: Any, name: str, value: Any) -> None:
+    """Text as it is, anything else as JSON; beside the others as a dataset where it is too long for an attribute."""
+    text = value if isinstance(value, str) else dump_json(value).decode()
+    if len(text.encode("utf-8", "replace")) <= _MAX_ATTRIBUTE:
+        target.attrs[name] = text
+    else:
+        _text(target, f"{name}.json", value)
 
 
 def _text(file: h5py.File, name: str, data: Any) -> None:

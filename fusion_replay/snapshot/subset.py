@@ -40,6 +40,7 @@ from fusion_replay.snapshot.store import ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, publish
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
+_FILES = ("xclbin", "instructions")
 _HELD = 0x40
 """In a filter mask of :class:`_SubsetStore`: the bytes are decoded already and held there."""
 
@@ -52,12 +53,15 @@ class Subset:
     store: Any
 
 
-def subset(snapshot: Snapshot, steps: Sequence[RecordedStep], *, drop: Collection[int] = ()) -> Subset:
+def subset(
+    snapshot: Snapshot, steps: Sequence[RecordedStep], *, drop: Collection[int] = (), binaries: bool = True
+) -> Subset:
     """The index of ``steps`` alone, in the order of the recording.
 
     Args:
         steps: of this snapshot; each once.
         drop: rows of the contents table of which only the digest is taken over.
+        binaries: take over the device files behind the operators of these steps.
     """
     old = snapshot.index
     chosen = np.array(sorted(step.row for step in steps), np.int64)
@@ -65,7 +69,8 @@ def subset(snapshot: Snapshot, steps: Sequence[RecordedStep], *, drop: Collectio
     spans = [np.arange(r["first_operand"], r["first_operand"] + r["n_operands"], dtype=np.int64) for r in table]
     operands = old.operands[np.concatenate(spans) if spans else []].copy()
     table["first_operand"] = np.cumsum(table["n_operands"], dtype=np.uint64) - table["n_operands"]
-    used = np.unique(operands["content"][operands["content"] != NO_CONTENT])
+    files, entries = _binaries(old, steps) if binaries else ([], [])
+    used = np.unique([*operands["content"][operands["content"] != NO_CONTENT].tolist(), *files]).astype(np.int64)
     operands["content"] = _renumbered(operands["content"], used)
     details, table["detail"] = np.unique(table["detail"], return_inverse=True)
     invocations, sequences = _invocations(old, table)
@@ -88,6 +93,7 @@ def subset(snapshot: Snapshot, steps: Sequence[RecordedStep], *, drop: Collectio
         contents=contents,
         chunks=chunks,
         shapes=shapes,
+        binaries=[{**entry, "sequence": sequences.index(entry["sequence"])} for entry in entries],
     )
     return Subset(index, _SubsetStore(snapshot.store, used, held))
 
@@ -156,6 +162,15 @@ def _invocations(old: Index, table: npt.NDArray[Any]) -> tuple[npt.NDArray[Any],
     sequences = np.unique(rows["sequence"][numbers])
     rows["sequence"][numbers] = np.searchsorted(sequences, rows["sequence"][numbers])
     return rows, sequences.tolist()
+
+
+def _binaries(old: Index, steps: Sequence[RecordedStep]) -> tuple[list[int], list[dict[str, Any]]]:
+    """Rows of the device files' contents, and entries, of the operators that these steps run."""
+    ran = {(int(old.invocations["sequence"][step.invocation]), step.description.operator) for step in steps}
+    entries = [entry for entry in old.binaries if (entry.get("sequence"), entry.get("operator")) in ran]
+    digests = {str(entry[key]["digest"]).encode() for entry in entries for key in _FILES if entry.get(key)}
+    wanted = (old.contents["dtype"] == b"uint8") & np.isin(old.contents["digest"], np.array(sorted(digests), "S32"))
+    return (np.flatnonzero(wanted).tolist() if digests else []), entries
 
 
 def _shapes_of(steps: Sequence[RecordedStep]) -> dict[int, set[tuple[int, ...]]]:
