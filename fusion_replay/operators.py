@@ -231,6 +231,14 @@ def _builtin() -> dict[str, OperatorSpec]:
     return {spec.type: spec for spec in refs.all_specs()}
 
 
+def builtin(op_type: str) -> OperatorSpec | None:
+    """The built-in operator of this type or alias, whatever a user has put in its place; None where there is none."""
+    specs = _builtin()
+    return specs.get(op_type) or next(
+        (s for s in specs.values() if op_type in s.aliases or op_type == f"AIE{s.type}"), None
+    )
+
+
 def register(spec: OperatorSpec, *, replace: bool = False) -> OperatorSpec:
     """Add a user's operator.
 

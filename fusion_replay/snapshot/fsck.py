@@ -25,7 +25,7 @@ from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.reader import Snapshot, open_snapshot
 from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, USER_BLOCK, Index, UserBlock, body_digest
 from fusion_replay.snapshot.sealed import read_index
-from fusion_replay.snapshot.store import ContentStore
+from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, remove_working_files
 
 
@@ -194,7 +194,7 @@ def _check_sealed(path: Path) -> FsckReport:
         except SnapshotError as error:
             problems.append(str(error))
         if index is not None:
-            snap = Snapshot(path, index, ContentStore(index, file, cache_bytes=0), sealed=True)
+            snap = Snapshot(path, index, ContentStore(index, file, cache_bytes=CHECKING_CACHE), sealed=True)
             named, tensors = _check_tensors(snap)
             if problems and not named:
                 named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
@@ -214,7 +214,7 @@ def _check_sealed(path: Path) -> FsckReport:
 
 
 def _check_journal(path: Path) -> FsckReport:
-    with open_snapshot(path, cache_bytes=0) as snap:
+    with open_snapshot(path, cache_bytes=CHECKING_CACHE) as snap:
         named, tensors = _check_tensors(snap)
         alive = _is_locked(snap.path)
         state = "is still being recorded" if alive else "was not closed"

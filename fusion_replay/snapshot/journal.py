@@ -15,6 +15,7 @@ from fusion_replay.errors import NewerFormatError, SnapshotError
 from fusion_replay.model import SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
+from fusion_replay.snapshot.links import ENCODING, Delta, Link, resolve
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -132,10 +133,9 @@ class JournalSummary:
         """Tables of all that, in the order recorded."""
         sequence_rows = {number: row for row, number in enumerate(sorted(self.sequences))}
         invocations = self._invocations(sequence_rows)
-        contents, chunks, shapes, row_of = self._contents()
+        contents, chunks, shapes, row_of, links = self._contents()
         steps, operands, details = self._steps(invocations, row_of)
-        notes = [f"damaged: {entry}" for entry in self.damaged]
-        return Index(
+        index = Index(
             recording=str(self.start.get("recording", "")),
             provenance=self.provenance,
             sequences=tuple(self.sequences[n] for n in sorted(self.sequences)),
@@ -147,13 +147,16 @@ class JournalSummary:
             contents=contents,
             chunks=chunks,
             shapes=shapes,
-            notes=notes,
             binaries=[
                 {**entry, "sequence": sequence_rows[entry["sequence"]]}
                 for entry in self.binaries
                 if entry["sequence"] in sequence_rows
             ],
         )
+        if lost := resolve(index, links, row_of):
+            self.damaged.append(f"{lost} tensors are made of others that are lost; their digests are left")
+        index.notes = [f"damaged: {entry}" for entry in self.damaged]
+        return index
 
     def _invocations(self, sequence_rows: dict[int, int]) -> Any:
         """One row per number, so that addresses stay what they were where an invocation is lost."""
@@ -168,12 +171,15 @@ class JournalSummary:
             table[number] = sequence_rows[sequence], status
         return table
 
-    def _contents(self) -> tuple[Any, Any, list[tuple[int, ...]], dict[int, int]]:
+    def _contents(
+        self,
+    ) -> tuple[Any, Any, list[tuple[int, ...]], dict[int, int], list[tuple[int, Link]]]:
         stored: dict[tuple[bytes, str], int] = {}
         row_of: dict[int, int] = {}
         rows: list[tuple[Any, ...]] = []
         chunk_rows: list[tuple[int, int, int]] = []
         shapes: list[tuple[int, ...]] = []
+        links: list[tuple[int, Link]] = []
         # Contents that were kept first: a digest-only record of the same bytes then points at them.
         for record in sorted(self.contents.values(), key=lambda r: (r.where == records.DIGEST, r.content)):
             key = (record.digest, record.dtype)
@@ -183,6 +189,9 @@ class JournalSummary:
             row_of[record.content] = stored[key] = len(rows)
             layout, pieces = record.layout, self._pieces(record)
             encoding = DIGEST_ONLY if record.where == records.DIGEST else CHUNKED
+            if record.link is not None:
+                encoding = ENCODING[type(record.link)]
+                links.append((len(rows), record.link))
             rows.append(
                 (
                     record.digest.hex().encode(),
@@ -195,17 +204,23 @@ class JournalSummary:
                     len(chunk_rows),
                     b"",
                     NO_CONTENT,
+                    0,
+                    0,
+                    0,
                 )
             )
             chunk_rows.extend(pieces)
             shapes.append(record.shape)
-        return np.array(rows, CONTENTS), np.array(chunk_rows, CHUNKS), shapes, row_of
+        return np.array(rows, CONTENTS), np.array(chunk_rows, CHUNKS), shapes, row_of, links
 
     def _pieces(self, record: records.ContentRecord) -> list[tuple[int, int, int]]:
         if record.where == records.DIGEST:
             return []
         if record.where == records.INLINE:
             return [(record.raw_offset, record.layout.nbytes, _RAW)] if record.layout.nbytes else []
+        if record.where == records.LINKED:
+            link = record.link
+            return [(record.raw_offset, len(link.patch), _RAW)] if isinstance(link, Delta) else []
         compressed = self.chunks.get(record.content, {})
         return [
             compressed.get(piece) or (record.slots[piece] * SLOT, stop - start, _RAW | IN_SPILL)

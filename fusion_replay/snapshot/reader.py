@@ -19,6 +19,7 @@ from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
+from fusion_replay.snapshot.links import check_links
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, STATUS, Index, Loss
 from fusion_replay.snapshot.sealed import check_index, read_sealed
 from fusion_replay.snapshot.step import RecordedStep
@@ -215,6 +216,7 @@ def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snaps
         index = summary.index()
         check_contents(index, os.fstat(file.fileno()).st_size, str(path))
         check_index(index, str(path))
+        check_links(index, str(path))
     except BaseException:
         file.close()
         if spill is not None:

@@ -14,10 +14,11 @@ from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import frames
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import dump_json, load_json
+from fusion_replay.snapshot.links import PATCH_AT, Link, pack, unpack
 from fusion_replay.snapshot.schema import MAX_RANK, OPERANDS
 
-DIGEST, INLINE, SPILLED = 0, 1, 2
-"""Where a content's raw bytes went: nowhere, right behind its record, into slots of the spill file."""
+DIGEST, INLINE, SPILLED, LINKED = 0, 1, 2, 3
+"""Where a content's raw bytes went: nowhere, right behind its record, into slots of the spill file; or else a link."""
 
 _CONTENT = struct.Struct("<I8s16sB3xQQIB3x")
 _CHUNK = struct.Struct("<IIB7x")
@@ -44,7 +45,8 @@ class ContentRecord:
     shape: tuple[int, ...]
     slots: tuple[int, ...] = ()
     raw_offset: int = 0
-    """Of inline bytes, in the journal."""
+    """Of inline bytes or a patch, in the journal."""
+    link: Link | None = None
 
     def frame(self, raw: Any = b"") -> Frame:
         head = _CONTENT.pack(
@@ -62,6 +64,8 @@ class ContentRecord:
             parts.append(struct.pack(f"<{len(self.slots)}I", *self.slots))
         elif self.where == INLINE:
             parts.append(raw)
+        elif self.link is not None:
+            parts.append(pack(self.link))
         return frames.CONTENT, parts
 
     @classmethod
@@ -75,7 +79,7 @@ class ContentRecord:
         content, dtype_bytes, digest, where, nbytes, row, piece, rank = _CONTENT.unpack_from(payload)
         dtype = dtype_bytes.rstrip(b"\0").decode("ascii")
         what = f"content {content}"
-        if rank > MAX_RANK or dtype not in DTYPE_BYTES or where not in (DIGEST, INLINE, SPILLED):
+        if rank > MAX_RANK or dtype not in DTYPE_BYTES or where not in (DIGEST, INLINE, SPILLED, LINKED):
             raise HostileFileError(f"{what}: {rank} axes of {dtype!r}, stored in way {where}")
         shape = struct.unpack_from(f"<{rank}Q", payload, _CONTENT.size)
         layout = Layout.of(shape, DTYPE_BYTES[dtype])
@@ -91,7 +95,10 @@ class ContentRecord:
             slots = struct.unpack_from(f"<{layout.count}I", payload, at)
         elif where == INLINE and (room != nbytes or layout.count > 1):
             raise HostileFileError(f"{what}: {room} bytes where {nbytes} are announced")
-        return cls(content, dtype, digest, where, layout, shape, slots, offset + at)
+        link = None
+        if where == LINKED:
+            link, at = unpack(payload[at:], what), at + PATCH_AT
+        return cls(content, dtype, digest, where, layout, shape, slots, offset + at, link)
 
 
 def chunk_frame(content: int, piece: int, mask: int, chunk: bytes) -> Frame:

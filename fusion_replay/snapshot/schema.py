@@ -47,8 +47,12 @@ INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
 """Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only), and what
 the operator's own reference gave for an output while it was recorded."""
 
-CHUNKED, DIGEST_ONLY = 0, 255
-"""Encodings of a content: shuffle + zstd chunks; nothing but its digest. The numbers between are for later ones."""
+CHUNKED, DELTA, PARTS, DERIVED, SIDE, DIGEST_ONLY = 0, 1, 2, 3, 4, 255
+"""Encodings of a content: shuffle + zstd chunks; a patch on another content; byte ranges of others; what a movement
+operator makes of its inputs; bytes in a side file; nothing but its digest. The numbers between are for later ones."""
+
+MAX_DEPTH = 80
+"""Of contents made of contents made of ..."""
 
 SKIP_SHUFFLE, SKIP_ZSTD = 1, 2
 """Bits of a chunk's filter mask, HDF5's meaning: filter number i of the pipeline (shuffle, zstd) was not applied."""
@@ -85,9 +89,13 @@ CONTENTS = np.dtype(
         ("first_chunk", "<u8"),
         ("shape", "S40"),  # for people, as is ...
         ("place", "<u4"),  # ... the row of the stack /contents/DTYPE_SHAPE, or NO_CONTENT: /contents/DIGEST
+        ("source", "<u8"),  # DELTA: row of the base; PARTS: first row of parts; DERIVED: row of steps
+        ("extent", "<u8"),  # DELTA: bytes of the patch; PARTS: rows of parts; DERIVED: position of the operand
+        ("depth", "u1"),  # 0, or more than of any content that this one is made of
     ]
 )
 CHUNKS = np.dtype([("offset", "<u8"), ("size", "<u4"), ("mask", "u1")])
+RANGES = np.dtype([("content", "<u4"), ("offset", "<u8"), ("nbytes", "<u8")])
 
 TABLES = {
     "invocations": INVOCATIONS,
@@ -95,7 +103,10 @@ TABLES = {
     "operands": OPERANDS,
     "contents": CONTENTS,
     "chunks": CHUNKS,
+    "parts": RANGES,
 }
+SINCE_1_1 = ("source", "extent", "depth")
+"""Columns that files of version 1.0 lack, with the table ``parts``: read as zeros, and as no rows."""
 TEXTS = ("sequences", "details", "losses", "provenance")
 LATER_TEXTS = ("binaries",)
 """JSON lists that files of version 1.0 lack: nothing in them then."""
@@ -134,6 +145,7 @@ class Index:
     notes: list[str] = field(default_factory=list)
     binaries: list[dict[str, Any]] = field(default_factory=list)
     """Device files behind operators, one entry each: see :mod:`.binaries`."""
+    parts: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, RANGES))
 
 
 @dataclass(frozen=True, slots=True)

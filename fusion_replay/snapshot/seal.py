@@ -17,17 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, TargetExistsError, UnsealedError
+from fusion_replay.errors import FusionReplayError, SnapshotError, TargetExistsError, UnsealedError
 from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import hdf5, journal
 from fusion_replay.snapshot.codec import Encoder, Layout
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
 from fusion_replay.snapshot.schema import (
+    CHUNKED,
     CHUNKS,
+    DELTA,
     DIGEST_ONLY,
     FORMAT_MAJOR,
     FORMAT_MINOR,
     IN_SPILL,
+    MAX_PIECE,
     PART_SUFFIX,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
@@ -39,7 +42,7 @@ from fusion_replay.snapshot.schema import (
     body_digest,
     digest_of,
 )
-from fusion_replay.snapshot.store import ContentStore
+from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
 from fusion_replay.snapshot.tree import MAX_STEPS, Tree
 
@@ -79,7 +82,7 @@ def seal(
     try:
         file, spill, summary = journal.open_journal(journal_path)
         index = summary.index()
-        store = ContentStore(index, file, spill, cache_bytes=0)
+        store = ContentStore(index, file, spill, cache_bytes=CHECKING_CACHE if verify else 0)
         try:
             if verify:
                 _drop_damaged(index, store)
@@ -190,6 +193,7 @@ class _Copier:
         self._encoder = Encoder()
         self._stacked = len(index.steps) > MAX_STEPS
         self._stacks: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self._patches = _Patches(part, root, self._encoder)
 
     def copy_all(self) -> list[tuple[str, tuple[int, ...]] | None]:
         """Path and shape of the dataset that each row of the contents table has for itself."""
@@ -200,7 +204,9 @@ class _Copier:
         for row, content in enumerate(self._index.contents):
             place = len(self.chunks)
             found = None
-            if int(content["encoding"]) != DIGEST_ONLY:
+            if int(content["encoding"]) == DELTA:
+                self._patches.add(self._store.patch(row, "a patch"), self.chunks)
+            elif int(content["encoding"]) == CHUNKED:
                 dtype, shape = content["dtype"].decode(), self._index.shapes[row] or (1,)
                 content["shape"] = "x".join(map(str, shape)).encode()
                 if (dtype, shape) in heights:
@@ -212,8 +218,9 @@ class _Copier:
                     taken.add(name)
                     found = self._content(parent, name, row, dtype, shape)
             content["first_chunk"] = place
-            content["n_chunks"] = len(self.chunks) - place
+            content["n_chunks"] = 1 if int(content["encoding"]) == DELTA else len(self.chunks) - place
             datasets.append(found)
+        self._patches.flush(self.chunks)
         return datasets
 
     def _heights(self) -> dict[tuple[str, tuple[int, ...]], int]:
@@ -221,7 +228,7 @@ class _Copier:
         heights: dict[tuple[str, tuple[int, ...]], int] = {}
         if self._stacked:
             for row, content in enumerate(self._index.contents):
-                if int(content["encoding"]) != DIGEST_ONLY and int(content["n_chunks"]) == 1:
+                if int(content["encoding"]) == CHUNKED and int(content["n_chunks"]) == 1:
                     key = content["dtype"].decode(), self._index.shapes[row] or (1,)
                     heights[key] = heights.get(key, 0) + 1
         return heights
@@ -284,6 +291,49 @@ class _Copier:
         return {**entry, "offset": offset, "size": len(chunk), "mask": mask, "digest": digest_of(chunk).hex()}
 
 
+class _Patches:
+    """Compressed patches, packed into datasets of up to 1 MiB: one each would cost more than the patch."""
+
+    _NOTE = (
+        "differences between versions of a tensor, readable by fusion-replay alone: "
+        "`fusion-replay export --as plain-h5` writes every tensor whole"
+    )
+
+    def __init__(self, part: hdf5.PartFile, root: Any, encoder: Encoder) -> None:
+        self._part = part
+        self._root = root
+        self._encoder = encoder
+        self._group: Any = None
+        self._packed = 0
+        self._waiting: list[tuple[int, bytes, int]] = []
+        self._bytes = 0
+
+    def add(self, patch: bytes, chunks: list[tuple[int, int, int]]) -> None:
+        """Append the row of the chunk table; its offset is right once the pack is full, or flushed."""
+        data, mask = self._encoder.encode(np.frombuffer(patch, np.uint8), len(patch), 1)
+        if self._bytes + len(data) > MAX_PIECE:
+            self.flush(chunks)
+        self._waiting.append((len(chunks), data, mask))
+        self._bytes += len(data)
+        chunks.append((0, len(data), mask))
+
+    def flush(self, chunks: list[tuple[int, int, int]]) -> None:
+        if not self._waiting:
+            return
+        if self._group is None:
+            self._group = hdf5.group(self._root, "patches")
+            hdf5.attribute(self._group, "note", self._NOTE)
+        pack = b"".join(data for _, data, _ in self._waiting)
+        shape = (len(pack),)
+        dataset = hdf5.chunked(self._group, f"{self._packed:06d}", hdf5.element_type("uint8"), shape, shape)
+        offset = self._part.write_chunk(dataset, (0,), pack, _RAW)
+        for row, data, mask in self._waiting:
+            chunks[row] = (offset, len(data), mask)
+            offset += len(data)
+        self._packed += 1
+        self._waiting, self._bytes = [], 0
+
+
 def _coordinates(shape: tuple[int, ...], chunk: tuple[int, ...]) -> list[tuple[int, ...]]:
     counts = (-(-n // c) for n, c in zip(shape, chunk, strict=True))
     return [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in np.ndindex(*counts)]
@@ -296,7 +346,7 @@ def _drop_damaged(index: Index, store: ContentStore) -> None:
             continue
         try:
             store.read(row, "content")
-        except DamagedSnapshotError:
+        except SnapshotError:  # or made of one of those
             content["encoding"], content["n_chunks"] = DIGEST_ONLY, 0
             damaged += 1
     if damaged:

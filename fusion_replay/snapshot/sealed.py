@@ -12,6 +12,7 @@ import numpy as np
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.codec import decompress, unshuffle
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
+from fusion_replay.snapshot.links import check_links
 from fusion_replay.snapshot.schema import (
     LATER_TEXTS,
     LOST,
@@ -19,6 +20,7 @@ from fusion_replay.snapshot.schema import (
     MAX_TABLE,
     NO_CONTENT,
     REFERENCE,
+    SINCE_1_1,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     TABLES,
@@ -59,6 +61,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
         tables: dict[str, Any] = {
             key: _table(file, entries[key], dtype, block.length, f"{name}: table {key}")
             for key, dtype in TABLES.items()
+            if key in entries or key != "parts"
         }
         texts = {
             key: load_json(_text(file, entries[key], block.length, f"{name}: {key}"), f"{name}: {key}")
@@ -80,6 +83,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
         raise DamagedSnapshotError(f"{name}: the directory does not fit ({error!r})") from error
     check_contents(index, block.length, name)
     check_index(index, name)
+    check_links(index, name)
     return index
 
 
@@ -131,15 +135,22 @@ def _directory(file: BinaryIO, block: UserBlock, name: str) -> dict[str, Any]:
 
 
 def _table(file: BinaryIO, entry: dict[str, Any], dtype: np.dtype[Any], length: int, what: str) -> Any:
-    """One table with the columns known here; a later minor version may have put more behind them."""
+    """One table with the columns known here; a later minor version may have more, 1.0 lacks those of SINCE_1_1."""
     columns = np.dtype([(str(n), str(t)) for n, t in entry["columns"]])
     if columns.hasobject or columns.itemsize != entry["itemsize"] or not 0 < columns.itemsize <= 1 << 12:
         raise HostileFileError(f"{what}: impossible columns")
     names = dtype.names or ()
+    if not set(SINCE_1_1) & set(columns.names or ()):
+        names = tuple(n for n in names if n not in SINCE_1_1)
     if any(n not in (columns.names or ()) or columns[n] != dtype[n] for n in names):
         raise DamagedSnapshotError(f"{what}: lacks columns, or has them of another type")
     flat = np.frombuffer(_blob(file, entry, columns.itemsize, length, what), columns)
-    return flat if columns == dtype else flat[list(names)].astype(dtype)
+    if columns == dtype:
+        return flat
+    table = np.zeros(len(flat), dtype)
+    for column in names:
+        table[column] = flat[column]
+    return table
 
 
 def _text(file: BinaryIO, entry: dict[str, Any], length: int, what: str) -> bytes:

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError
+from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, HostileFileError, SnapshotError
 from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.snapshot import schema
 from fusion_replay.snapshot.codec import Layout, decode
+from fusion_replay.snapshot.patch import apply_patch
 from fusion_replay.snapshot.schema import (
-    CHUNKED,
+    DELTA,
     DIGEST_ONLY,
     IN_SPILL,
     MAX_CONTENT,
@@ -32,6 +34,7 @@ from fusion_replay.snapshot.schema import (
 Bytes = npt.NDArray[np.uint8]
 
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
+CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
 _CHUNK_OVERHEAD = 1 << 10  # a zstd frame of a piece is never longer than the piece and this
 
 
@@ -132,15 +135,70 @@ class ContentStore:
 
     def _decode(self, row: int, what: str) -> Bytes:
         content = self._index.contents[row]
-        if int(content["encoding"]) == DIGEST_ONLY:
-            raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
+        match int(content["encoding"]):
+            case schema.CHUNKED:
+                out = self._from_chunks(row, what)
+            case schema.DELTA:
+                out = self._from_patches(row, what)
+            case schema.PARTS:
+                out = self._from_parts(row, what)
+            case schema.DERIVED:
+                out = self._from_inputs(row, what)
+            case _:
+                raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
+        if digest_of(out).hex().encode() != content["digest"]:
+            raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
+        return out
+
+    def _from_chunks(self, row: int, what: str) -> Bytes:
         layout, itemsize = self.layout_of(row)
         out = np.empty(layout.nbytes, np.uint8)
         for chunk, (start, stop) in zip(self.chunks_of(row).tolist(), layout.spans(), strict=True):
             decode(self.raw_chunk(chunk, what), chunk[2], out[start:stop], layout.piece_bytes, itemsize, what)
-        if digest_of(out).hex().encode() != content["digest"]:
-            raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
         return out
+
+    def patch(self, row: int, what: str) -> bytes:
+        """The patch that makes content ``row`` of its base."""
+        (chunk,) = self.chunks_of(row).tolist()
+        out = np.empty(int(self._index.contents["extent"][row]), np.uint8)
+        decode(self.raw_chunk(chunk, what), chunk[2], out, out.size, 1, what)
+        return out.tobytes()
+
+    def _from_patches(self, row: int, what: str) -> Bytes:
+        """Back to the nearest version that is whole or at hand, then forward; the result alone is verified."""
+        contents, patches = self._index.contents, []
+        while int(contents["encoding"][row]) == schema.DELTA and row not in self._cache:
+            patches.append(self.patch(row, what))
+            row = int(contents["source"][row])
+        out = self.read(row, what).copy()
+        for patch in reversed(patches):
+            apply_patch(out, patch, what)
+        return out
+
+    def _from_parts(self, row: int, what: str) -> Bytes:
+        content = self._index.contents[row]
+        out = np.empty(int(content["nbytes"]), np.uint8)
+        at, first = 0, int(content["source"])
+        for source, offset, nbytes in self._index.parts[first : first + int(content["extent"])].tolist():
+            out[at : at + nbytes] = self.read(source, what)[offset : offset + nbytes]
+            at += nbytes
+        return out
+
+    def _from_inputs(self, row: int, what: str) -> Bytes:
+        """What the step that wrote it makes of its inputs."""
+        from fusion_replay.snapshot.derive import moved
+        from fusion_replay.snapshot.step import RecordedStep
+
+        content = self._index.contents[row]
+        step = RecordedStep(self._index, self, int(content["source"]))
+        try:
+            inputs = [tensor.numpy() for tensor in step.inputs.values()]
+            previous = [None if t.previous is None else t.previous.numpy() for t in step.outputs.values()]
+            return moved(step.op, step.description, inputs, previous, step.values)[int(content["extent"])]
+        except SnapshotError:
+            raise
+        except (FusionReplayError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {step.label} ({error})") from error
 
 
 def check_contents(index: Index, file_size: int, name: str) -> None:
@@ -167,14 +225,15 @@ def check_contents(index: Index, file_size: int, name: str) -> None:
         & (row % unit == 0)
         & (piece % unit == 0)
     )
-    bare = contents["encoding"] == DIGEST_ONLY
+    encoding = contents["encoding"]
+    bare = (encoding == DIGEST_ONLY) | ((encoding > DELTA) & (encoding <= schema.SIDE))
     # nbytes is below MAX_CONTENT where it counts, so nothing here wraps around.
     count = nbytes // per_row * ((row + per_piece - 1) // per_piece)
-    want = np.where(bare | empty, 0, count)
+    want = np.where(bare | empty, 0, np.where(encoding == DELTA, 1, count))
     end = contents["first_chunk"] + contents["n_chunks"]
     checks = {
         "an element type or a digest that is none": (itemsize == 0) | (np.char.str_len(contents["digest"]) != 32),
-        "an encoding that is not known here; upgrade fusion-replay": ~bare & (contents["encoding"] != CHUNKED),
+        "an encoding that is not known here; upgrade fusion-replay": (encoding > schema.SIDE) & ~bare,
         f"more than {MAX_CONTENT} bytes, the limit for one tensor": nbytes > MAX_CONTENT,
         "rows and pieces that make no tensor": ~(empty | cut),
         "another number of chunks than its size asks for": (contents["n_chunks"] != want)

@@ -14,12 +14,20 @@ import numpy as np
 from fusion_replay.model import SequenceDescription
 from fusion_replay.snapshot import hdf5
 from fusion_replay.snapshot.describe import dump_json
-from fusion_replay.snapshot.schema import Index
+from fusion_replay.snapshot.schema import DELTA, DERIVED, PARTS, SIDE, Index
 from fusion_replay.snapshot.step import OperandMap, RecordedStep, RecordedTensor
 from fusion_replay.snapshot.store import ContentStore
 
 MAX_STEPS = 2000
 """Steps for which the tree is written; beyond, groups cost more than the tables they repeat."""
+
+_EXPORT = "; `fusion-replay export --as plain-h5` writes it as an array"
+_NOTES = {
+    DELTA: "stored as a difference from an earlier version" + _EXPORT,
+    PARTS: "stored as parts of other tensors" + _EXPORT,
+    DERIVED: "not stored: the operator's inputs give it bit for bit" + _EXPORT,
+    SIDE: "stored in the side file of weights" + _EXPORT,
+}
 
 
 class Tree:
@@ -101,8 +109,10 @@ class Tree:
 
     def _link(self, parent: Any, parent_path: str, name: str, tensor: RecordedTensor, row: int) -> None:
         stored = self._datasets[row]
-        if stored is None:  # only its digest was kept
-            return
+        if stored is None:
+            if note := _NOTES.get(int(self._index.contents["encoding"][row])):
+                hdf5.attribute(parent, name, f"{tensor.digest}: {note}")
+            return  # or only its digest was kept
         source, shape = stored
         if tensor.shape == shape or not tensor.shape:
             parent.links.create_hard(name.encode(), self._root, source.encode())

@@ -26,6 +26,7 @@ from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import sequence_to_json
+from fusion_replay.snapshot.news import News, Place
 from fusion_replay.snapshot.schema import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
@@ -119,7 +120,9 @@ class SnapshotWriter:
         self._recording = uuid.uuid4().hex
         self._stored: dict[Key, int] = {}
         self._digests: dict[Key, int] = {}
+        self._bare: set[int] = set()  # contents of which the digest alone was kept
         self._next_content = 0
+        self._news = News()
         self._sequences: list[SequenceDescription] = []
         self._invocations: dict[int, int] = {}
         self._lost_steps: set[tuple[int, int]] = set()
@@ -155,6 +158,7 @@ class SnapshotWriter:
         with self._lock:
             number = len(self._sequences)
             self._sequences.append(sequence)
+            self._news.add_sequence(sequence)
             data = {"id": number, "sequence": sequence_to_json(sequence)}
             self._write_vital(records.json_frame(frames.SEQUENCE, data))
             return number
@@ -225,6 +229,12 @@ class SnapshotWriter:
             if not self._commit_batch(batch, records.step_begin_frame(invocation, step, rows, detail)):
                 self._lost_steps.add((invocation, step))
                 self._lose("step", "steps that could not be written", 1)
+            else:
+                contents = tuple(content for _, role, content in rows if role != WATCHED)
+                if self._bare.isdisjoint(contents):
+                    sequence = self._invocations[invocation]
+                    place = sequence, invocation, step
+                    self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
 
     def end_step(
         self,
@@ -246,6 +256,7 @@ class SnapshotWriter:
             batch = _Batch(f"step {invocation}:{step}", [], {})
             rows = self._rows(batch, invocation, step, OUTPUT, outputs)
             rows += self._rows(batch, invocation, step, REFERENCE, reference)
+            self._news.ended(invocation, step)
             detail = {} if state is None else {"state": state}
             if not self._commit_batch(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._lose("outputs", "ends of steps that could not be written; they show as in flight", 1)
@@ -255,6 +266,7 @@ class SnapshotWriter:
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
+            self._news.ended(invocation, step)
             detail = {"error": error} if state is None else {"error": error, "state": state}
             if not self._commit([records.step_failed_frame(invocation, step, detail)]):
                 self._lose("outputs", "failures of steps that could not be written; they show as in flight", 1)
@@ -358,11 +370,15 @@ class SnapshotWriter:
         for position, array in arrays.items():
             if not 0 <= position < len(operands):
                 raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
-            rows.append((position, role, self._content(batch, array, operands[position].spec, role != WATCHED)))
+            place = Place(self._invocations[invocation], invocation, step, position, role, operands[position])
+            rows.append((position, role, self._content(batch, array, place.use.spec, role != WATCHED, place)))
         return rows
 
-    def _content(self, batch: _Batch, array: npt.NDArray[Any], spec: ArgSpec, keep: bool) -> int:
-        """The id of these bytes, new or known; new ones are written (large) or join the batch (small)."""
+    def _content(
+        self, batch: _Batch, array: npt.NDArray[Any], spec: ArgSpec, keep: bool, place: Place | None = None
+    ) -> int:
+        """The id of these bytes, new or known; new ones are written (large) or join the batch (small, or made of
+        others)."""
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if raw.nbytes != spec.nbytes or raw.nbytes > MAX_CONTENT:
             raise UsageError(
@@ -381,16 +397,23 @@ class SnapshotWriter:
         layout = Layout.of(spec.shape, DTYPE_BYTES[spec.dtype])
         where, tail = records.DIGEST, None
         slots: tuple[int, ...] = ()
-        if keep and raw.nbytes < INLINE_BELOW:
+        link = self._news.link(place, raw, key, self._stored) if keep and place is not None else None
+        if link is not None:
+            where = records.LINKED
+        elif keep and raw.nbytes < INLINE_BELOW:
             where, tail = records.INLINE, raw
         elif keep:
             slots = self._to_spill(content, raw, layout, spec)
             where = records.SPILLED if slots else records.DIGEST
-        record = records.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, slots)
+        record = records.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, slots, link=link)
         batch.contents.append((record, tail))
         if where != records.DIGEST:
             batch.keys[key] = content
-        elif keep:
+            if place is not None:
+                self._news.stored(place, content, raw, link)
+        else:
+            self._bare.add(content)
+        if keep and where == records.DIGEST:
             self._lose("contents", "tensors that could not be written; their digests are kept", 1)
         return content
 
@@ -421,6 +444,7 @@ class SnapshotWriter:
                     self._stored[key] = record.content
                     self._bytes_unique += record.layout.nbytes
             return True
+        self._news.forget()
         bare = _Batch(batch.what, [], {})
         lost = 0
         for record, _ in batch.contents:
@@ -429,6 +453,7 @@ class SnapshotWriter:
                 record.content, record.dtype, record.digest, records.DIGEST, record.layout, record.shape
             )
             bare.contents.append((digest_only, None))
+            self._bare.add(record.content)
         if not lost or not self._commit([*bare.frames(), step]):
             return False
         self._lose("contents", "tensors that could not be written; their digests are kept", lost)
