@@ -13,6 +13,7 @@ from fusion_replay.errors import MismatchError, MissingError, NothingComparedErr
 from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
+    from fusion_replay.diverge.consistency import Finding
     from fusion_replay.replay import ReplayReport
 
 
@@ -42,7 +43,11 @@ if TYPE_CHECKING:
 @json_option
 @verbosity_options
 def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
-    """Judge every recorded step of F. Exit 0 when all match, 1 on a mismatch, 4 when something could not be judged."""
+    """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
+    caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
+    judged.
+    """
+    from fusion_replay.diverge.consistency import findings
     from fusion_replay.operators import template_command
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
@@ -57,28 +62,32 @@ def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **opt
             click.echo(f"error: {one_line(str(error))}", err=True)
             out.close(False, next=template_command(error.unknown[0]) if error.unknown else None)
             return error.exit_code
+        selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
+        found = () if selected else findings(snapshot)  # they are about the whole recording
     if as_json:
         from fusion_replay.report.jsonl import encode
 
-        for record in report.records():
+        *records, summary = report.records()
+        for record in [*records, *(f.record() for f in found), summary]:
             click.echo(encode(record))
     else:
-        from fusion_replay.report.terminal import layout
+        from fusion_replay.report.terminal import besides, layout
 
         out.say(layout(report, every=every))
-    status = exit_status(report)
-    out.close(status == 0, next=_next(file, report))
+        out.say(besides(found, agrees=not report.mismatches))
+    status = exit_status(report, found)
+    out.close(status == 0, next=_next(file, report, found))
     return status
 
 
-def exit_status(report: ReplayReport) -> int:
+def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:
     """A mismatch outranks what is missing; what could be compared is printed either way."""
-    if report.mismatches:
+    if report.mismatches or any(f.weight == "certain" for f in found):
         return MismatchError.exit_code
     return 0 if report.passed else MissingError.exit_code
 
 
-def _next(file: str, report: ReplayReport) -> str | None:
+def _next(file: str, report: ReplayReport, found: tuple[Finding, ...]) -> str | None:
     from fusion_replay.operators import template_command
 
     if report.first_mismatch is not None:
@@ -86,5 +95,7 @@ def _next(file: str, report: ReplayReport) -> str | None:
     unknown = [s.op for s in report.missing if s.kind == "unknown_operator"]
     if unknown:
         return template_command(unknown[0])
+    if found and found[0].weight != "note":
+        return command_line("show", file, found[0].addresses[0])
     unfinished = [s for s in report.skips if s.kind in ("in_flight", "failed")]
     return command_line("show", file, unfinished[-1].address) if unfinished else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from fusion_replay.compare import IronVerdict
@@ -13,6 +13,7 @@ from fusion_replay.judging.outcome import Skip, StepReport
 from fusion_replay.report.text import count, one_line
 
 if TYPE_CHECKING:
+    from fusion_replay.diverge.consistency import Finding
     from fusion_replay.replay import ReplayReport
 
 WIDTH = 100  # columns
@@ -36,6 +37,15 @@ def layout(report: ReplayReport, *, every: bool = False) -> str:
     foot = _fit(foot, min(max(room - len(rows), 3), room - 2), "reasons and outputs")
     rows = _fit(rows, room - len(foot), "operator types")
     return "\n".join(_clip([*head, *rows, *first, *foot]))
+
+
+def besides(found: Iterable[Finding], *, agrees: bool) -> str:
+    """What the steps together show, notes left to ``--json``; ``agrees``: no step by itself is wrong."""
+    told = [f for f in found if f.weight != "note"]
+    if not told:
+        return ""
+    head = "every step agrees, but:" if agrees else "the steps together show:"
+    return "\n".join(_clip([head, *(line for f in told for line in _wrap(f.sentence, "  - "))]))
 
 
 def _mismatch(step: StepReport) -> list[str]:

@@ -85,6 +85,11 @@ class Snapshot:
             raise UsageError(f"{self.path}: no step {invocation}:{step}; it has {self._extent()}")
         return RecordedStep(self.index, self.store, row)
 
+    def get(self, invocation: int, step: int) -> RecordedStep | None:
+        """The step at this address, None where it left no record."""
+        row = self._row_of.get((invocation, step))
+        return None if row is None else RecordedStep(self.index, self.store, row)
+
     def __iter__(self) -> Iterator[RecordedStep]:
         return self.steps()
 
