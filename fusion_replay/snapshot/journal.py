@@ -19,11 +19,13 @@ from fusion_replay.snapshot.links import ENCODING, Delta, Link, resolve
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
+    CHUNKS_SUFFIX,
     COMPLETE,
     CONTENTS,
     DIGEST_ONLY,
     FAILED,
     FORMAT_MAJOR,
+    IN_CHUNKS,
     IN_FLIGHT,
     IN_SPILL,
     INVOCATIONS,
@@ -78,6 +80,9 @@ class JournalSummary:
                 content, piece, mask = records.parse_chunk(payload)
                 head = records.CHUNK_HEAD
                 self.chunks.setdefault(content, {})[piece] = (frame.offset + head, frame.length - head, mask & _RAW)
+            case frames.PLACED:
+                content, piece, mask, size, offset = records.parse_placed(payload)
+                self.chunks.setdefault(content, {})[piece] = (offset, size, mask & _RAW | IN_CHUNKS)
             case frames.CONTENT:
                 record = records.ContentRecord.parse(payload, frame.offset)
                 self.contents[record.content] = record
@@ -292,18 +297,39 @@ def read_journal(file: BinaryIO, name: str) -> JournalSummary:
     return summary
 
 
-def open_journal(path: Path) -> tuple[BinaryIO, BinaryIO | None, JournalSummary]:
-    """``(journal, spill or None, summary)`` of the journal at ``path``; the caller closes the files."""
+@dataclass(slots=True)
+class Files:
+    """The open files of a recording that is not sealed; those beside the journal may be missing."""
+
+    journal: BinaryIO
     spill: BinaryIO | None = None
-    # Spill before journal: opened the other way round, a recording that is sealed in between would lack it.
-    with contextlib.suppress(OSError):
-        name = path.name.removesuffix(JOURNAL_SUFFIX) + SPILL_SUFFIX
-        spill = open(path.with_name(name), "rb", buffering=0)  # noqa: SIM115 - the store closes it
-    journal = open(path, "rb", buffering=1 << 16)  # noqa: SIM115
+    chunks: BinaryIO | None = None
+
+    def close(self) -> None:
+        for file in (self.journal, self.spill, self.chunks):
+            if file is not None:
+                file.close()
+
+
+def open_journal(path: Path) -> tuple[Files, JournalSummary]:
+    """The files of the journal at ``path``, which the caller closes, and what stands in it."""
+
+    def beside(suffix: str) -> BinaryIO | None:
+        with contextlib.suppress(OSError):
+            return open(path.with_name(path.name.removesuffix(JOURNAL_SUFFIX) + suffix), "rb", buffering=0)
+        return None
+
+    # The journal last: opened the other way round, a recording that is sealed in between would lack the others.
+    spill, chunks = beside(SPILL_SUFFIX), beside(CHUNKS_SUFFIX)
     try:
-        return journal, spill, read_journal(journal, str(path))
+        files = Files(open(path, "rb", buffering=1 << 16), spill, chunks)  # noqa: SIM115
     except BaseException:
-        journal.close()
-        if spill is not None:
-            spill.close()
+        for file in (spill, chunks):
+            if file is not None:
+                file.close()
+        raise
+    try:
+        return files, read_journal(files.journal, str(path))
+    except BaseException:
+        files.close()
         raise

@@ -212,28 +212,26 @@ def open_snapshot(path: str | os.PathLike[str], *, cache_bytes: int = DEFAULT_CA
 
 def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snapshot:
     try:
-        file, spill, summary = journal.open_journal(path)
+        files, summary = journal.open_journal(path)
     except OSError as error:
         raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
     try:
         if not summary.start and not summary.sequences:
             raise ForeignFileError(f"{path}: no journal of fusion-replay, or nothing of it can be read")
         index = summary.index()
-        check_contents(index, os.fstat(file.fileno()).st_size, str(path))
+        check_contents(index, os.fstat(files.journal.fileno()).st_size, str(path))
         check_index(index, str(path))
         check_links(index, str(path))
     except BaseException:
-        file.close()
-        if spill is not None:
-            spill.close()
+        files.close()
         raise
     name = str(path)
 
     def relocate() -> Index:
-        with _again(file) as copy:
+        with _again(files.journal) as copy:
             return journal.read_journal(copy, name).index()
 
-    store = ContentStore(index, file, spill, cache_bytes=cache_bytes, relocate=relocate)
+    store = ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache_bytes, relocate=relocate)
     return Snapshot(path, index, store, sealed=False, notes=(*notes, *index.notes))
 
 

@@ -22,6 +22,7 @@ DIGEST, INLINE, SPILLED, LINKED = 0, 1, 2, 3
 
 _CONTENT = struct.Struct("<I8s16sB3xQQIB3x")
 _CHUNK = struct.Struct("<IIB7x")
+_PLACED = struct.Struct("<IIB3xIQ")
 _STEP_BEGIN = struct.Struct("<IIH2xI")
 _STEP_END = struct.Struct("<IIH2xIq")
 _INVOCATION = struct.Struct("<II")
@@ -103,6 +104,16 @@ class ContentRecord:
 
 def chunk_frame(content: int, piece: int, mask: int, chunk: bytes) -> Frame:
     return frames.CHUNK, [_CHUNK.pack(content, piece, mask), chunk]
+
+
+def placed_frame(content: int, piece: int, mask: int, size: int, offset: int) -> Frame:
+    """A chunk of ``size`` bytes that stands at ``offset`` of the file of chunks."""
+    return frames.PLACED, [_PLACED.pack(content, piece, mask, size, offset)]
+
+
+def parse_placed(payload: bytes) -> tuple[int, int, int, int, int]:
+    """``(content, piece, filter mask, size, offset)``."""
+    return _PLACED.unpack(payload)
 
 
 def parse_chunk(head: bytes) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 
 JOURNAL_SUFFIX = ".journal"
 SPILL_SUFFIX = ".spill"
+CHUNKS_SUFFIX = ".chunks"
 PART_SUFFIX = ".part"
 
 # The first byte has its high bit set and both line endings follow, so a text-mode transfer shows at once (as in PNG).
@@ -57,8 +58,8 @@ MAX_DEPTH = 80
 SKIP_SHUFFLE, SKIP_ZSTD = 1, 2
 """Bits of a chunk's filter mask, HDF5's meaning: filter number i of the pipeline (shuffle, zstd) was not applied."""
 
-IN_SPILL = 0x80
-"""Journal only: the chunk's raw bytes lie in the spill file."""
+IN_SPILL, IN_CHUNKS = 0x80, 0x40
+"""Journal only: the chunk's raw bytes lie in the spill file, its compressed ones in the file of chunks."""
 
 NO_CONTENT = 0xFFFFFFFF
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw bytes first, compressed later: a file of 1 MiB slots that worker threads empty into the journal.
+"""Raw bytes first, compressed later: a file of 1 MiB slots that worker threads empty.
 
 The recording thread writes new contents here with ``pwrite`` and goes on; nothing waits in process memory. A slot is
-used again once its compressed chunk stands in the journal. Stores into a memory map would be as fast, but a full disk
+used again once its compressed chunk is kept. Stores into a memory map would be as fast, but a full disk
 turns them into SIGBUS, which kills the run that is being watched.
 """
 
@@ -101,7 +101,7 @@ class Spill:
         return True
 
     def drain(self) -> None:
-        """Wait until every queued piece is in the journal, or stuck in its slot for want of space there."""
+        """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
         with self._change:
             while self._progresses():
                 self._change.wait()
@@ -152,6 +152,7 @@ class Spill:
 
     def _compress(self) -> None:
         encoder = Encoder(self._ways)
+        buffer = np.empty(SLOT, np.uint8)  # read into again and again: fresh pages cost as much as the reading
         while True:
             with self._change:
                 while not self._tasks:
@@ -164,7 +165,9 @@ class Spill:
                 self._running += 1
             freed = False
             try:
-                raw = np.frombuffer(os.pread(self.fd, task.nbytes, task.slot * SLOT), np.uint8)
+                raw = buffer[: task.nbytes]
+                if os.preadv(self.fd, [raw.data], task.slot * SLOT) != task.nbytes:
+                    raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
                 chunk, mask = encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
                 self._sink(task, chunk, mask)
                 freed = True

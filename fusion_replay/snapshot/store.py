@@ -24,6 +24,7 @@ from fusion_replay.snapshot.patch import apply_patch
 from fusion_replay.snapshot.schema import (
     DELTA,
     DIGEST_ONLY,
+    IN_CHUNKS,
     IN_SPILL,
     MAX_CONTENT,
     MAX_PIECE,
@@ -50,6 +51,7 @@ class ContentStore:
         index: Index,
         file: BinaryIO,
         spill: BinaryIO | None = None,
+        chunks: BinaryIO | None = None,
         *,
         cache_bytes: int = DEFAULT_CACHE,
         relocate: Callable[[], Index] | None = None,
@@ -57,6 +59,7 @@ class ContentStore:
         self._index = index
         self._file = file
         self._spill = spill
+        self._chunks = chunks
         self._relocate = relocate
         self._budget = cache_bytes
         self._held = 0
@@ -103,18 +106,19 @@ class ContentStore:
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         """The bytes of one chunk (a row of the chunk table) as stored."""
         offset, size, mask = chunk
-        file = self._spill if mask & IN_SPILL else self._file
+        file = self._spill if mask & IN_SPILL else self._chunks if mask & IN_CHUNKS else self._file
         if file is None:
-            raise DamagedSnapshotError(f"{what}: the spill file that holds its bytes is missing beside the journal")
+            which = "spill file" if mask & IN_SPILL else "file of chunks"
+            raise DamagedSnapshotError(f"{what}: the {which} that holds its bytes is missing beside the journal")
         data = os.pread(file.fileno(), size, offset)
         if len(data) != size:
             raise DamagedSnapshotError(f"{what}: the file ends inside one of its chunks")
         return data
 
     def close(self) -> None:
-        self._file.close()
-        if self._spill is not None:
-            self._spill.close()
+        for file in (self._file, self._spill, self._chunks):
+            if file is not None:
+                file.close()
         with self._lock:
             self._cache.clear()
             self._held = 0
@@ -131,7 +135,7 @@ class ContentStore:
             source = digests.get(self._index.contents["digest"][row])
         if source is None:
             raise DamagedSnapshotError(f"{what}: its contents are no longer in the journal")
-        return ContentStore(fresh, self._file, self._spill, cache_bytes=0)._decode(source, what)
+        return ContentStore(fresh, self._file, self._spill, self._chunks, cache_bytes=0)._decode(source, what)
 
     def _decode(self, row: int, what: str) -> Bytes:
         content = self._index.contents[row]
@@ -245,7 +249,7 @@ def check_contents(index: Index, file_size: int, name: str) -> None:
             digest = contents["digest"][int(found.argmax())].decode("ascii", "replace")
             raise HostileFileError(f"{name}: content {digest} has {problem}")
     if len(chunks):
-        inside = (chunks["mask"] & IN_SPILL) == 0
+        inside = (chunks["mask"] & (IN_SPILL | IN_CHUNKS)) == 0
         sizes, offsets = chunks["size"].astype(np.uint64), chunks["offset"]
         outside = inside & ((offsets > file_size) | (sizes > file_size) | (offsets + sizes > file_size))
         if outside.any() or int(sizes.max()) > MAX_PIECE + _CHUNK_OVERHEAD:

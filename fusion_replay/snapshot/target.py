@@ -9,7 +9,7 @@ from typing import Literal
 
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.snapshot.frames import JournalFile
-from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
+from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
 
 IfExists = Literal["error", "replace", "number"]
 
@@ -70,8 +70,8 @@ def publish(part: Path, target: Path, if_exists: IfExists) -> Path:
 
 
 def remove_working_files(target: Path) -> None:
-    """Spill and journal of a recording that is sealed now; the journal last, since it alone says that they belong."""
-    for suffix in (PART_SUFFIX, SPILL_SUFFIX, JOURNAL_SUFFIX):
+    """The files of a recording that is sealed now; the journal last, since it alone says that they belong."""
+    for suffix in (PART_SUFFIX, CHUNKS_SUFFIX, SPILL_SUFFIX, JOURNAL_SUFFIX):
         beside(target, suffix).unlink(missing_ok=True)
 
 

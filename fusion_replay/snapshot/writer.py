@@ -24,10 +24,12 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
+from fusion_replay.snapshot.chunkfile import ChunkFile
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.snapshot.news import News, Place
 from fusion_replay.snapshot.schema import (
+    CHUNKS_SUFFIX,
     FORMAT_MAJOR,
     FORMAT_MINOR,
     INPUT,
@@ -47,7 +49,7 @@ Arrays = Mapping[int, npt.NDArray[Any]]
 Key = tuple[bytes, str]
 
 INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their step, in one write
-SPILL_SLOTS = 256  # MiB of raw bytes that may wait for compression
+SPILL_SLOTS = 512  # MiB of raw bytes that may wait for compression
 
 _NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -133,6 +135,7 @@ class SnapshotWriter:
         self._report: WriteReport | None = None
         self._closed = False
         try:
+            self._chunks = ChunkFile(beside(self.target, CHUNKS_SUFFIX))
             self._spill = Spill(
                 beside(self.target, SPILL_SUFFIX),
                 self._append_chunk,
@@ -140,6 +143,7 @@ class SnapshotWriter:
                 slots=SPILL_SLOTS,
             )
         except OSError as error:
+            beside(self.target, CHUNKS_SUFFIX).unlink(missing_ok=True)
             self._journal.path.unlink(missing_ok=True)
             self._journal.close()
             raise UsageError(f"{self.target}: can't be written: {error.strerror}") from error
@@ -351,6 +355,7 @@ class SnapshotWriter:
         if not self._closed:
             self._closed = True
             self._spill.close()
+            self._chunks.close()
             self._journal.close()
 
     def _writes(self) -> bool:
@@ -487,4 +492,7 @@ class SnapshotWriter:
         self._pending[kind, detail] = self._pending.get((kind, detail), 0) + count
 
     def _append_chunk(self, task: Task, chunk: bytes, mask: int) -> None:
-        self._journal.append([records.chunk_frame(task.content, task.piece, mask, chunk)])
+        def tell(offset: int) -> None:
+            self._journal.append([records.placed_frame(task.content, task.piece, mask, len(chunk), offset)])
+
+        self._chunks.append(chunk, tell)

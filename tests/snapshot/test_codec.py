@@ -81,7 +81,8 @@ def test_impossible_layouts_are_refused(layout: Layout) -> None:
 def test_shuffle_is_hdf5s(itemsize: int) -> None:
     data = np.random.default_rng(itemsize).integers(0, 256, 50 * itemsize, dtype=np.uint8)
     by_hand = [data[element * itemsize + byte] for byte in range(itemsize) for element in range(50)]
-    shuffled = shuffle(data, itemsize)
+    shuffled = np.empty_like(data)
+    shuffle(data, itemsize, shuffled)
     assert shuffled.tolist() == by_hand
     out = np.empty(30 * itemsize, np.uint8)
     unshuffle(shuffled, itemsize, out)  # the padding is left out

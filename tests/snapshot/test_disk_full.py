@@ -179,7 +179,7 @@ t.seal_with_little_room(Path({str(tmp_path)!r}))
         env = {**os.environ, "ROOM": str(room), "PYTHONPATH": str(Path(__file__).parent)}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
         assert done.returncode == 0, (room, done.stdout, done.stderr)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.journal", "t.h5.spill"], room
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.chunks", "t.h5.journal", "t.h5.spill"], room
         with open_snapshot(tmp_path / "t.h5") as snap:
             assert len(snap) == 6
         assert recover(tmp_path / "t.h5").ok
@@ -212,7 +212,7 @@ def test_the_spill_fills_up_while_workers_are_stuck(tmp_path: Path, monkeypatch:
     real = writer._journal.append
 
     def no_chunks(batch: list) -> list:
-        if any(kind == frames.CHUNK for kind, _ in batch):
+        if any(kind == frames.PLACED for kind, _ in batch):
             raise OSError(28, "No space left on device")
         return real(batch)
 

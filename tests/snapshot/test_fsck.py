@@ -216,10 +216,11 @@ def test_sealing_that_fails_leaves_the_journal_and_says_what_to_do(
     writer = SnapshotWriter(tmp_path / "t.h5")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     with monkeypatch.context() as patched:
-        patched.setattr(seal_module, "_require_space", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        full = OSError(28, "No space left")
+        patched.setattr(seal_module, "_require_space", lambda *_, **__: (_ for _ in ()).throw(full))
         with pytest.raises(UnsealedError, match=r"could not be sealed \(No space left\).*make room.*fsck --recover"):
             writer.close()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.journal", "t.h5.spill"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.chunks", "t.h5.journal", "t.h5.spill"]
     with open_snapshot(tmp_path / "t.h5") as snap:
         assert len(snap) == 3
     assert recover(tmp_path / "t.h5").ok

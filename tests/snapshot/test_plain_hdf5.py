@@ -20,7 +20,7 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot import seal as seal_module
+from fusion_replay.snapshot import copier as copier_module
 from fusion_replay.snapshot import tree as tree_module
 from fusion_replay.snapshot.fsck import check
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
@@ -141,7 +141,7 @@ def test_names_that_hdf5_or_a_shell_would_not_take(tmp_path: Path) -> None:
 
 def test_long_recordings_have_stacks_and_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tree_module, "MAX_STEPS", 5)
-    monkeypatch.setattr(seal_module, "MAX_STEPS", 5)
+    monkeypatch.setattr(copier_module, "MAX_STEPS", 5)
     path = record(tmp_path / "t.h5", 2, columns=600_000)  # W takes ten chunks, x two
     with h5py.File(path) as file:
         assert set(file) == {"contents", "index", "sequences"}

@@ -34,7 +34,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> Non
     with pytest.raises(TargetExistsError, match=r"appeared while the recording ran.*fsck --recover"):
         writer.close()
     assert (tmp_path / "a.h5").read_bytes() == b"precious"
-    assert names(tmp_path) == ["a.h5", "a.h5.journal", "a.h5.spill"]
+    assert names(tmp_path) == ["a.h5", "a.h5.chunks", "a.h5.journal", "a.h5.spill"]
     with open_snapshot(tmp_path / "a.h5.journal") as snap:
         assert len(snap) == 3
 
@@ -54,7 +54,7 @@ def test_replace_keeps_the_old_file_until_the_new_one_is_complete(
         with pytest.raises(UnsealedError):
             writer.close()
     assert old.read_bytes() == before
-    assert names(tmp_path) == ["a.h5", "a.h5.journal", "a.h5.spill"]
+    assert names(tmp_path) == ["a.h5", "a.h5.chunks", "a.h5.journal", "a.h5.spill"]
     writer = SnapshotWriter(old, if_exists="replace")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     writer.close()
