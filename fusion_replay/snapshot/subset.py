@@ -194,6 +194,7 @@ def _contents(
     first = 0
     for row, (content, origin) in enumerate(zip(contents, used.tolist(), strict=True)):
         content["shape"], content["place"] = b"", NO_CONTENT
+        content["source"] = content["extent"] = content["depth"] = 0
         itemsize = DTYPE_BYTES[content["dtype"].decode("ascii")]
         flat = (int(content["nbytes"]) // itemsize,)
         wanted = sorted(uses.get(origin, set())) or [flat]

@@ -20,7 +20,8 @@ from fusion_replay.model import (
 )
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, news, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
-from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, MAX_DEPTH, PARTS
+from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, MAX_DEPTH, PARTS
+from fusion_replay.snapshot.subset import subset, write_subset
 from moving_runlists import Machine, recorded
 from snapshot_maker import bits, random_bf16
 
@@ -189,3 +190,18 @@ def test_depth_stays_within_the_limit_however_long_the_chain(tmp_path: Path) -> 
     with open_snapshot(recorded(tmp_path / "t.h5", machine, 60)) as snap:
         assert 10 < int(snap.index.contents["depth"].max()) <= MAX_DEPTH
         assert machine.check(snap) == len(machine.seen)
+
+
+def test_a_subset_needs_nothing_but_itself(tmp_path: Path) -> None:
+    machine = Machine(3)
+    with open_snapshot(recorded(tmp_path / "t.h5", machine, 6)) as snap:
+        steps = [step for step in snap if step.invocation in (2, 4)]
+        assert {DELTA, DERIVED} <= {
+            int(snap.index.contents["encoding"][t.row]) for s in steps for t in s.outputs.values()
+        }
+        path = write_subset(subset(snap, steps), tmp_path / "part.h5")
+    assert check(path).ok
+    with open_snapshot(path) as snap:
+        assert len(snap) == len(steps)
+        assert {CHUNKED} <= set(encodings(snap)) <= {CHUNKED, DIGEST_ONLY}
+        assert machine.check(snap) == sum(1 for key in machine.seen if key[0] in (2, 4))
