@@ -109,6 +109,11 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     _loaded[key] = module
 
 
+def loaded() -> tuple[str, ...]:
+    """What :func:`load` has imported so far, as another process can give it to :func:`load` again."""
+    return tuple(_loaded)
+
+
 def load_project(start: str | os.PathLike[str] = ".") -> None:
     """What the nearest ``pyproject.toml`` at or above ``start`` names in ``[tool.fusion-replay] import = [...]``.
 

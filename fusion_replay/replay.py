@@ -4,29 +4,20 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import NothingComparedError, UsageError
+from fusion_replay.judging.ahead import ReadAhead
 from fusion_replay.judging.chain import Chain
 from fusion_replay.judging.history import WriteHistory
 from fusion_replay.judging.installed import require_iron
-from fusion_replay.judging.judge import (
-    ARRAYS,
-    FOREIGN,
-    Evaluation,
-    NotComparedError,
-    Plan,
-    evaluate_step,
-    judge,
-    skip,
-    tensors,
-)
+from fusion_replay.judging.judge import ARRAYS, FOREIGN, NotComparedError, Plan, evaluate_step, skip, tensors
 from fusion_replay.judging.outcome import FinalOutput, Skip, StepReport
+from fusion_replay.judging.processes import judge_in_processes
 from fusion_replay.judging.results import ReplayReport
+from fusion_replay.judging.series import Outcome, judge_evaluated, judge_series, near_reuse, pieces, roles_read
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
 from fusion_replay.tensors import as_dtype, need_torch
@@ -37,7 +28,8 @@ if TYPE_CHECKING:
 
 MODES = ("isolated", "cumulative")
 
-Outcome = StepReport | Skip
+_SHARES = 8  # of the work, per process: few enough that weights are decoded once, many enough that all end together
+
 Progress = Callable[[int, int], object]
 
 
@@ -46,7 +38,7 @@ def replay(
     reference: str = "auto",
     rule: str = "auto",
     mode: str = "isolated",
-    workers: int | None = None,
+    workers: int = 1,
     steps: str | tuple[int, int] | Iterable[str | tuple[int, int]] | None = None,
     op: str | None = None,
     buffer: str | None = None,
@@ -54,6 +46,7 @@ def replay(
     fail_fast: bool = False,
     progress: Progress | None = None,
     array: str = "numpy",
+    cache_bytes: int | None = None,
 ) -> ReplayReport:
     """Judge every recorded step against its reference.
 
@@ -65,11 +58,16 @@ def replay(
         rule: one of :data:`fusion_replay.rules.RULES`.
         mode: "isolated": each reference gets the step's recorded inputs. "cumulative": references are chained from the
             recorded external inputs, and the sequences' outputs are judged at the end of the chain.
-        workers: threads, by default one per core; the report is the same for any number.
+        workers: processes that share the steps; the report is the same for any number. They are started afresh
+            (``spawn``), so a script needs ``if __name__ == "__main__":``. One process judges while a thread of it reads
+            ahead; BLAS threads are divided between several unless the environment says how many. Mode cumulative is
+            sequential: one step's outputs are the next one's inputs.
         steps: only these, as "INVOCATION:STEP" or pairs. ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
         fail_fast: stop after the first mismatch.
         progress: called with (steps done, steps in all).
         array: what references compute on: "numpy", "torch", or "cuda" (torch on a GPU).
+        cache_bytes: decoded contents held in memory, at most, by all workers together; by default the snapshot's own
+            budget (``fr.open(path, cache_bytes=...)``, 512 MiB). The step being judged comes on top.
 
     Raises:
         UsageError: an unknown name, or filters that match nothing.
@@ -77,7 +75,8 @@ def replay(
         NothingComparedError: no step could be compared.
         SnapshotError: no usable snapshot, or one whose contents are damaged.
     """
-    _check_names(reference, rule, mode, workers, array)
+    _check_names(reference, rule, mode, array)
+    _check_numbers(mode, workers, cache_bytes)
     if isinstance(snapshot, (str, os.PathLike)):
         from fusion_replay.snapshot import open_snapshot
 
@@ -86,9 +85,10 @@ def replay(
         context = nullcontext(snapshot)
     with context as snap:
         selected = _select(snap, steps, op, buffer, invocation)
-        run = _Run(snap, Plan(rule, reference, array), progress, fail_fast)
+        budget = snap.store.budget if cache_bytes is None else cache_bytes
+        run = _Run(snap, Plan(rule, reference, array), budget, progress, fail_fast)
         if mode == "isolated":
-            outcomes = run.isolated(selected, workers or os.cpu_count() or 1)
+            outcomes = run.isolated(selected, workers)
             final: tuple[FinalOutput, ...] = ()
         else:
             outcomes, final = run.cumulative(selected)
@@ -112,62 +112,61 @@ def replay(
 class _Run:
     """One replay under way."""
 
-    def __init__(self, snapshot: Snapshot, plan: Plan, progress: Progress | None, fail_fast: bool) -> None:
+    def __init__(
+        self, snapshot: Snapshot, plan: Plan, cache_bytes: int, progress: Progress | None, fail_fast: bool
+    ) -> None:
         self.snapshot = snapshot
         self.plan = plan
+        self.cache_bytes = cache_bytes
         self.progress = progress
         self.fail_fast = fail_fast
-        self.history = WriteHistory(snapshot)
 
     def isolated(self, steps: Sequence[RecordedStep], workers: int) -> list[Outcome]:
+        """In the order that reads least; whoever wants to stop at the first mismatch goes by the recording's own."""
+        order = list(range(len(steps))) if self.fail_fast else near_reuse(steps)
         if workers == 1:
-            return self._collect(map(self._judge_alone, steps), len(steps))
-        with ThreadPoolExecutor(workers, "replay") as pool:
-            results = _in_order(pool, self._judge_alone, steps, ahead=workers)
-            try:
-                return self._collect(results, len(steps))
-            finally:
-                results.close()  # cancels what fail_fast or an error left waiting
+            return self._collect(judge_series(self.snapshot, steps, order, self.plan, self.cache_bytes), len(steps))
+        shares = pieces(steps, order, workers * _SHARES)
+        outcomes = judge_in_processes(self.snapshot, steps, shares, self.plan, self.cache_bytes, workers)
+        return self._collect(outcomes, len(steps))
 
     def cumulative(self, selected: Sequence[RecordedStep]) -> tuple[list[Outcome], tuple[FinalOutput, ...]]:
         """Every step up to the last selected one is evaluated, the selected ones are judged."""
-        wanted = {s.address for s in selected}
-        chains: dict[int, Chain] = {}
         finals: dict[tuple[int, str, int], FinalOutput] = {}
-        last = (selected[-1].invocation, selected[-1].index) if selected else (-1, -1)
+        found = self._collect(self._chained(selected, finals), len(selected))
+        return found, tuple(finals[key] for key in sorted(finals))
 
-        def outcomes() -> Iterator[Outcome]:
-            for step in self.snapshot.steps():
-                if (step.invocation, step.index) > last:
-                    break
+    def _chained(
+        self, selected: Sequence[RecordedStep], finals: dict[tuple[int, str, int], FinalOutput]
+    ) -> Generator[tuple[int, Outcome], None, None]:
+        numbers = {s.address: i for i, s in enumerate(selected)}
+        last = max(((s.invocation, s.index) for s in selected), default=(-1, -1))
+        steps = [s for s in self.snapshot.steps() if (s.invocation, s.index) <= last]
+        chains: dict[int, Chain] = {}
+        history = WriteHistory(self.snapshot)
+        with ReadAhead(self.snapshot, steps, roles_read(self.plan), self.cache_bytes) as ahead:
+            for position, step in enumerate(steps):
                 chain = chains.setdefault(id(step.sequence), Chain())
-                outcome = self._judge_chained(step, chain, step.address in wanted)
+                outcome = self._judge_chained(step.reading_from(ahead), chain, history, step.address in numbers)
                 if isinstance(outcome, StepReport):
                     _note_final(finals, step, outcome)
                 if outcome is not None:
-                    yield outcome
+                    yield numbers[step.address], outcome
+                ahead.done(position)
 
-        found = self._collect(outcomes(), len(selected))
-        return found, tuple(finals[key] for key in sorted(finals))
+    def _collect(self, outcomes: Generator[tuple[int, Outcome], None, None], total: int) -> list[Outcome]:
+        """In the order of the recording; up to the first mismatch if one is enough."""
+        found: dict[int, Outcome] = {}
+        with closing(outcomes):
+            for i, outcome in outcomes:
+                found[i] = outcome
+                if self.progress is not None:
+                    self.progress(len(found), total)
+                if self.fail_fast and isinstance(outcome, StepReport) and not outcome:
+                    break
+        return [found[i] for i in sorted(found)]
 
-    def _collect(self, outcomes: Iterable[Outcome], total: int) -> list[Outcome]:
-        found: list[Outcome] = []
-        for outcome in outcomes:
-            found.append(outcome)
-            if self.progress is not None:
-                self.progress(len(found), total)
-            if self.fail_fast and isinstance(outcome, StepReport) and not outcome:
-                break
-        return found
-
-    def _judge_alone(self, step: RecordedStep) -> Outcome:
-        try:
-            evaluation = evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
-        except NotComparedError as why:
-            return skip(step, why)
-        return self._judge(step, evaluation)
-
-    def _judge_chained(self, step: RecordedStep, chain: Chain, wanted: bool) -> Outcome | None:
+    def _judge_chained(self, step: RecordedStep, chain: Chain, history: WriteHistory, wanted: bool) -> Outcome | None:
         def read(tensor: RecordedTensor) -> NDArray:
             return chain.read(step.invocation, tensor)
 
@@ -180,24 +179,26 @@ class _Run:
         for output, result in zip(tensors(step.outputs), evaluation.results, strict=True):
             same_size = result.nbytes == output.nbytes  # else wider than the buffer (float32 for a bf16 output)
             chain.write(step.invocation, output, result if same_size else as_dtype(result, output.dtype))
-        return self._judge(step, evaluation) if wanted else None
-
-    def _judge(self, step: RecordedStep, evaluation: Evaluation) -> StepReport:
-        outputs = tensors(step.outputs)
-        actual = [t.numpy() for t in outputs]
-        return judge(step, self.plan, evaluation, actual, lambda output: self.history.explains(step, output))
+        return judge_evaluated(step, self.plan, evaluation, history) if wanted else None
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def _check_names(reference: str, rule: str, mode: str, workers: int | None, array: str) -> None:
+def _check_numbers(mode: str, workers: int, cache_bytes: int | None) -> None:
+    if workers < 1:
+        raise UsageError(f"workers {workers}: expected at least 1")
+    if workers > 1 and mode == "cumulative":
+        raise UsageError(f"workers {workers}: mode cumulative is sequential, expected 1; leave workers out")
+    if cache_bytes is not None and cache_bytes < 0:
+        raise UsageError(f"cache_bytes {cache_bytes}: expected 0 or more")
+
+
+def _check_names(reference: str, rule: str, mode: str, array: str) -> None:
     if mode not in MODES:
         raise UsageError(f"mode {mode!r}: expected one of {', '.join(MODES)}")
     if rule not in RULES:
         raise UsageError(f"rule {rule!r}: expected one of {', '.join(RULES)}")
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers {workers}: expected at least 1")
     known = ("auto", *FOREIGN, *FLAVOURS)
     if reference not in known:
         raise UsageError(f"reference {reference!r}: expected one of {', '.join(known)}")
@@ -236,23 +237,6 @@ def _recorded_on(snap: Snapshot) -> tuple[str, ...]:
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[RecordedStep], Outcome], steps: Sequence[RecordedStep], *, ahead: int
-) -> Generator[Outcome, None, None]:
-    """Results in the order of the steps, with a bounded number of steps in memory."""
-    waiting: deque[Future[Outcome]] = deque()
-    try:
-        for step in steps:
-            waiting.append(pool.submit(work, step))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _note_final(finals: dict[tuple[int, str, int], FinalOutput], step: RecordedStep, report: StepReport) -> None:

@@ -39,7 +39,20 @@ if TYPE_CHECKING:
 @click.option("--all", "every", is_flag=True, help="One row per step.")
 @click.option("--array", metavar="NAME", default="numpy", help="References compute on numpy, torch or cuda.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    help="Processes that share the steps; the report is the same for any N.",
+)
+@click.option(
+    "--cache",
+    "cache_bytes",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Decoded contents held in memory, at most.  [default: 512 MiB]",
+)
 @json_option
 @verbosity_options
 def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
@@ -47,6 +60,10 @@ def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **opt
     caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
     judged.
     """
+    from fusion_replay.judging.processes import cores, limit_threads
+
+    if options["workers"] == 1:
+        limit_threads(max(1, cores() - 1))  # one core is for reading ahead
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.operators import template_command
     from fusion_replay.replay import replay

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy.typing as npt
 
@@ -20,10 +20,18 @@ from fusion_replay.model import (
     format_address,
 )
 from fusion_replay.snapshot.schema import INPUT, NO_CONTENT, OUTPUT, PREVIOUS, REFERENCE, STATUS, WATCHED, Index
-from fusion_replay.snapshot.store import ContentStore
 
 if TYPE_CHECKING:
     import torch
+
+    from fusion_replay.snapshot.store import Bytes
+
+
+class Contents(Protocol):
+    """Where a step's tensors come from: the snapshot's store, or one that reads ahead of a series of steps."""
+
+    def kept(self, row: int) -> bool: ...
+    def read(self, row: int, what: str) -> Bytes: ...
 
 
 class OperandMap(Mapping[str, "RecordedTensor"]):
@@ -68,7 +76,7 @@ class RecordedTensor:
     unchanged: bool | None
     _row: int | None
     _digest: str | None
-    _store: ContentStore
+    _store: Contents
     _what: str
     reference: RecordedTensor | None = None
 
@@ -147,7 +155,7 @@ class RecordedStep:
 
     __slots__ = ("_index", "_row", "_store", "description", "invocation", "sequence")
 
-    def __init__(self, index: Index, store: ContentStore, row: int) -> None:
+    def __init__(self, index: Index, store: Contents, row: int) -> None:
         record = index.steps[row]
         self._index = index
         self._store = store
@@ -155,6 +163,10 @@ class RecordedStep:
         self.invocation: int = int(record["invocation"])
         self.sequence: SequenceDescription = index.sequences[int(index.invocations["sequence"][self.invocation])]
         self.description: StepDescription = self.sequence.steps[int(record["step"])]
+
+    def reading_from(self, store: Contents) -> RecordedStep:
+        """The same step, its tensors read from ``store``."""
+        return RecordedStep(self._index, store, self._row)
 
     @property
     def row(self) -> int:

@@ -69,8 +69,15 @@ class ContentStore:
     def kept(self, row: int) -> bool:
         return int(self._index.contents["encoding"][row]) != DIGEST_ONLY
 
-    def read(self, row: int, what: str) -> Bytes:
+    @property
+    def budget(self) -> int:
+        """Bytes of decoded tensors kept, at most."""
+        return self._budget
+
+    def read(self, row: int, what: str, *, keep: bool = True) -> Bytes:
         """The raw bytes of content ``row``, read-only; ``what`` names the tensor in messages.
+
+        ``keep=False`` is for whoever keeps contents by a better plan: the cache is asked but not filled.
 
         Raises:
             SnapshotError: only the digest was kept.
@@ -83,6 +90,8 @@ class ContentStore:
                 return held
         data = self._read_verified(row, what)
         data.flags.writeable = False
+        if not keep:
+            return data
         with self._lock:
             if row not in self._cache and data.nbytes <= self._budget:
                 self._cache[row] = data

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading ahead of a series of steps: the recorded bytes, within the budget, whatever the timing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fusion_replay as fr
+from fusion_replay.errors import DamagedSnapshotError
+from fusion_replay.judging.ahead import ReadAhead
+from fusion_replay.snapshot import RecordedStep, Snapshot
+from fusion_replay.snapshot.schema import INPUT, OUTPUT
+
+N = 4096  # elements of each tensor: 8 KiB
+TENSOR = 2 * N
+STEPS = 12
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Snapshot]:
+    """Twelve steps: each adds the same A to what the one before gave."""
+    path = tmp_path / "chain.h5"
+    a = np.full(N, 0.5, ml_dtypes.bfloat16)
+    x = np.arange(N).astype(ml_dtypes.bfloat16)
+    with fr.record(path) as rec:
+        for _ in range(STEPS):
+            with rec.step("ElementwiseAdd", inputs={"A": a, "B": x}, params={"size": N}) as step:
+                x = x + a
+                step.outputs["C"] = x
+    with fr.open(path, cache_bytes=0) as snapshot:
+        yield snapshot
+
+
+def contents(step: RecordedStep) -> list[bytes]:
+    return [t.numpy().tobytes() for t in (*step.inputs.values(), *step.outputs.values())]
+
+
+@pytest.mark.parametrize("budget", [0, TENSOR - 1, TENSOR, 3 * TENSOR, 5 * TENSOR + 1, 1 << 30])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_tensor_as_recorded_and_never_more_than_the_budget(chain: Snapshot, budget: int, backwards: bool) -> None:
+    steps = list(chain.steps())[:: -1 if backwards else 1]
+    with ReadAhead(chain, steps, (INPUT, OUTPUT), budget) as ahead:
+        for position, step in enumerate(steps):
+            assert contents(step.reading_from(ahead)) == contents(step)
+            assert sum(data.nbytes for data in ahead._held.values()) <= ahead._bytes <= budget
+            ahead.done(position)
+    assert not ahead._thread.is_alive()
+
+
+@pytest.fixture
+def reads(chain: Snapshot, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """What is read from the store: row and the reading thread's name."""
+    found: list[tuple[int, str]] = []
+    read = chain.store.read
+
+    def noted(row: int, what: str, *, keep: bool = True) -> np.ndarray:
+        found.append((row, threading.current_thread().name))
+        return read(row, what, keep=keep)
+
+    monkeypatch.setattr(chain.store, "read", noted)
+    return found
+
+
+def test_each_content_is_decoded_once_and_dropped_after_its_last_use(
+    chain: Snapshot, reads: list[tuple[int, str]]
+) -> None:
+    steps = list(chain.steps())
+    # Alive at once: A, a sum, and the next one; a fourth place lets the thread run one content ahead.
+    with ReadAhead(chain, steps, (INPUT, OUTPUT), 4 * TENSOR) as ahead:
+        for position, step in enumerate(steps):
+            rows = {t.row for t in (*step.inputs.values(), *step.outputs.values())}
+            contents(step.reading_from(ahead))
+            ahead.done(position)
+            later = {t.row for s in steps[position + 1 :] for t in (*s.inputs.values(), *s.outputs.values())}
+            assert not (rows - later) & ahead._held.keys()
+    assert sorted(row for row, _ in reads) == list(range(STEPS + 2))  # A, the first x, twelve sums
+    assert not ahead._held
+
+
+def test_what_is_needed_last_goes_first(chain: Snapshot, reads: list[tuple[int, str]]) -> None:
+    """A is used by every step: with places for A and one more, A is decoded once and the sums make way."""
+    steps = list(chain.steps())
+    with ReadAhead(chain, steps, (INPUT,), 2 * TENSOR) as ahead:
+        for position, step in enumerate(steps):
+            [t.numpy() for t in step.reading_from(ahead).inputs.values()]
+            ahead.done(position)
+    a = steps[0].inputs["A"].row
+    assert [row for row, _ in reads].count(a) == 1  # type: ignore[arg-type]
+
+
+def test_the_thread_reads_while_nobody_asks(chain: Snapshot, reads: list[tuple[int, str]]) -> None:
+    with ReadAhead(chain, list(chain.steps()), (INPUT, OUTPUT), 1 << 30) as ahead, ahead._changed:
+        assert ahead._changed.wait_for(lambda: len(ahead._held) == STEPS + 2, timeout=60)
+    assert {name for _, name in reads} == {"read-ahead"}
+
+
+def test_damage_is_told_by_whoever_judges_with_the_tensors_name(chain: Snapshot) -> None:
+    steps = list(chain.steps())
+    row = steps[5].outputs["C"].row
+    chain.index.contents = chain.index.contents.copy()
+    chain.index.contents["digest"][row] = b"0" * 32
+    with ReadAhead(chain, steps, (INPUT, OUTPUT), 1 << 30) as ahead:
+        for position, step in enumerate(steps[:5]):
+            assert len(contents(step.reading_from(ahead))) == 3
+            ahead.done(position)
+        with pytest.raises(DamagedSnapshotError, match="step 5:0 ElementwiseAdd, output C"):
+            contents(steps[5].reading_from(ahead))
+
+
+def test_leaving_early_ends_the_thread(chain: Snapshot) -> None:
+    with pytest.raises(RuntimeError, match="enough"):  # noqa: SIM117 - the with statement is what is tested
+        with ReadAhead(chain, list(chain.steps()), (INPUT, OUTPUT), TENSOR) as ahead:
+            raise RuntimeError("enough")
+    assert not ahead._thread.is_alive()
