@@ -62,11 +62,13 @@ class Copier:
     def copy_all(self) -> list[tuple[str, tuple[int, ...]] | None]:
         """Path and shape of the dataset that each row of the contents table has for itself."""
         kept = np.flatnonzero(self.contents["encoding"] == CHUNKED).tolist()
-        left = {row: list(enumerate(self._store.chunks_of(row).tolist())) for row in kept}
+        left: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
         if self._in_place:
+            left = {row: list(enumerate(self._store.chunks_of(row).tolist())) for row in kept}
             self._place_all(left)
         for row in kept:
-            for piece, chunk in left.pop(row):
+            # Asked for one content at a time: a store may decode it when asked.
+            for piece, chunk in left.pop(row) if self._in_place else enumerate(self._store.chunks_of(row).tolist()):
                 self._write(row, piece, chunk)
             self._dataset(row)  # a tensor without elements has no chunk that asks for it
             self._open.pop(row)
