@@ -67,6 +67,7 @@ class RecordedTensor:
         position: of the operand in the runlist entry.
         previous: the output's old contents where they were recorded with their bytes, else None.
         unchanged: whether an output kept its old contents bit for bit; None where nobody looked.
+        previous_digest: of an output's old contents, as :attr:`digest`; None where nobody looked.
         reference: what the operator's own reference gave for this output, where it was recorded, else None.
     """
 
@@ -79,6 +80,7 @@ class RecordedTensor:
     _store: Contents
     _what: str
     reference: RecordedTensor | None = None
+    previous_digest: str | None = None
 
     @property
     def spec(self) -> ArgSpec:
@@ -254,7 +256,8 @@ class RecordedStep:
             unchanged = None if after is None or watched is None else self._digest(after) == self._digest(watched)
             expected = rows.get((REFERENCE, position))
             reference = None if expected is None else self._tensor(position, use, expected, "reference of")
-            found.append(self._tensor(position, use, after, "output", old, unchanged, reference))
+            digest = None if watched is None else self._digest(watched)
+            found.append(self._tensor(position, use, after, "output", old, unchanged, reference, digest))
         return OperandMap(tuple(found), f"step {self.address} outputs")
 
     def tensors(self) -> Iterator[tuple[str, RecordedTensor]]:
@@ -315,6 +318,7 @@ class RecordedStep:
         previous: RecordedTensor | None = None,
         unchanged: bool | None = None,
         reference: RecordedTensor | None = None,
+        previous_digest: str | None = None,
     ) -> RecordedTensor:
         return RecordedTensor(
             use=use,
@@ -326,4 +330,5 @@ class RecordedStep:
             _store=self._store,
             _what=f"step {self.address} {self.op.type}, {side} {use.spec.name} ({use.label})",
             reference=reference,
+            previous_digest=previous_digest,
         )

@@ -60,6 +60,7 @@ CONFIGS = {
     c.name: c
     for c in (
         LlamaConfig("tiny", 256, 2, 16, 4, 512, 512, context=256, first_token=1),
+        LlamaConfig("narrow", 256, 16, 16, 4, 512, 512, context=64, first_token=1),
         LlamaConfig("small", 512, 4, 16, 4, 2048, 8192, context=512, first_token=1),
         LlamaConfig("llama-3.2-1b", 2048, 16, 32, 8, 8192, 128256, context=2048, first_token=128000),
     )

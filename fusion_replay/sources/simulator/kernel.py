@@ -89,6 +89,8 @@ class SimulatedKernel:
             tensor.to("npu")
         begin = time.perf_counter_ns()
         dispatch = self._dispatch(tensors, scalars)
+        for fault in self._faults:
+            fault.notice(dispatch)
         striking = [f for f in self._faults if f.strikes(dispatch)]
         reason = self._kernel.rounding_note(dispatch.params, dispatch.core)
         self._device.exact.setdefault(self._spec.type, Counter())[reason] += 1

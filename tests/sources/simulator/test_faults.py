@@ -243,6 +243,17 @@ def test_stale_sees_the_previous_dispatch_of_the_step() -> None:
     assert call.injected[0].changed is None
 
 
+def test_stale_at_one_address_sees_the_dispatch_before_it() -> None:
+    runlist = [(RELU, "x", "h"), (ADD, "h", "w", "y")]
+    call = fr.simulate(runlist, faults=["2:1:stale"], input_args=["x"])
+    seen = []
+    for i in (1, 2, 3):
+        call.get_buffer("x").fill_(i)
+        call()
+        seen.append(sorted(set(result(call, "y").astype(int).tolist())))
+    assert seen == [[1], [2], [2]]
+
+
 def test_stale_external_input() -> None:
     call = add("0:0:stale:1")
     assert np.array_equal(result(call), A), "b as it was allocated: zeros"

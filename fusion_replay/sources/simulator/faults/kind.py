@@ -51,6 +51,9 @@ class Kind:
         """Whether a dispatch that the fault is addressed to is struck now."""
         return True
 
+    def notice(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+        """See the inputs of every dispatch of a step that the fault is addressed to in some invocation."""
+
     def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
         """Spoil what the kernel is told: inputs, parameters, values, the state of the core."""
 
@@ -80,6 +83,12 @@ class ArmedFault:
         return (
             dispatch.step not in self._spared and self.fault.matches(dispatch) and self.kind.due(self.fault, dispatch)
         )
+
+    def notice(self, dispatch: Dispatch) -> None:
+        fault = self.fault
+        here = fault.op == dispatch.spec.type if fault.op is not None else fault.step == dispatch.step
+        if here and dispatch.step not in self._spared:
+            self.kind.notice(self, dispatch)
 
     def before(self, dispatch: Dispatch) -> None:
         self.kind.before(self, dispatch)

@@ -50,14 +50,21 @@ class Stale(Kind):
             return f"it has {inputs} inputs, counted from 0"
         return None
 
+    def notice(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+        seen = armed.memory.setdefault(dispatch.step, {})
+        armed.memory["old"] = {**seen}
+        for i in self._chosen(armed, dispatch):
+            seen[i] = dispatch.inputs[i].copy()
+
     def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+        old = armed.memory["old"]
+        for i in self._chosen(armed, dispatch):
+            dispatch.inputs[i] = old.get(i, np.zeros_like(dispatch.inputs[i]))
+
+    @staticmethod
+    def _chosen(armed: ArmedFault, dispatch: Dispatch) -> list[int]:
         made_here = [i for i, external in enumerate(dispatch.external) if not external]
-        chosen = [armed.arg(0, 0)] if armed.fault.args else made_here or list(range(len(dispatch.inputs)))
-        for i in chosen:
-            current = dispatch.inputs[i]
-            old = armed.memory.get((dispatch.step, i))
-            armed.memory[dispatch.step, i] = current.copy()
-            dispatch.inputs[i] = np.zeros_like(current) if old is None else old
+        return [armed.arg(0, 0)] if armed.fault.args else made_here or list(range(len(dispatch.inputs)))
 
 
 class TruncateScalar(Kind):

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording knows that may explain a wrong output: earlier contents of its buffers, and the reference again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.diverge.patterns.case import Again, Version
+from fusion_replay.errors import SnapshotError
+from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
+from fusion_replay.snapshot.schema import digest_of
+from fusion_replay.tensors import numpy_dtype
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+
+NDArray = npt.NDArray[Any]
+_Use = tuple[int, int, int, int]  # place in the recording's order, position in the runlist entry, first byte, end
+
+_VERSIONS = 4
+"""Earlier contents that are tried per buffer."""
+
+
+class Evidence:
+    """Earlier contents of buffers in one recording. The index is built when it is first asked for."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def previous(self, step: RecordedStep, output: RecordedTensor) -> NDArray | None:
+        """What lay in the output's bytes when the step began, flat; None where the recording cannot tell.
+
+        Where only a digest of it was kept, the contents are put together from earlier steps and must have that digest.
+        """
+        if output.previous is not None and output.previous.kept:
+            return output.previous.numpy().reshape(-1)
+        if output.unchanged and output.kept:
+            return output.numpy().reshape(-1)
+        raw = self._contents(step, output)
+        digest = output.previous_digest
+        if raw is None or (digest is not None and digest_of(raw).hex() != digest):
+            raw = np.zeros(output.nbytes, np.uint8)
+            if digest is None or digest_of(raw).hex() != digest:
+                return None
+        return raw.view(numpy_dtype(output.dtype))
+
+    def versions(self, step: RecordedStep, tensor: RecordedTensor) -> tuple[Version, ...]:
+        """Earlier contents of the same bytes, the newest first, none twice: what this step saw there in the invocation
+        before, and what steps wrote there."""
+        found: dict[str, Version] = {}
+        skip = {tensor.digest, tensor.previous_digest}
+        for what, earlier in self._earlier(step, tensor):
+            if earlier.kept and earlier.digest is not None and earlier.digest not in {*skip, *found}:
+                found[earlier.digest] = Version(what, earlier.numpy)
+                if len(found) == _VERSIONS:
+                    break
+        return tuple(found.values())
+
+    def again(self, step: RecordedStep, number: int, plan: Plan | None = None) -> Again | None:
+        """The reference of output ``number``, to be asked under other hypotheses; None where it cannot be evaluated."""
+        inputs = tensors(step.inputs)
+        if not all(t.kept for t in inputs):
+            return None
+        asked = plan or Plan()
+
+        def evaluate(contents: Mapping[int, NDArray], params: Mapping[str, Any], values: Mapping[str, Any]) -> NDArray:
+            def read(tensor: RecordedTensor) -> NDArray:
+                given = contents.get(tensor.position) if tensor.use.spec.reads else None
+                return tensor.numpy() if given is None else given.reshape(tensor.shape)
+
+            try:
+                return evaluate_step(_altered(step, params, values), asked, read).results[number].reshape(-1)
+            except NotComparedError as why:
+                raise SnapshotError(why.reason) from why
+
+        try:
+            evaluate({}, {}, {})
+        except SnapshotError:
+            return None
+        made = [t for t in inputs if self._made_here(step, t)]
+        return Again(
+            evaluate=evaluate,
+            inputs={t.position: t.numpy() for t in inputs},
+            versions={t.position: self.versions(step, t) for t in made},
+            names={t.position: t.buffer for t in inputs},
+            params=step.op.params,
+            values=step.values,
+            op=step.op.type,
+        )
+
+    def before(self, step: RecordedStep) -> list[RecordedStep]:
+        """The steps that ran before it, the latest first."""
+        return self._steps[: self._place[step.invocation, step.index]][::-1]
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _steps(self) -> list[RecordedStep]:
+        return list(self.snapshot.steps())
+
+    @cached_property
+    def _place(self) -> dict[tuple[int, int], int]:
+        return {(s.invocation, s.index): place for place, s in enumerate(self._steps)}
+
+    @cached_property
+    def _uses(self) -> dict[tuple[int, str], list[_Use]]:
+        found: dict[tuple[int, str], list[_Use]] = {}
+        for place, step in enumerate(self._steps):
+            for position, use in enumerate(step.description.operands):
+                span = (place, position, use.start, use.start + use.spec.nbytes)
+                found.setdefault((id(step.sequence), use.buffer), []).append(span)
+        return found
+
+    def _before(self, step: RecordedStep, buffer: str) -> Iterator[_Use]:
+        """Uses of the buffer in earlier steps, the latest first."""
+        here = self._place[step.invocation, step.index]
+        for use in reversed(self._uses.get((id(step.sequence), buffer), [])):
+            if use[0] < here:
+                yield use
+
+    def _made_here(self, step: RecordedStep, tensor: RecordedTensor) -> bool:
+        """Does some step of the runlist write this buffer?"""
+        name = tensor.use.buffer
+        return any(u.buffer == name and u.spec.writes for s in step.sequence.steps for u in s.operands)
+
+    def _earlier(self, step: RecordedStep, tensor: RecordedTensor) -> Iterator[tuple[str, RecordedTensor]]:
+        for back in range(1, 3):
+            place = self._place.get((step.invocation - back, step.index))
+            if place is not None and self._steps[place].sequence is step.sequence:
+                before = self._steps[place]
+                side = before.inputs if tensor.use.spec.reads else before.outputs
+                yield from ((f"that of {before.address}", t) for t in tensors(side) if t.position == tensor.position)
+        lo, hi = tensor.use.start, tensor.use.start + tensor.nbytes
+        for place, position, start, stop in self._before(step, tensor.use.buffer):
+            writer = self._steps[place]
+            if (start, stop) == (lo, hi) and writer.description.operands[position].spec.writes:
+                what = f"what {writer.address} {writer.op.type} wrote"
+                yield from ((what, t) for t in tensors(writer.outputs) if t.position == position)
+
+    def _contents(self, step: RecordedStep, output: RecordedTensor) -> npt.NDArray[np.uint8] | None:
+        """The bytes as the latest earlier steps saw or left them."""
+        lo, size = output.use.start, output.nbytes
+        raw, missing = np.zeros(size, np.uint8), np.ones(size, np.bool_)
+        for place, position, start, stop in self._before(step, output.use.buffer):
+            cut = slice(max(start, lo) - lo, max(min(stop, lo + size) - lo, 0))
+            if cut.start >= cut.stop or not missing[cut].any():
+                continue
+            earlier = self._steps[place]
+            sides = [*tensors(earlier.outputs), *tensors(earlier.inputs)]
+            seen = next((t for t in sides if t.position == position and t.kept), None)
+            if seen is None:
+                return None
+            held = np.ascontiguousarray(seen.numpy()).reshape(-1).view(np.uint8)
+            part = held[cut.start + lo - start : cut.stop + lo - start]
+            raw[cut] = np.where(missing[cut], part, raw[cut])
+            missing[cut] = False
+            if not missing.any():
+                break
+        return raw  # what no step touched is zero, which the digest will tell
+
+
+class _Altered:
+    """A recorded step with other parameters and runtime values."""
+
+    def __init__(self, step: RecordedStep, params: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        self._step = step
+        self.op = replace(step.op, params={**step.op.params, **params})
+        self.values = {**step.values, **values}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._step, name)
+
+
+def _altered(step: RecordedStep, params: Mapping[str, Any], values: Mapping[str, Any]) -> RecordedStep:
+    changed: Any = _Altered(step, params, values) if params or values else step
+    return changed  # type: ignore[no-any-return]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every element nearly right, all off to one side: rounded down where to nearest was meant, or the other way round.
+
+A store of bf16 under *floor* gives the next lower value for about half of all results that *nearest even* rounds up
+(Xilinx/mlir-aie pull request 3587), so of the elements that differ (nearly) all are one ULP lower. Kernels that round
+several times on the way spread that, but the bias stays: the sign test says whether chance could have made it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fusion_replay.bf16 import BFLOAT16
+from fusion_replay.diverge.patterns.case import Case, Pattern, ordinal
+
+_NEAR = 4  # ULPs
+_SMALL = 2.0**-6  # relative L2: two bf16 ULPs everywhere
+
+
+def patterns(case: Case) -> Iterator[Pattern]:
+    if case.actual.dtype != BFLOAT16 or not np.isfinite(case.a).all() or not np.isfinite(case.e).all():
+        return
+    step = ordinal(case.actual) - ordinal(case.expected)
+    off = step[step != 0]
+    norm = float(np.dot(case.e, case.e))
+    if not off.size or case.energy > _SMALL**2 * norm or np.mean(np.abs(off) <= _NEAR) < 0.75:
+        return
+    lower = float(np.count_nonzero(off < 0))
+    upper = off.size - lower
+    z = abs(lower - upper) / math.sqrt(off.size)
+    one_sided = max(lower, upper) / off.size
+    down = lower > upper
+    how = "towards minus infinity (floor)" if down else "to nearest, where floor is expected"
+    mean = float(step.mean())
+    detail = f"rounded {how}: {one_sided:.0%} of the elements that differ are {'lower' if down else 'higher'}, "
+    # Two-sided sign test by its normal tail; few elements prove nothing.
+    confidence = math.erf(z / math.sqrt(2)) if off.size >= 3 else 0.5
+    yield Pattern("rounding", min(confidence, 0.99), case.count, case.count, f"{detail}signed mean {mean:+.3f} ulp")
