@@ -18,7 +18,7 @@ from fusion_replay.cli.terminal import Terminal, command_line, json_option, verb
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--slice", "slice_", is_flag=True, help="With one --step: also the steps whose results feed it.")
 @click.option(
-    "--as", "as_", metavar="FORMAT", default="h5", help="h5, plain-h5, npz, safetensors or jsonl.  [default: h5]"
+    "--as", "as_", metavar="FORMAT", default="h5", help="h5, plain-h5, npz, safetensors, jsonl or xrt.  [default: h5]"
 )
 @click.option("-o", "--output", "path", metavar="OUT", help="The file to write.  [default: named after F, here]")
 @click.option("--compression", metavar="NAME", help="plain-h5: gzip, zstd, none; npz: none, deflate.")

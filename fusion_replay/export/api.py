@@ -38,6 +38,7 @@ FORMATS = {
     "npz": Format("npz", ".npz", ("none", "deflate")),
     "safetensors": Format("safetensors", ".safetensors"),
     "jsonl": Format("jsonl", ".jsonl"),
+    "xrt": Format("xrt", "-xrt"),
 }
 
 
@@ -59,9 +60,10 @@ def export(
 
     Args:
         snapshot: a file, or an open Snapshot (left open).
-        path: the file to write; by default named after the snapshot, in the current folder.
+        path: the file or folder to write; by default named after the snapshot, in the current folder.
         as_: "h5" (a snapshot of these steps, addresses kept), "plain-h5" (ordinary HDF5, everything whole), "npz",
-            "safetensors", "jsonl" (one record per step, arrays by digest and statistics).
+            "safetensors", "jsonl" (one record per step, arrays by digest and statistics), "xrt" (a folder that
+            ``xrt-runner --replay`` runs).
         steps: addresses such as "3:412". ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
         slice_: with one step, also the steps of its invocation whose results it depends on.
         compression: plain-h5: "gzip", "zstd" or "none"; npz: "none" or "deflate".
@@ -70,7 +72,7 @@ def export(
 
     Raises:
         UsageError: an unknown format or policy, a filter that matches nothing, a target that exists.
-        MissingError: the format holds contents, and only digests of some were kept.
+        MissingError: the format holds contents, and only digests of some were kept; or device files.
         SnapshotError: no usable snapshot, or one whose contents are damaged.
     """
     if as_ not in FORMATS:

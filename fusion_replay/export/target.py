@@ -26,7 +26,7 @@ class Output:
     part: Path
 
 
-def free_name(path: Path, if_exists: IfExists) -> Path:
+def free_name(path: Path, if_exists: IfExists, *, folder: bool = False) -> Path:
     """``path``, or with "number" the next free of ``NAME-001.EXT``, ...
 
     Raises:
@@ -42,7 +42,7 @@ def free_name(path: Path, if_exists: IfExists) -> Path:
     if if_exists == "number":
         names = (path.with_name(f"{path.stem}-{number:03d}{path.suffix}") for number in range(1, 1_000_000))
         return next(name for name in names if not os.path.lexists(name))
-    if path.is_dir() or (if_exists == "error" and os.path.lexists(path)):
+    if os.path.lexists(path) and (if_exists == "error" or folder or path.is_dir()):
         what = "a folder, and folders are never replaced" if path.is_dir() else "exists already"
         raise TargetExistsError(f"{path}: {what}; choose another name (-o), or --if-exists number")
     return path
@@ -55,7 +55,7 @@ def output(path: Path, if_exists: IfExists, *, folder: bool = False) -> Iterator
     Raises:
         TargetExistsError, UsageError: as :func:`free_name`, or the disk refused.
     """
-    path = free_name(path, if_exists)
+    path = free_name(path, if_exists, folder=folder)
     out = Output(path, beside(path, f".{uuid.uuid4().hex[:8]}{PART_SUFFIX}"))
     try:
         if folder:

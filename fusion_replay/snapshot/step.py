@@ -123,6 +123,11 @@ class RecordedTensor:
         return self._row
 
     @property
+    def what(self) -> str:
+        """The tensor in words, for messages: ``step 3:412 GEMV, input A (W)``."""
+        return self._what
+
+    @property
     def kept(self) -> bool:
         """Whether the bytes are in the snapshot, not only their digest."""
         return self._row is not None and self._store.kept(self._row)
