@@ -28,6 +28,7 @@ from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
     INVOCATIONS,
     LOST,
+    MAX_CONTENT,
     NO_CONTENT,
     PART_SUFFIX,
     SKIP_SHUFFLE,
@@ -41,8 +42,10 @@ from fusion_replay.snapshot.target import IfExists, beside, publish
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
 _FILES = ("xclbin", "instructions")
-_HELD = 0x40
-"""In a filter mask of :class:`_SubsetStore`: the bytes are decoded already and held there."""
+_HELD = 0x20
+"""In a filter mask of :class:`_SubsetStore`: no chunk of the file, but bytes ``offset`` on of a decoded content; the
+row of the subset that they belong to stands above the bits of any offset."""
+_ROW = MAX_CONTENT.bit_length()
 
 
 @dataclass(slots=True)
@@ -125,7 +128,6 @@ class _SubsetStore:
         self._store = store
         self._rows = rows.tolist()
         self._held = held
-        self._bytes = np.empty(0, np.uint8)
 
     def kept(self, row: int) -> bool:
         return self._store.kept(self._rows[row])
@@ -137,15 +139,18 @@ class _SubsetStore:
     def chunks_of(self, row: int) -> npt.NDArray[Any]:
         if row not in self._held:
             return self._store.chunks_of(self._rows[row])
-        self._bytes = self._store.read(self._rows[row], "a tensor")
-        spans = [(start, stop - start, _RAW | _HELD) for start, stop in self._held[row].spans()]
-        return np.array(spans, CHUNKS)
+        return _held_chunks(row, self._held[row])
 
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         offset, size, mask = chunk
         if mask & _HELD:
-            return self._bytes[offset : offset + size].tobytes()
+            row, offset = offset >> _ROW, offset & ((1 << _ROW) - 1)
+            return self._store.read(self._rows[row], what)[offset : offset + size].tobytes()
         return self._store.raw_chunk(chunk, what)
+
+
+def _held_chunks(row: int, layout: Layout) -> npt.NDArray[Any]:
+    return np.array([((row << _ROW) + a, b - a, _RAW | _HELD) for a, b in layout.spans()], CHUNKS)
 
 
 def _renumbered(contents: npt.NDArray[Any], used: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -209,7 +214,7 @@ def _contents(
         if shape is None:  # leans on other contents, or was cut along a shape that no step here uses
             shape = wanted[0]
             layout = held[row] = Layout.of(shape, itemsize)
-            rows = np.array([(a, b - a, _RAW | _HELD) for a, b in layout.spans()], CHUNKS)
+            rows = _held_chunks(row, layout)
         content["encoding"], content["row_bytes"], content["piece_bytes"] = (
             CHUNKED,
             layout.row_bytes,
