@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fusion_replay.check import check
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.dispatch import RecordingDispatch
+    from fusion_replay.diverge.diff import diff
+    from fusion_replay.diverge.report import DiffReport
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model import ArgSpec
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArgSpec": "fusion_replay.model",
+    "DiffReport": "fusion_replay.diverge.report",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.record",
@@ -44,6 +47,7 @@ _HOMES = {
     "bf16_ulps": "fusion_replay.tolerance",
     "check": "fusion_replay.check",
     "compare": "fusion_replay.compare",
+    "diff": "fusion_replay.diverge.diff",
     "exact": "fusion_replay.tolerance",
     "export": "fusion_replay.export",
     "kernel": "fusion_replay.sources.simulator.kernels.user",

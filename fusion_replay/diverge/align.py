@@ -24,9 +24,9 @@ from fusion_replay.snapshot.schema import LOST
 if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
 
-MISSING, NOT_IN_RUNLIST, NOT_INVOKED = -1, -2, -3
+MISSING, NOT_IN_RUNLIST, NOT_INVOKED, NOT_COMPARED = -1, -2, -3, -4
 """Instead of a row of the other recording: it ran there and left no record (or never came so far); the other runlist
-has no such step; the other recording has no such invocation."""
+has no such step; the other recording has no such invocation; nobody asked for this invocation."""
 
 ENOUGH = 0.5
 """Share of the longer runlist that two sequences must have in common to be the same sequence, changed."""
@@ -77,19 +77,23 @@ class Alignment:
     alone: tuple[tuple[str, ...], tuple[str, ...]]
 
 
-def align(a: Snapshot, b: Snapshot, *, anyway: bool = False) -> Alignment:
+def align(
+    a: Snapshot, b: Snapshot, *, anyway: bool = False, invocations: tuple[int | None, int | None] = (None, None)
+) -> Alignment:
     """Align the steps of two recordings.
 
     Args:
         anyway: align sequences too that have less than half of their steps in common.
+        invocations: only this one of a with that one of b; all the others are out of scope.
 
     Raises:
-        UsageError: no sequence of one is one of the other; the message says how they differ.
+        UsageError: no sequence of one is one of the other; the message says how they differ. Or no such invocation.
     """
     runlists = _pair_sequences(a.sequences, b.sequences, anyway)
     if not runlists:
         raise UsageError(_how_they_differ(a, b))
-    invocations = _pair_invocations(a, b, runlists)
+    calls = _in_scope(a, b, _pair_invocations(a, b, runlists), invocations)
+    unpaired = NOT_INVOKED if invocations == (None, None) else NOT_COMPARED
     forward = {(r.a, i): j for r in runlists for i, j in r.pairs}
     backward = {(r.b, j): i for r in runlists for i, j in r.pairs}
     paired = {r.a for r in runlists}, {r.b for r in runlists}
@@ -99,8 +103,8 @@ def align(a: Snapshot, b: Snapshot, *, anyway: bool = False) -> Alignment:
     )
     return Alignment(
         runlists,
-        _rows(a, b, dict(invocations), forward),
-        _rows(b, a, {j: i for i, j in invocations}, backward),
+        _rows(a, b, dict(calls), forward, unpaired),
+        _rows(b, a, {j: i for i, j in calls}, backward, unpaired),
         (alone[0], alone[1]),
     )
 
@@ -167,8 +171,30 @@ def _pair_invocations(a: Snapshot, b: Snapshot, runlists: Sequence[RunlistAlignm
     return [(sides[0][i][0], sides[1][j][0]) for i, j, _ in match([(keys_a, keys_b)])]
 
 
-def _rows(a: Snapshot, b: Snapshot, invocations: Mapping[int, int], steps: Mapping[tuple[int, int], int]) -> Rows:
-    """Row of b for every row of a."""
+def _in_scope(
+    a: Snapshot, b: Snapshot, calls: list[tuple[int, int]], only: tuple[int | None, int | None]
+) -> list[tuple[int, int]]:
+    """The pairs asked for; two numbers pair these two, whatever their order would have paired."""
+    for snapshot, number in ((a, only[0]), (b, only[1])):
+        if number is not None and number not in {i.index for i in snapshot.invocations}:
+            raise UsageError(f"{snapshot.path}: no invocation {number}; it has {len(snapshot.invocations)}")
+    i, j = only
+    if i is not None and j is not None:
+        names = [x.sequences[int(x.index.invocations["sequence"][n])].name for x, n in ((a, i), (b, j))]
+        if (i, j) not in {(k, m) for k, m in calls} and names[0] != names[1]:
+            raise UsageError(f"invocation {i} of a ran {names[0]}, {j} of b {names[1]}: give two of the same sequence")
+        return [(i, j)]
+    return [(i, j) for i, j in calls if only[0] in (None, i) and only[1] in (None, j)]
+
+
+def _rows(
+    a: Snapshot,
+    b: Snapshot,
+    invocations: Mapping[int, int],
+    steps: Mapping[tuple[int, int], int],
+    unpaired: int,
+) -> Rows:
+    """Row of b for every row of a; ``unpaired``: the code of an invocation without a partner."""
     per_sequence = [
         np.array([steps.get((n, i), NOT_IN_RUNLIST) for i in range(len(s.steps))] or [0], np.int64)
         for n, s in enumerate(a.sequences)
@@ -176,7 +202,7 @@ def _rows(a: Snapshot, b: Snapshot, invocations: Mapping[int, int], steps: Mappi
     offsets = np.cumsum([0, *(len(s) for s in per_sequence)])
     flat = np.concatenate(per_sequence) if per_sequence else np.zeros(1, np.int64)
     of_a = a.index.invocations["sequence"].astype(np.int64)
-    into = np.array([invocations.get(i, NOT_INVOKED) for i in range(len(of_a))] or [0], np.int64)
+    into = np.array([invocations.get(i, unpaired) for i in range(len(of_a))] or [0], np.int64)
     rows = a.index.steps
     if not len(rows):
         return np.zeros(0, np.int64)
@@ -184,7 +210,7 @@ def _rows(a: Snapshot, b: Snapshot, invocations: Mapping[int, int], steps: Mappi
     invocation, step = into[at], flat[offsets[of_a[at]] + rows["step"].astype(np.int64)]
     found = _find(b, invocation, step)
     found[step < 0] = NOT_IN_RUNLIST
-    found[invocation < 0] = NOT_INVOKED
+    found[invocation < 0] = unpaired
     return found
 
 
@@ -248,6 +274,7 @@ def _sequence_words(sequence: SequenceDescription) -> str:
 
 __all__ = [
     "MISSING",
+    "NOT_COMPARED",
     "NOT_INVOKED",
     "NOT_IN_RUNLIST",
     "Alignment",

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One aligned step of two recordings: b's outputs against a's, and each side against its own reference."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fusion_replay import operators
+from fusion_replay.compare import compare
+from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
+from fusion_replay.judging.history import WriteHistory
+from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.tolerance import Tolerance, exact
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+
+NOT_KEPT = "only digests were kept, so nobody can say by how much it differs; record both with their contents"
+
+_NOISE = 4.0
+"""b may be this many times further from its reference than a is from its own before rounding no longer explains it:
+the deviation of one kernel on other inputs of the same kind varies by less (measured on the software NPU)."""
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """How pairs of steps are judged; safe to use from several threads."""
+
+    plan: Plan
+    history_a: WriteHistory
+    history_b: WriteHistory
+
+    @classmethod
+    def of(cls, a: Snapshot, b: Snapshot, plan: Plan) -> Pairwise:
+        return cls(plan, WriteHistory(a), WriteHistory(b))
+
+    def outputs(
+        self, a: RecordedStep, b: RecordedStep, positions: Iterable[int], *, same_inputs: bool
+    ) -> tuple[OutputDifference, ...]:
+        """b's outputs at these positions judged against a's.
+
+        On the same inputs by the limits of the operator. On others an operator that selects or moves numbers hands on
+        what it was given: the limits of the rule itself are meant for that.
+        """
+        theirs = {t.position: t for t in tensors(a.outputs)}
+        wanted = set(positions)
+        ours = [t for t in tensors(b.outputs) if t.position in wanted]
+        return tuple(self.output(theirs.get(t.position), t, b, same_inputs=same_inputs) for t in ours)
+
+    def output(
+        self, theirs: RecordedTensor | None, ours: RecordedTensor, b: RecordedStep, *, same_inputs: bool
+    ) -> OutputDifference:
+        """One output of step ``b`` against what a has in its place."""
+        limit, exact_bits = self._limits(b) if same_inputs else (self._loose(b), False)
+        if theirs is None or theirs.row is None or ours.row is None:
+            return OutputDifference(ours.name, ours.buffer, None, "not recorded on one side")
+        if not (theirs.kept and ours.kept):
+            return OutputDifference(ours.name, ours.buffer, None, NOT_KEPT)
+        if (theirs.shape, theirs.dtype) != (ours.shape, ours.dtype):
+            forms = f"{theirs.shape} of {theirs.dtype} in a, {ours.shape} of {ours.dtype} in b"
+            return OutputDifference(ours.name, ours.buffer, None, forms)
+        verdict = compare(ours.numpy(), theirs.numpy(), self.plan.rule, tolerance=limit, exact_bits=exact_bits)
+        return OutputDifference(ours.name, ours.buffer, verdict)
+
+    def judged(self, a: RecordedStep, b: RecordedStep) -> tuple[Judged, Judged]:
+        """Each side against its own reference on its own inputs."""
+        return self._judge(a, self.history_a), self._judge(b, self.history_b)
+
+    def _judge(self, step: RecordedStep, history: WriteHistory) -> Judged:
+        try:
+            evaluation = evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
+        except NotComparedError as why:
+            return Judged(None, why.reason)
+        actual = [t.numpy() for t in tensors(step.outputs)]
+        report = judge(step, self.plan, evaluation, actual, lambda output: history.explains(step, output))
+        worst = max((o.verdict.stats for o in report.outputs), key=lambda s: s.rel_l2)
+        return Judged(report.verdict.ok, report.verdict.detail, worst.rel_l2, worst.ulp_max)
+
+    def _limits(self, step: RecordedStep) -> tuple[Tolerance | None, bool]:
+        spec = operators.lookup(step.op.type)
+        if spec is None or self.plan.rule != "auto":
+            return None, False
+        return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params), spec.exact_bits
+
+    def _loose(self, step: RecordedStep) -> Tolerance | None:
+        limit = self._limits(step)[0]
+        return None if limit == exact() else limit
+
+
+def newly_wrong(judged: tuple[Judged, Judged]) -> bool:
+    """b breaks the rule against its own reference and a did not: no inherited difference does that."""
+    a, b = judged
+    return b.ok is False and a.ok is True
+
+
+def suspects(steps: Iterable[StepDifference]) -> list[StepDifference]:
+    """The steps, those inherited ones marked that keep the rule and that rounding does not explain all the same: b is
+    much further from its reference than a ever was in this operator, and than b itself is in its other steps of it."""
+    listed = list(steps)
+    by_op: dict[str, list[tuple[int, Judged, Judged]]] = defaultdict(list)
+    for number, step in enumerate(listed):
+        if step.judged is not None and step.judged[0].ok and step.judged[1].ok:
+            by_op[step.op].append((number, *step.judged))
+    for group in by_op.values():
+        limit_l2 = _NOISE * max(*(a.rel_l2 for _, a, _ in group), _median([b.rel_l2 for _, _, b in group]))
+        limit_ulp = _NOISE * max(*(a.ulp_max for _, a, _ in group), _median([b.ulp_max for _, _, b in group]), 1)
+        for number, a, b in group:
+            if listed[number].kind == "inherited" and b.rel_l2 > limit_l2 and b.ulp_max > limit_ulp:
+                why = (
+                    f"its inputs differ; inside the tolerance, but {b.ulp_max:,} ULP from its reference where a was "
+                    f"{a.ulp_max:,}: rounding does not explain it"
+                )
+                listed[number] = replace(listed[number], suspect=True, why=why)
+    return listed
+
+
+def _median(values: Sequence[float]) -> float:
+    """The lower one of the middle two; 0 for a single value, which is no measure of itself."""
+    return sorted(values)[(len(values) - 1) // 2] if len(values) > 1 else 0.0
+
+
+__all__ = ["Pairwise", "newly_wrong", "suspects"]
