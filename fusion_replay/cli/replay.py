@@ -65,6 +65,7 @@ def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **opt
     if options["workers"] == 1:
         limit_threads(max(1, cores() - 1))  # one core is for reading ahead
     from fusion_replay.diverge.consistency import findings
+    from fusion_replay.diverge.explain import explain_first
     from fusion_replay.operators import template_command
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
@@ -81,16 +82,18 @@ def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **opt
             return error.exit_code
         selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
         found = () if selected else findings(snapshot)  # they are about the whole recording
+        why = explain_first(snapshot, report)
     if as_json:
         from fusion_replay.report.jsonl import encode
 
         *records, summary = report.records()
-        for record in [*records, *(f.record() for f in found), summary]:
+        explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
+        for record in [*records, *(f.record() for f in found), *explained, summary]:
             click.echo(encode(record))
     else:
         from fusion_replay.report.terminal import besides, layout
 
-        out.say(layout(report, every=every))
+        out.say(layout(report, every=every, why=why))
         out.say(besides(found, agrees=not report.mismatches))
     status = exit_status(report, found)
     out.close(status == 0, next=_next(file, report, found))

@@ -21,6 +21,7 @@ from fusion_replay.tiling import ruler
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 if TYPE_CHECKING:
+    from fusion_replay.replay import ReplayReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
 NDArray = npt.NDArray[Any]
@@ -136,6 +137,17 @@ def explain(
     return None
 
 
+def explain_first(snapshot: Snapshot, report: ReplayReport) -> Explanation | None:
+    """Why the first mismatch of a replay is one; None without any, and in mode cumulative, whose references are not
+    those of the step's own inputs."""
+    first = report.first_mismatch
+    if first is None or report.mode != "isolated":
+        return None
+    number = next(i for i, o in enumerate(first.outputs) if o is first.deciding)
+    plan = Plan(reference=report.reference)
+    return explain(snapshot[first.address], snapshot, plan=plan, output=number)
+
+
 def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
     if against is not None:
         return [t.numpy().reshape(-1) for t in tensors(against.outputs) if t.kept], None
@@ -215,4 +227,4 @@ def _unrounded(spec: operators.OperatorSpec, step: RecordedStep) -> list[NDArray
     return [np.asarray(r, np.float64) for r in (result if isinstance(result, tuple) else (result,))]
 
 
-__all__ = ["Explanation", "Leak", "explain", "rounds"]
+__all__ = ["Explanation", "Leak", "explain", "explain_first", "rounds"]

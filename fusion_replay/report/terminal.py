@@ -14,23 +14,27 @@ from fusion_replay.report.text import count, one_line
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
+    from fusion_replay.diverge.explain import Explanation
     from fusion_replay.replay import ReplayReport
 
 WIDTH = 100  # columns
 LINES = 24  # with the command's last line: one screen
 
 
-def layout(report: ReplayReport, *, every: bool = False) -> str:
+def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None = None) -> str:
     """Plain text: the verdict, one row per operator type, the first mismatch in full, what was not compared.
 
     Args:
         every: one row per step as well (and so no limit on lines).
+        why: of the first mismatch: pattern and place, with ``every`` as a map too.
     """
     head = [*_wrap(report.sentence, ""), *_wrap(report.terms, "  "), *_wrap(report.caution or "", "  ")]
     rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
     foot = [line for f in report.final for line in _wrap(str(f), "")]
     foot += [line for s in report.skip_lines for line in _wrap(s, "")]
-    first = _mismatch(report.first_mismatch) if report.first_mismatch is not None else []
+    first = _mismatch(report.first_mismatch, why) if report.first_mismatch is not None else []
+    if every and why is not None:
+        first += [f"  {'':<8} {line}" for line in why.where.lines()[1:]]
     if every:
         return "\n".join([*_clip(head), *map(_safe, _every(report)), *_clip([*rows, *first, *foot])])
     room = LINES - len(head) - len(first)
@@ -48,13 +52,14 @@ def besides(found: Iterable[Finding], *, agrees: bool) -> str:
     return "\n".join(_clip([head, *(line for f in told for line in _wrap(f.sentence, "  - "))]))
 
 
-def _mismatch(step: StepReport) -> list[str]:
+def _mismatch(step: StepReport, why: Explanation | None) -> list[str]:
     """The first mismatch, everything known of it."""
     s, out = step.stats, step.deciding
     min_rtol, min_atol = f"rtol {s.min_rtol:.3g} with atol 0", f"atol {s.min_atol:.3g} with rtol 0"
     facts = [
         ("output", f"{out.name} ({out.buffer}), {s.n:,} elements, reference {step.flavour}"),
         ("verdict", step.verdict.detail),
+        *(why.facts if why is not None else ()),
         ("limits", f"{step.verdict.rule}: {step.verdict.tolerance}; strict would pass {min_rtol}, or {min_atol}"),
         ("ulp", f"max {s.ulp_max:,}, mean {s.ulp_mean:.3g}, signed mean {s.ulp_signed_mean:.3g}"),
         ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}"),

@@ -87,7 +87,7 @@ def test_no_colour_without_a_terminal(run, bad: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "types"),
     [
-        (["replay", "{bad}"], "config step summary"),
+        (["replay", "{bad}"], "config step explanation summary"),
         (["replay", "{bad}", "--mode", "cumulative"], "config step final summary"),
         (["replay", "{mixed}"], "config step skip summary"),
         (["show", "{bad}"], "snapshot sequence invocation operator_use"),

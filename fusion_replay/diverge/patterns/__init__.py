@@ -50,6 +50,7 @@ NAMES = {
 
 _MOVES = ("shifted", "tiles-permuted", "columns-swapped", "batches-swapped", "halves-swapped", "batch-repeated",
           "neighbour-data", "transposed")  # fmt: skip
+_ASK_ON = ("zeros", "never-written", "stale-output", "dropped-tile", "shifted", "tiles-permuted", "neighbour-data")
 _PLACE = 0.5  # confidence of a mere fact of place
 _BARE = 0.75  # least share that is worth a name
 
@@ -61,8 +62,9 @@ def name(case: Case) -> tuple[Pattern, ...]:
     found = list(_nondeterministic(case))
     scored = [judge(case, g) for g in _cheap(case)]
     whole = [s for s in scored if s.whole]
-    # What was there before may also be what older inputs would have given: then the reference is asked as well.
-    if not whole or min(whole, key=_simplicity).guess.name in ("zeros", "never-written", "stale-output"):
+    # What was there before may also be what older inputs would have given, and what stands elsewhere may have got there
+    # by a wrong offset: then the reference is asked as well.
+    if not whole or min(whole, key=_simplicity).guess.name in _ASK_ON:
         rounded = [] if whole else list(rounding.patterns(case))
         asked = [judge(case, g) for g in again.guesses(case)]
         scored += asked

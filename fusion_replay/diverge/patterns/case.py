@@ -108,6 +108,13 @@ class Case:
             return same_bits(self.actual, other)
         return within(self.a, np.asarray(wide(other), np.float64), self.tolerance or _REFERENCE, self.largest)
 
+    def near_at(self, at: npt.NDArray[np.int64], other: NDArray) -> Mask:
+        """As :meth:`near`, of some elements."""
+        if self.tolerance is None and other.dtype == self.actual.dtype:
+            return same_bits(self.actual[at], other)
+        limits = self.tolerance or _REFERENCE
+        return within(self.a[at], np.asarray(wide(other), np.float64), limits, self.largest)
+
     @cached_property
     def largest(self) -> float:
         """Of the finite expected magnitudes."""

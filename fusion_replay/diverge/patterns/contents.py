@@ -16,11 +16,11 @@ def guesses(case: Case) -> Iterator[Guess]:
     if case.previous is not None:
         kept = "the output kept what was in its buffer before the step"
         yield Guess("never-written", kept, case.previous, exact=True, rank=1)
-        yield from _dropped(case, case.previous, "keep what was there before the step")
+        yield from _dropped(case, case.previous, "keeps what was there before the step")
     for version in case.versions:
         yield Guess("stale-output", f"the output equals {version.what}", version.read(), exact=True, rank=2)
     if case.previous is None:
-        yield from _dropped(case, zero, "are zero")
+        yield from _dropped(case, zero, "is zero")
 
 
 def _dropped(case: Case, old: np.ndarray[tuple[int], np.dtype[np.generic]], how: str) -> Iterator[Guess]:
@@ -36,14 +36,14 @@ def _dropped(case: Case, old: np.ndarray[tuple[int], np.dtype[np.generic]], how:
             continue
         which = ", ".join(map(str, hit[:4])) + (", ..." if hit.size > 4 else "")
         predicted = np.where(np.isin(parts, hit), old, case.expected)
-        yield Guess("dropped-tile", f"{what} {which} {how}", predicted, exact=False, rank=3)
+        yield Guess("dropped-tile", f"{what.format(which)} {how}", predicted, rank=3)
         return
     span = np.flatnonzero(case.wrong)
     run = slice(int(span[0]), int(span[-1]) + 1)
     if untouched[run].all():
         predicted = case.expected.copy()
         predicted[run] = old[run]
-        yield Guess("dropped-tile", f"elements {run.start} to {run.stop - 1} {how}", predicted, rank=4)
+        yield Guess("dropped-tile", f"elements {run.start} to {run.stop - 1}: {how}", predicted, rank=4)
 
 
 def _cuts(case: Case) -> Iterator[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], str]]:
@@ -55,10 +55,10 @@ def _cuts(case: Case) -> Iterator[tuple[np.ndarray[tuple[int], np.dtype[np.int64
         sizes.append(case.tiling.size // 8)
     for size in sorted(set(sizes)):
         if 1 < size < case.tiling.size:
-            yield flat // size, f"tile of {size} elements,"
+            yield flat // size, f"tile {{}} (of {size} elements)"
     for role in ("tile", "column", "batch"):
         if case.tiling.count(role) > 1:
-            yield case.tiling.coordinate(role, flat), role
+            yield case.tiling.coordinate(role, flat), f"{role} {{}}"
 
 
 def _grown(untouched: Mask, parts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Mask | None:

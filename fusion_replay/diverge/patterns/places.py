@@ -8,20 +8,24 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.diverge.patterns.case import Case, Guess, NDArray
+from fusion_replay.diverge.patterns.case import Case, Guess, NDArray, same_bits
 from fusion_replay.tiling import Tiling
 
 _MOST_PARTS = 4096
 _LAGS = 6
+_SAMPLE = 512  # wrong elements looked at before a guess is worth judging
+_CORRELATED = 1 << 23  # elements; beyond, distances are only those listed
 
 
 def guesses(case: Case) -> Iterator[Guess]:
+    at = np.flatnonzero(case.wrong)
+    some = at[:: max(1, at.size // _SAMPLE)]
     for guess in _all(case):
+        seen = some if guess.known is None else some[guess.known[some]]
+        told = guess.predicted[seen]
         # A constant is no evidence of a move: it would look the same at any distance.
-        told = guess.predicted[case.wrong if guess.known is None else case.wrong & guess.known]
-        if told.size and (
-            told.size == 1 or (told.view(f"u{told.itemsize}") != told.view(f"u{told.itemsize}")[0]).any()
-        ):
+        constant = told.size > 1 and bool(same_bits(told, np.full_like(told, told[0])).all())
+        if told.size and not constant and np.mean(case.near_at(seen, told)) >= 0.5:
             yield guess
 
 
@@ -117,11 +121,12 @@ def _shifted(case: Case) -> Iterator[Guess]:
             predicted[:by] = case.expected[-by:]
             known[by:] = False
             detail = f"every element stands {-by} too early"
-        if case.previous is not None:
-            predicted[~known] = case.previous[~known]
-            known[:] = True
+        if case.previous is None:
+            whole, said = predicted, known
+        else:
+            whole, said = np.where(known, predicted, case.previous), np.ones(size, np.bool_)
         if np.count_nonzero(known) * 8 >= size:
-            yield Guess("shifted", detail, predicted, known=known, rank=4)
+            yield Guess("shifted", detail, whole, known=said, rank=4)
         if not case.wrong.all():
             part = f"the wrong elements are expected[i {'+' if by < 0 else '-'} {abs(by)}]"
             yield Guess("shifted", part, predicted, known=case.wrong, rank=6)
@@ -132,17 +137,21 @@ def _lags(case: Case) -> list[int]:
     size = case.actual.size
     if size < 2:
         return []
-    a, e = (np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (case.a, case.e))
-    a, e = a * case.wrong - (a * case.wrong).mean(), e - e.mean()
-    n = 1 << (2 * size - 1).bit_length()
-    correlation = np.fft.irfft(np.fft.rfft(a, n) * np.conj(np.fft.rfft(e, n)), n)
-    best = np.argsort(-correlation)[:_LAGS]
-    found = [int(k) if k < n // 2 else int(k) - n for k in best]
+    found = _correlated(case) if size <= _CORRELATED else []
     tiling = case.tiling
     parts = {tiling.axes[-1][1], tiling.size // max(tiling.count("column"), 1), tiling.size // 8}
     powers = {1 << i for i in range(size.bit_length())}
     listed = [s * k for k in sorted(parts | powers) for s in (1, -1)]
     return [k for k in dict.fromkeys([*found, *listed]) if 0 < abs(k) < size]
+
+
+def _correlated(case: Case) -> list[int]:
+    """Distances at which the wrong elements resemble the expected output most."""
+    a, e = (np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0) for x in (case.a, case.e))
+    a, e = a * case.wrong - (a * case.wrong).mean(), e - e.mean()
+    n = 1 << (2 * a.size - 1).bit_length()
+    correlation = np.fft.irfft(np.fft.rfft(a, n) * np.conj(np.fft.rfft(e, n)), n)
+    return [int(k) if k < n // 2 else int(k) - n for k in np.argsort(-correlation)[:_LAGS]]
 
 
 def _transposed(case: Case) -> Iterator[Guess]:
