@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.dispatch import RecordingDispatch
     from fusion_replay.diverge.diff import diff
+    from fusion_replay.diverge.explain import diagnose, explain
     from fusion_replay.diverge.report import DiffReport
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
@@ -47,6 +48,8 @@ _HOMES = {
     "bf16_ulps": "fusion_replay.tolerance",
     "check": "fusion_replay.check",
     "compare": "fusion_replay.compare",
+    "diagnose": "fusion_replay.diverge.explain",
+    "explain": "fusion_replay.diverge.explain",
     "diff": "fusion_replay.diverge.diff",
     "exact": "fusion_replay.tolerance",
     "export": "fusion_replay.export",

@@ -7,7 +7,7 @@ small width and (where its weights are installed) of the MiniLM encoder. Each in
 compared with the clean recording and replayed against the references. One counts where it changed bits of an output.
 Figures are those of the software NPU.
 
-    scripts/injections.py --count 500 --seed 1 [--json FILE] [--models llama,minilm]
+    scripts/injections.py --count 500 --seed 1 [--json FILE] [--models llama,minilm] [--diff-every N]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 import fusion_replay as fr
+from fusion_replay.diverge.diff import diff
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explain import explain, rounds
 from fusion_replay.errors import FusionReplayError
@@ -72,6 +73,7 @@ class Outcome:
     counted: bool = False
     first: str | None = None
     step_named: bool = False
+    diff_named: bool | None = None
     named: str | None = None
     confidence: float = 0.0
     aliases: tuple[str, ...] = ()
@@ -129,12 +131,17 @@ class Model:
             text = kind
         return f"{invocation}:{at}:{text}", f"{invocation}:{at}"
 
-    def inject(self, fault: str, kind: str, address: str) -> Outcome:
+    def diff(self, path: Path) -> str | None:
+        """The first step of which ``diff`` says that a difference was introduced there."""
+        found = diff(self.clean_path, path, workers=1)
+        return next((s.address for s in found.steps if s.kind == "introduced"), None)
+
+    def inject(self, fault: str, kind: str, address: str, *, with_diff: bool = True) -> Outcome:
         op = self.steps[int(address.split(":")[1])].spec.type
         outcome = Outcome(self.name, op, kind, fault, address)
         path = self.folder / f"{self.name}-faulty.h5"
         if kind in STATUS:
-            return self._status(outcome, fault, path)
+            return self._status(outcome, fault, path, with_diff)
         record(self.build((fault,)), path)
         with fr.open(path) as snapshot:
             first = first_difference(self.clean, self.digests, snapshot)
@@ -142,6 +149,8 @@ class Model:
             if first is None:
                 return outcome
             outcome.step_named = first == address or kind == "rounding-leak"
+            if with_diff:
+                outcome.diff_named = self.diff(path) == first
             repeats: tuple[Any, ...] = ()
             again_path = self.folder / f"{self.name}-again.h5"
             if kind == "nondeterministic":
@@ -151,13 +160,15 @@ class Model:
             self._replay(outcome, path, snapshot, first)
         return outcome
 
-    def _status(self, outcome: Outcome, fault: str, path: Path) -> Outcome:
+    def _status(self, outcome: Outcome, fault: str, path: Path, with_diff: bool) -> Outcome:
         record(self.build((fault,)), path)
         with fr.open(path) as snapshot:
             step = snapshot[outcome.address]
             outcome.counted, outcome.first = True, step.address
             outcome.named = step.status
             outcome.step_named = step.status != "complete"
+            if with_diff:
+                outcome.diff_named = self.diff(path) == step.address
             told = "TIMEOUT" in (step.error or "") if outcome.kind == "timeout" else True
             outcome.verdict = "right" if outcome.step_named and told else "wrong"
         return outcome
@@ -246,10 +257,11 @@ def arguments(kind: str, size: int, width: int, step: Any, rng: np.random.Genera
 
 
 def own_tile(step: Any) -> int | None:
-    """Elements of one tile that lie together, where the design says so."""
+    """Elements of one tile that lie together, where the design says so and has several."""
+    size = next(a.size for a in step.args if a.writes)
     for name in ("tile_size_output", "tile_size"):
         tile = getattr(step.params, name, None)
-        if tile:
+        if tile and tile < size:
             return int(tile)
     return None
 
@@ -294,7 +306,7 @@ def digests(snapshot: Any) -> dict[str, tuple[str | None, ...]]:
 
 
 def first_difference(clean: Any, known: dict[str, tuple[str | None, ...]], snapshot: Any) -> str | None:
-    """What ``diff`` calls the first step that introduces a difference."""
+    """By digests alone, without alignment or dataflow: what ``diff`` must find."""
     for step in snapshot.steps():
         if known[step.address] != tuple(t.digest for t in step.outputs.values()):
             return str(step.address)
@@ -321,6 +333,7 @@ def plan(models: Sequence[Model], count: int, seed: int) -> Iterator[tuple[Model
 def report(outcomes: list[Outcome], seconds: float) -> str:
     counted = [o for o in outcomes if o.counted]
     content = [o for o in counted if o.kind not in STATUS]
+    asked = [o for o in counted if o.diff_named is not None]
     beyond = [o for o in content if o.beyond]
     gross = [o for o in content if o.kind in GROSS and o.beyond is not None]
     share = sum(bool(o.beyond) for o in gross) / len(gross) if gross else 0.0
@@ -329,7 +342,9 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
     right, alias = (sum(o.verdict == v for o in counted) for v in ("right", "alias"))
     lines = [
         f"{len(outcomes)} injections on the software NPU in {seconds:.0f} s, {len(counted)} changed an output",
-        f"first diverging step named: {sum(o.step_named for o in counted)} of {len(counted)}",
+        f"first step of other digests is the struck one (of a leak: the first that rounds from there on): "
+        f"{sum(o.step_named for o in counted)} of {len(counted)}",
+        f"diff names it: {sum(bool(o.diff_named) for o in asked)} of {len(asked)} asked",
         f"beyond the step's tolerance: {len(beyond)} of {len(content)}; of the gross kinds {share:.1%} of {len(gross)}",
         f"pattern named: {right} right, {alias} as one that the output cannot tell from it, "
         f"{len(counted) - right - alias} wrong: {(right + alias) / max(len(counted), 1):.1%}",
@@ -351,11 +366,13 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
     return "\n".join(lines)
 
 
-def run(count: int, seed: int, models: Sequence[str], folder: Path, *, progress: bool = False) -> list[Outcome]:
+def run(
+    count: int, seed: int, models: Sequence[str], folder: Path, *, diff_every: int = 1, progress: bool = False
+) -> list[Outcome]:
     made = [Model(name, folder) for name in models]
     outcomes = []
     for number, (model, kind, fault, address) in enumerate(plan(made, count, seed)):
-        outcomes.append(model.inject(fault, kind, address))
+        outcomes.append(model.inject(fault, kind, address, with_diff=number % diff_every == 0))
         if progress:
             o = outcomes[-1]
             print(number, o.model, o.op, o.fault, o.counted, o.verdict, o.named, o.aliases, o.beyond, o.replay_verdict,
@@ -369,18 +386,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of steps and arguments")
     parser.add_argument("--models", default="llama,minilm", help="of llama, minilm")
     parser.add_argument("--json", type=Path, help="write every outcome here, one a line")
+    parser.add_argument("--diff-every", type=int, default=1, help="ask diff about every Nth (it takes longest)")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line per injection on stderr")
     options = parser.parse_args()
     folder, begin = Path(tempfile.mkdtemp(prefix="injections_")), time.monotonic()
     try:
         models = options.models.split(",")
-        outcomes = run(options.count, options.seed, models, folder, progress=options.verbose)
+        every, verbose = options.diff_every, options.verbose
+        outcomes = run(options.count, options.seed, models, folder, diff_every=every, progress=verbose)
     finally:
         shutil.rmtree(folder)
     if options.json:
         options.json.write_text("".join(json.dumps(asdict(o)) + "\n" for o in outcomes), "utf-8")
     print(report(outcomes, time.monotonic() - begin))
-    wrong = sum(o.counted and (o.verdict == "wrong" or not o.step_named) for o in outcomes)
+    wrong = sum(o.counted and (o.verdict == "wrong" or not o.step_named or o.diff_named is False) for o in outcomes)
     return 0 if wrong <= 0.05 * len(outcomes) else 1
 
 

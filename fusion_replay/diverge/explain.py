@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,12 @@ import numpy.typing as npt
 
 from fusion_replay import operators
 from fusion_replay.bf16 import round_bf16, wide
+from fusion_replay.compare import as_numpy
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.patterns import Case, Pattern, name
+from fusion_replay.diverge.patterns.case import Version
 from fusion_replay.diverge.where import Where, locate
+from fusion_replay.errors import UsageError
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
 from fusion_replay.tensors import as_dtype
 from fusion_replay.tiling import ruler
@@ -137,6 +141,83 @@ def explain(
     return None
 
 
+def explain_difference(a: RecordedStep, b: RecordedStep, snapshots: tuple[Snapshot, Snapshot]) -> Explanation | None:
+    """Why the outputs of two recordings' step differ: of b against a; of a against b where a alone breaks its rule.
+
+    ``snapshots`` are those of a and b.
+    """
+    wrong = [not _holds(step) for step in (a, b)]
+    if wrong == [True, False]:
+        return explain(a, snapshots[0], b)
+    return explain(b, snapshots[1], a)
+
+
+def diagnose(
+    actual: npt.ArrayLike,
+    expected: npt.ArrayLike,
+    op: str = "",
+    params: Mapping[str, Any] | None = None,
+    *,
+    tolerance: Tolerance | None = None,
+    previous: npt.ArrayLike | None = None,
+    versions: Mapping[str, npt.ArrayLike] | None = None,
+    repeats: Sequence[npt.ArrayLike] = (),
+) -> Explanation | None:
+    """Which pattern the errors of an array follow, and where they were made; None where nothing is wrong.
+
+    Args:
+        actual, expected: of one size and dtype.
+        op, params: the operator that made it, for its tiling; without, places are told in eighths.
+        tolerance: how far an honest device may be off; None: ``expected`` is a device's own output, bits count.
+        previous: what the output held before.
+        versions: earlier contents of the same buffer by what they are called, the newest first.
+        repeats: the output of other runs on the same inputs.
+
+    Raises:
+        UsageError: sizes or dtypes that don't go together, an unknown operator.
+    """
+    right = _flat(expected)
+    given = {"actual": actual, "previous": previous, **(versions or {})}
+    arrays = {k: None if v is None else _like(k, v, right) for k, v in given.items()}
+    held = arrays["actual"]
+    assert held is not None
+    tiling = operators.find(op).tiling_of(params or {}) if op else None
+    older = tuple(Version(k, partial(_like, k, v, right)) for k, v in (versions or {}).items())
+    case = Case(
+        held,
+        right,
+        tiling if tiling is not None and tiling.size == right.size else ruler(right.size),
+        tolerance,
+        previous=arrays["previous"],
+        versions=older,
+        repeats=tuple(_like("repeats", r, right) for r in repeats),
+    )
+    if not case.count:
+        return None
+    return Explanation("", op or "array", "the expected array", name(case), locate(case.wrong, case.tiling))
+
+
+def _flat(x: npt.ArrayLike) -> NDArray:
+    return np.ascontiguousarray(as_numpy(x)).reshape(-1)
+
+
+def _like(what: str, x: npt.ArrayLike, right: NDArray) -> NDArray:
+    found = _flat(x)
+    if found.shape != right.shape or found.dtype != right.dtype:
+        raise UsageError(
+            f"{what}: expected {right.size} elements of {right.dtype} as in expected, found {found.size} of "
+            f"{found.dtype}; give arrays of one size and dtype"
+        )
+    return found
+
+
+def _holds(step: RecordedStep) -> bool:
+    """Is every output within the operator's limits of its reference, as far as that can be said?"""
+    expected, limits = _expected(step, None, Plan())
+    pairs = zip(tensors(step.outputs), expected, strict=False)
+    return not any(Case(t.numpy().reshape(-1), e, ruler(e.size), limits).count for t, e in pairs if t.kept)
+
+
 def explain_first(snapshot: Snapshot, report: ReplayReport) -> Explanation | None:
     """Why the first mismatch of a replay is one; None without any, and in mode cumulative, whose references are not
     those of the step's own inputs."""
@@ -227,4 +308,4 @@ def _unrounded(spec: operators.OperatorSpec, step: RecordedStep) -> list[NDArray
     return [np.asarray(r, np.float64) for r in (result if isinstance(result, tuple) else (result,))]
 
 
-__all__ = ["Explanation", "Leak", "explain", "explain_first", "rounds"]
+__all__ = ["Explanation", "Leak", "diagnose", "explain", "explain_difference", "explain_first", "rounds"]
