@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.judging.ahead import ReadAhead
-from fusion_replay.judging.chain import Chain
+from fusion_replay.judging.chain import Chain, follow
 from fusion_replay.judging.history import WriteHistory
 from fusion_replay.judging.installed import require_iron
-from fusion_replay.judging.judge import ARRAYS, FOREIGN, NotComparedError, Plan, evaluate_step, skip, tensors
+from fusion_replay.judging.judge import ARRAYS, FOREIGN, NotComparedError, Plan, skip, tensors
 from fusion_replay.judging.outcome import FinalOutput, Skip, StepReport
 from fusion_replay.judging.processes import judge_in_processes
 from fusion_replay.judging.results import ReplayReport
 from fusion_replay.judging.series import Outcome, judge_evaluated, judge_series, near_reuse, pieces, roles_read
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
-from fusion_replay.tensors import as_dtype, need_torch
+from fusion_replay.tensors import need_torch
 
 if TYPE_CHECKING:
-    from fusion_replay.judging.judge import NDArray
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.snapshot import RecordedStep, Snapshot
 
 MODES = ("isolated", "cumulative")
 
@@ -167,18 +166,10 @@ class _Run:
         return [found[i] for i in sorted(found)]
 
     def _judge_chained(self, step: RecordedStep, chain: Chain, history: WriteHistory, wanted: bool) -> Outcome | None:
-        def read(tensor: RecordedTensor) -> NDArray:
-            return chain.read(step.invocation, tensor)
-
         try:
-            evaluation = evaluate_step(step, self.plan, read)
+            evaluation = follow(step, self.plan, chain)
         except NotComparedError as why:
-            for output in tensors(step.outputs):
-                chain.forget(output)
             return skip(step, why) if wanted else None
-        for output, result in zip(tensors(step.outputs), evaluation.results, strict=True):
-            same_size = result.nbytes == output.nbytes  # else wider than the buffer (float32 for a bf16 output)
-            chain.write(step.invocation, output, result if same_size else as_dtype(result, output.dtype))
         return judge_evaluated(step, self.plan, evaluation, history) if wanted else None
 
 

@@ -25,6 +25,7 @@ from fusion_replay.tiling import ruler
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 if TYPE_CHECKING:
+    from fusion_replay.judging.outcome import StepReport
     from fusion_replay.replay import ReplayReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
@@ -224,9 +225,13 @@ def explain_first(snapshot: Snapshot, report: ReplayReport) -> Explanation | Non
     first = report.first_mismatch
     if first is None or report.mode != "isolated":
         return None
-    number = next(i for i, o in enumerate(first.outputs) if o is first.deciding)
-    plan = Plan(reference=report.reference)
-    return explain(snapshot[first.address], snapshot, plan=plan, output=number)
+    return explain_step(snapshot, first, report.reference)
+
+
+def explain_step(snapshot: Snapshot, judged: StepReport, reference: str = "auto") -> Explanation | None:
+    """Why a step that was judged on its recorded inputs mismatches: of the output that decided it."""
+    number = next(i for i, o in enumerate(judged.outputs) if o is judged.deciding)
+    return explain(snapshot[judged.address], snapshot, plan=Plan(reference=reference), output=number)
 
 
 def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:

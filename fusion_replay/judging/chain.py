@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.tensors import numpy_dtype
+from fusion_replay.judging.judge import NotComparedError, evaluate_step, tensors
+from fusion_replay.tensors import as_dtype, numpy_dtype
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedTensor
+    from fusion_replay.judging.judge import Evaluation, Plan
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -105,6 +107,25 @@ class Chain:
         good = [replace(s, known=invocation) for s in old] if keep else []
         self._buffers[name] = [s for s in self._buffers[name] if id(s) not in stale] + good
         return [s for s in self._buffers[name] if lo <= s.lo and s.hi <= hi]
+
+
+def follow(step: RecordedStep, plan: Plan, chain: Chain) -> Evaluation:
+    """Evaluate a step's reference on the chain's contents and let the chain go on from its results.
+
+    Raises:
+        NotComparedError: no reference can follow it; from here on the recording is the truth about its outputs.
+    """
+    outputs = tensors(step.outputs)
+    try:
+        evaluation = evaluate_step(step, plan, lambda tensor: chain.read(step.invocation, tensor))
+    except NotComparedError:
+        for output in outputs:
+            chain.forget(output)
+        raise
+    for output, result in zip(outputs, evaluation.results, strict=True):
+        same_size = result.nbytes == output.nbytes  # else wider than the buffer (float32 for a bf16 output)
+        chain.write(step.invocation, output, result if same_size else as_dtype(result, output.dtype))
+    return evaluation
 
 
 def _differs(segment: _Segment, tensor: RecordedTensor) -> bool:

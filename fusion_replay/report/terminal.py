@@ -28,11 +28,11 @@ def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None
         every: one row per step as well (and so no limit on lines).
         why: of the first mismatch: pattern and place, with ``every`` as a map too.
     """
-    head = [*_wrap(report.sentence, ""), *_wrap(report.terms, "  "), *_wrap(report.caution or "", "  ")]
+    head = [*wrap(report.sentence, ""), *wrap(report.terms, "  "), *wrap(report.caution or "", "  ")]
     rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
-    foot = [line for f in report.final for line in _wrap(str(f), "")]
-    foot += [line for s in report.skip_lines for line in _wrap(s, "")]
-    first = _mismatch(report.first_mismatch, why) if report.first_mismatch is not None else []
+    foot = [line for f in report.final for line in wrap(str(f), "")]
+    foot += [line for s in report.skip_lines for line in wrap(s, "")]
+    first = mismatch(report.first_mismatch, why) if report.first_mismatch is not None else []
     if every and why is not None:
         first += [f"  {'':<8} {line}" for line in why.where.lines()[1:]]
     if every:
@@ -49,11 +49,11 @@ def besides(found: Iterable[Finding], *, agrees: bool) -> str:
     if not told:
         return ""
     head = "every step agrees, but:" if agrees else "the steps together show:"
-    return "\n".join(_clip([head, *(line for f in told for line in _wrap(f.sentence, "  - "))]))
+    return "\n".join(_clip([head, *(line for f in told for line in wrap(f.sentence, "  - "))]))
 
 
-def _mismatch(step: StepReport, why: Explanation | None) -> list[str]:
-    """The first mismatch, everything known of it."""
+def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mismatch") -> list[str]:
+    """A step that mismatches, everything known of it."""
     s, out = step.stats, step.deciding
     min_rtol, min_atol = f"rtol {s.min_rtol:.3g} with atol 0", f"atol {s.min_atol:.3g} with rtol 0"
     facts = [
@@ -67,9 +67,9 @@ def _mismatch(step: StepReport, why: Explanation | None) -> list[str]:
     ]
     if step.noise_floor is not None:
         facts.append(("floor", str(step.noise_floor)))
-    lines = _wrap(f"first mismatch: {step.label}", "")
+    lines = wrap(f"{heading}: {step.label}", "")
     for name, text in facts:
-        lines += _wrap(text, f"  {name:<8} ", lines=3)
+        lines += wrap(text, f"  {name:<8} ", lines=3)
     return lines
 
 
@@ -99,7 +99,7 @@ def _short(verdict: IronVerdict) -> str:
     return {True: "ok", False: "MISMATCH", None: "raises"}[verdict.ok] + ("*" if verdict.ok and verdict.note else "")
 
 
-def _wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
+def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
     indent = " " * (len(label) or 2)
     return textwrap.wrap(
         one_line(text),

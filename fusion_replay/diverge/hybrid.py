@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recording's final output, computed half from the recording and half by reference.
+
+``Hybrid.run(k)`` takes the first ``k`` steps from the recording and lets the references go on from there. With
+``k = 0`` references do everything, with ``k = len(steps)`` nothing is computed. What one step adds to the error of the
+final output is the difference of two neighbours: the references carry it on, so those differences add up to the whole.
+
+Only steps that the output depends on take part (:meth:`~fusion_replay.diverge.dataflow.Dataflow.backward`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
+from fusion_replay.errors import MissingError, UsageError
+from fusion_replay.judging.chain import Chain, follow
+from fusion_replay.judging.judge import NotComparedError, Plan, tensors
+from fusion_replay.snapshot.schema import COMPLETE
+from fusion_replay.tensors import numpy_dtype
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot import RecordedStep, Snapshot
+
+Floats = npt.NDArray[np.float64]
+
+
+class Hybrid:
+    """One final output of one invocation, and the steps that it depends on.
+
+    Attributes:
+        steps: those steps, in the order in which they ran, those of earlier invocations (caches) included.
+        invocation: whose output it is.
+        outputs: the output buffers, by name.
+        stand_ins: addresses of steps that have no reference here or never finished: their recorded outputs stand in
+            for references, with the reason.
+
+    Args:
+        invocation: by default the last that is complete.
+        output: one of its output buffers, by default all of them.
+
+    Raises:
+        UsageError: no such invocation or output.
+        MissingError: the recording holds no output of it, or not its contents.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        plan: Plan | None = None,
+        *,
+        invocation: int | None = None,
+        output: str | None = None,
+        graph: Dataflow | None = None,
+    ) -> None:
+        self.graph = dataflow(snapshot) if graph is None else graph
+        self._plan = plan or Plan()
+        self.invocation = _invocation(snapshot, invocation)
+        finals = [f for f in self.graph.outputs(self.invocation) if f.piece.producer >= 0]
+        known = tuple(dict.fromkeys(f.buffer for f in finals))
+        if output is not None and output not in known:
+            raise UsageError(
+                f"{snapshot.path}: invocation {self.invocation} has no output {output!r}; it has {', '.join(known)}"
+            )
+        self._finals = tuple(f for f in finals if output in (None, f.buffer))
+        self.outputs = tuple(dict.fromkeys(f.buffer for f in self._finals))
+        if not self._finals:
+            raise MissingError(f"{snapshot.path}: no recorded step wrote an output of invocation {self.invocation}")
+        needed = self.graph.backward({f.piece.producer for f in self._finals})
+        rows = np.flatnonzero(needed).tolist()
+        self.steps: tuple[RecordedStep, ...] = tuple(snapshot[_address(self.graph, row)] for row in rows)
+        self._of_row = dict(zip(rows, self.steps, strict=True))
+        self.stand_ins: dict[str, str] = {}
+        _need_contents(snapshot, self.steps)
+
+    def recorded(self) -> Floats:
+        """The final output as the recording has it, all its elements in one row."""
+        return self._finally(None)
+
+    def run(self, k: int) -> Floats:
+        """The final output with the first ``k`` of :attr:`steps` from the recording and the others by reference."""
+        chains: dict[int, Chain] = {}
+        for step in self.steps[k:]:
+            try:
+                follow(step, self._plan, chains.setdefault(id(step.sequence), Chain()))
+            except NotComparedError as why:
+                self.stand_ins[step.address] = why.reason
+        return self._finally(chains)
+
+    def _finally(self, chains: dict[int, Chain] | None) -> Floats:
+        parts = [self._piece(final, chains) for final in self._finals]
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _piece(self, final: Final, chains: dict[int, Chain] | None) -> Floats:
+        step = self._of_row[final.piece.producer]
+        tensor = next(t for t in tensors(step.outputs) if t.position == final.piece.wrote)
+        chain = None if chains is None else chains.get(id(step.sequence))
+        whole = tensor.numpy() if chain is None else chain.read(self.invocation, tensor)
+        raw = np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
+        lo = final.piece.start - tensor.use.start
+        cut = raw[lo : lo + final.piece.stop - final.piece.start]
+        return cut.view(numpy_dtype(tensor.dtype)).astype(np.float64)
+
+
+def rel_l2(found: Floats, truth: Floats) -> float:
+    """``|found - truth| / |truth|``; infinite where one of them has elements that are no numbers."""
+    difference, size = float(np.linalg.norm(found - truth)), float(np.linalg.norm(truth))
+    if not np.isfinite(difference) or not np.isfinite(size):
+        return 0.0 if np.array_equal(found, truth, equal_nan=True) else float("inf")
+    return difference / size if size else (float("inf") if difference else 0.0)
+
+
+def max_abs(found: Floats, truth: Floats) -> float:
+    """The largest absolute difference; infinite as in :func:`rel_l2`."""
+    with np.errstate(invalid="ignore"):
+        largest = float(np.max(np.abs(found - truth), initial=0.0))
+    if np.isfinite(largest):
+        return largest
+    return 0.0 if np.array_equal(found, truth, equal_nan=True) else float("inf")
+
+
+METRICS = {"rel_l2": rel_l2, "max_abs": max_abs}
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _invocation(snapshot: Snapshot, wanted: int | None) -> int:
+    status = snapshot.index.invocations["status"].tolist()
+    complete = [i.index for i in snapshot.invocations if status[i.index] == COMPLETE]
+    if wanted is not None:
+        if wanted not in [i.index for i in snapshot.invocations]:
+            raise UsageError(f"{snapshot.path}: no invocation {wanted}; it has {len(snapshot.invocations)}")
+        return wanted
+    if not complete:
+        raise MissingError(
+            f"{snapshot.path}: no invocation is complete, so there is no final output; replay judges its steps"
+        )
+    return complete[-1]
+
+
+def _address(graph: Dataflow, row: int) -> tuple[int, int]:
+    invocation, step = graph.addresses[row].tolist()
+    return invocation, step
+
+
+def _need_contents(snapshot: Snapshot, steps: Sequence[RecordedStep]) -> None:
+    for step in steps:
+        lacking = [t.name for t in (*tensors(step.inputs), *tensors(step.outputs)) if not t.kept]
+        if lacking and step.status == "complete":
+            raise MissingError(
+                f"{snapshot.path}: the final output depends on {step.label}, whose contents of {', '.join(lacking)} "
+                "were not kept; record with level 'full' (and with the weights, or their side file)"
+            )
+
+
+__all__ = ["METRICS", "Hybrid", "max_abs", "rel_l2"]
