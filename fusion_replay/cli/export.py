@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shlex
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+
+if TYPE_CHECKING:
+    from fusion_replay.export import ExportReport
 
 
 @click.command("export")
@@ -20,6 +24,8 @@ from fusion_replay.cli.terminal import Terminal, command_line, json_option, verb
 @click.option(
     "--as", "as_", metavar="FORMAT", default="h5", help="h5, plain-h5, npz, safetensors, jsonl or xrt.  [default: h5]"
 )
+@click.option("--issue", is_flag=True, help="With one --step: a folder for a bug report, redacted.")
+@click.option("--with-weights", is_flag=True, help="--issue: keep the contents of weights.")
 @click.option("-o", "--output", "path", metavar="OUT", help="The file to write.  [default: named after F, here]")
 @click.option("--compression", metavar="NAME", help="plain-h5: gzip, zstd, none; npz: none, deflate.")
 @click.option("--skip-missing", is_flag=True, help="Leave out arrays of which only digests were kept.")
@@ -46,5 +52,17 @@ def command(file: str, as_json: bool, **options: Any) -> int:
         click.echo(encode({"type": "export", **report.to_dict()}))
     else:
         out.say(str(report))
-    out.close(True, next=command_line("replay", report.path) if report.format == "h5" else None)
+    out.close(True, next=_next(report))
     return 0
+
+
+def _next(report: ExportReport) -> str | None:
+    path = report.path
+    match report.format:
+        case "h5":
+            return command_line("replay", path)
+        case "issue":
+            return shlex.join(["python", str(path / "repro.py")])
+        case "xrt":
+            return shlex.join(["xrt-runner", "--replay", str(path / "replay.json"), "--dir", str(path)])
+    return None

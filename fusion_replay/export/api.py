@@ -40,6 +40,7 @@ FORMATS = {
     "jsonl": Format("jsonl", ".jsonl"),
     "xrt": Format("xrt", "-xrt"),
 }
+ISSUE = Format("issue", "-issue")
 
 
 def export(
@@ -54,6 +55,8 @@ def export(
     slice_: bool = False,
     compression: str | None = None,
     skip_missing: bool = False,
+    issue: bool = False,
+    with_weights: bool = False,
     if_exists: IfExists = "error",
 ) -> ExportReport:
     """Write some of a recording's steps, or all, in another format.
@@ -68,6 +71,9 @@ def export(
         slice_: with one step, also the steps of its invocation whose results it depends on.
         compression: plain-h5: "gzip", "zstd" or "none"; npz: "none" or "deflate".
         skip_missing: leave out arrays of which only digests were kept, instead of refusing.
+        issue: a folder to attach to a bug report on one step: ``issue.md``, ``step.h5``, ``repro.py``; without host,
+            user, paths, command line, environment.
+        with_weights: with ``issue``, keep the contents of weights too.
         if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
 
     Raises:
@@ -77,16 +83,22 @@ def export(
     """
     if as_ not in FORMATS:
         raise UsageError(f"format {as_!r}: expected one of {', '.join(FORMATS)}")
-    format_ = FORMATS[as_]
+    if issue and as_ != "h5":
+        raise UsageError(f"issue: always the same three files; leave out the format {as_}")
+    if with_weights and not issue:
+        raise UsageError("with_weights goes with issue; other exports keep every contents that was kept")
+    format_ = ISSUE if issue else FORMATS[as_]
     _check_compression(as_, format_, compression)
     with _opened(snapshot) as snap:
         addresses = [steps] if isinstance(steps, str) else list(steps)
-        chosen = select(snap, addresses, op, buffer, invocation)
-        if slice_:
-            chosen = feeding(snap, only(chosen, "slice"))
+        selected = chosen = select(snap, addresses, op, buffer, invocation)
+        if slice_ or issue:
+            step = only(selected, "slice" if slice_ else "issue")
+            chosen = feeding(snap, step) if slice_ else selected
         target = Path(path) if path is not None else default_name(snap, format_, addresses)
         module = importlib.import_module(f"fusion_replay.export.{format_.module}")
-        report = module.export(Request(snap, chosen, target, if_exists, compression, skip_missing))
+        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights)
+        report = module.export(request, step) if issue else module.export(request)
         assert isinstance(report, ExportReport)
         return report
 

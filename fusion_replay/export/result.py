@@ -26,6 +26,7 @@ class Request:
     if_exists: IfExists = "error"
     compression: str | None = None
     skip_missing: bool = False
+    with_weights: bool = False
 
     @property
     def head(self) -> dict[str, Any]:

@@ -44,6 +44,19 @@ def test_default_names_lie_here_and_are_told(
         assert max(map(len, found.out.splitlines())) <= 100
 
 
+def test_issue(run: Run, bad: Path, tmp_path: Path) -> None:
+    found = run("export", bad, "--step", "1:0", "--issue", "-o", tmp_path / "bug")
+    assert found.status == 0
+    assert found.out.splitlines()[-1].endswith(f"next: python {tmp_path}/bug/repro.py")
+    assert "left out: provenance: command" in found.out
+    again = run("export", bad, "--step", "1:0", "--issue", "-o", tmp_path / "bug", "--json")
+    assert (again.status, again.out) == (2, "")
+    numbered = run("export", bad, "--step", "1:0", "--issue", "-o", tmp_path / "bug", "--json", "--if-exists", "number")
+    record = json.loads(numbered.out)
+    jsonschema.validate(record, schema())
+    assert (record["path"], record["format"]) == (str(tmp_path / "bug-001"), "issue")
+
+
 @pytest.mark.parametrize("format_", sorted(set(FORMATS) - {"xrt"}))
 def test_json_summary(run: Run, good: Path, tmp_path: Path, format_: str) -> None:
     found = run("export", good, "--as", format_, "-o", tmp_path / "out", "--json")

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder to attach to a bug report: ``issue.md`` to paste, ``step.h5`` with the step, ``repro.py`` judges it again.
+
+The step is judged on the recording; everything that is written goes through one :class:`.redact.Redactor`, and the
+text is made of what the redacted ``step.h5`` holds. Contents of weights are left out unless asked for: then the verdict
+can't be computed again from the folder, and both texts say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.diverge.explain import explain
+from fusion_replay.errors import NothingComparedError
+from fusion_replay.export.redact import Redactor
+from fusion_replay.export.result import ExportReport, Request
+from fusion_replay.export.target import output
+from fusion_replay.replay import replay
+from fusion_replay.report.text import count, human_bytes, one_line, ran_on
+from fusion_replay.snapshot import open_snapshot
+from fusion_replay.snapshot.subset import subset, write_subset
+
+if TYPE_CHECKING:
+    from fusion_replay.judging.outcome import StepReport
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What replay says of the step, in one sentence and in full; redacted."""
+
+    sentence: str
+    lines: tuple[str, ...]
+
+
+def export(request: Request, step: RecordedStep) -> ExportReport:
+    """The folder of ``step``; the other steps of the request (a slice) are in ``step.h5`` too."""
+    weights = [] if request.with_weights else weights_of(request.steps)
+    part = subset(request.snapshot, request.steps, drop=[t.row for t in weights if t.row is not None], binaries=False)
+    redactor = Redactor.of(request.snapshot.index)
+    judged = judge(request.snapshot, step, redactor)
+    dropped = [*map(redactor.name, _dropped(request, step, weights)), *redactor.index(part.index)]
+    with output(request.target, request.if_exists, folder=True) as out:
+        file = write_subset(part, out.part / "step.h5")
+        with open_snapshot(file) as redacted:
+            text = "\n".join(_issue(redacted, redacted[step.address], judged, dropped, request)) + "\n"
+        (out.part / "issue.md").write_text(text, encoding="utf-8")
+        (out.part / "repro.py").write_text(_script(step.address, "\n".join(judged.lines)), encoding="utf-8")
+    kept = len(part.index.contents) - len({t.row for t in weights})
+    return request.report("issue", out.path, kept, dropped=tuple(dropped))
+
+
+def judge(snapshot: Snapshot, step: RecordedStep, redactor: Redactor) -> Judged:
+    """The step's verdict, with figures and pattern, redacted; or why there is none."""
+    sentence, *lines = _judge(snapshot, step, redactor.text(step.error or ""))
+    return Judged(redactor.name(sentence), tuple(map(redactor.name, lines)))
+
+
+def _judge(snapshot: Snapshot, step: RecordedStep, error: str) -> list[str]:
+    if step.status != "complete":
+        word = "began and never came back" if step.status == "in_flight" else f"failed: {error}"
+        return [f"{step.op.type}: the step {word}", f"{step.label}: {word}"]
+    try:
+        report = replay(snapshot, steps=step.address)
+    except NothingComparedError as why:
+        return [f"{step.op.type}: not judged", str(why).removeprefix(f"{snapshot.path}: ")]
+    found = report.steps[0]
+    verdict = found.verdict
+    failing = f"{verdict.stats.n_failing:,} of {verdict.stats.n:,} elements fail"
+    sentence = f"{found.op.type}: {'matches its reference' if verdict.ok else failing}"
+    return [sentence, *str(found).splitlines(), report.terms, *pattern(snapshot, step, found)]
+
+
+def pattern(snapshot: Snapshot, step: RecordedStep, report: StepReport) -> list[str]:
+    """What the wrong elements look like, a fact a line; nothing where none is wrong."""
+    if report:
+        return []
+    found = explain(step, snapshot)
+    return [] if found is None else found.lines()
+
+
+def weights_of(steps: Sequence[RecordedStep]) -> list[RecordedTensor]:
+    """Inputs that hold weights: contents from outside that no step writes, and that are no argument of the sequence."""
+    found: list[RecordedTensor] = []
+    for step in steps:
+        sequence = step.sequence
+        written = {use.buffer for s in sequence.steps for use in s.operands if use.spec.writes}
+        outside = {b.name for b in sequence.buffers if b.external} - {*sequence.input_args, *written}
+        found += [t for t in step.inputs.values() if t.use.buffer in outside]
+    return found
+
+
+# --- the texts ------------------------------------------------------------------------------------------------------
+
+
+def _dropped(request: Request, step: RecordedStep, weights: Sequence[RecordedTensor]) -> Iterator[str]:
+    if weights:
+        names = list(dict.fromkeys(t.buffer for t in weights))
+        shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        size = sum({t.row: t.nbytes for t in weights}.values())
+        yield (
+            f"contents of weights: {shown} ({human_bytes(size)}); digests are kept, --with-weights keeps the contents"
+        )
+    if request.snapshot.index.binaries:
+        yield "device files (xclbin, instructions)"
+    if left := len(request.snapshot) - len(request.steps):
+        yield f"{count(left, 'other step')} of the recording; --slice adds those that feed {step.address}"
+
+
+def _issue(
+    snapshot: Snapshot, step: RecordedStep, judged: Judged, dropped: Sequence[str], request: Request
+) -> Iterator[str]:
+    yield f"# {_cell(judged.sentence)}"
+    yield ""
+    yield f"Step `{_code(step.label)}` of a recording with fusion-replay, on {_cell(ran_on(step.sequence.origin))}."
+    yield ""
+    yield "## Verdict"
+    yield from _fenced(judged.lines)
+    yield "## Operator"
+    yield from _table(("", ""), _facts(step))
+    yield "## Arrays"
+    head = ("side", "argument", "buffer", "dtype", "shape", "bytes", "xxh3-128", "in step.h5")
+    yield from _table(head, _arrays(step))
+    yield "## Recorded with"
+    yield from _table(("", ""), _flat(snapshot.provenance))
+    yield "## To reproduce"
+    yield from _fenced(("pip install fusion-replay", "python repro.py"))
+    yield _reproduction(step, request)
+    yield ""
+    yield "## Left out"
+    yield from (f"- {_cell(what)}" for what in dropped or ["nothing"])
+    yield ""
+    yield (
+        "What is in `step.h5`: contents of the arrays marked above (activations may tell of the input they come from), "
+        "operators, parameters, buffer names and order of the whole runlist."
+    )
+
+
+def _reproduction(step: RecordedStep, request: Request) -> str:
+    bare = [t.name for t in step.inputs.values() if not t.kept]
+    told = f"`step.h5` holds {count(len(request.steps), 'step')}; "
+    if bare:
+        return told + (
+            f"contents of {', '.join(map(_cell, bare))} are not in it, so `repro.py` can only repeat the verdict "
+            "above; ask for an export with `--with-weights` to have it computed again."
+        )
+    return told + "`repro.py` computes the verdict again from its arrays (exit status 1: it is reproduced)."
+
+
+def _facts(step: RecordedStep) -> Iterator[tuple[str, str]]:
+    yield "type", step.op.type
+    yield "module", step.op.module or "unknown"
+    for name, value in {**step.op.params, **step.values}.items():
+        yield name, str(value)
+    yield "status", step.status
+    for name, told in (("state", step.state), ("error", step.error)):
+        if told:
+            yield name, told
+    yield from ((name, step.sequence.origin[name]) for name in ("variant", "flavour") if name in step.sequence.origin)
+
+
+def _arrays(step: RecordedStep) -> Iterator[tuple[str, ...]]:
+    for side, t in step.tensors():
+        shape = "x".join(map(str, t.shape)) or "scalar"
+        kept = "contents" if t.kept else "digest"
+        yield side, t.name, t.buffer, t.dtype, shape, str(t.nbytes), t.digest or "never seen", kept
+
+
+def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    yield from ("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
+    yield ""
+
+
+def _fenced(lines: Sequence[str]) -> Iterator[str]:
+    yield "```"
+    yield from (one_line(line).replace("```", "'''") if line.strip() else "" for line in lines)
+    yield "```"
+
+
+def _cell(text: str) -> str:
+    """A text of the recording inside Markdown: on one line, nothing in it obeyed."""
+    return "".join(f"\\{c}" if c in "\\`*|<>[]#" else c for c in one_line(text))
+
+
+def _code(text: str) -> str:
+    return one_line(text).replace("`", "'")
+
+
+def _script(address: str, reported: str) -> str:
+    """Texts of the recording stand in the script as literals: data, whatever they spell."""
+    template = files(__package__).joinpath("repro.py.txt").read_text("utf-8")
+    return template.replace("@STEP@", ascii(address)).replace("@REPORTED@", ascii(reported))
+
+
+__all__ = ["export", "judge", "weights_of"]
