@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def command(file: str, as_json: bool, **options: Any) -> int:
     out = Terminal(as_json)
     with open_snapshot(file) as snapshot:
         out.notes(snapshot.notes)
-        report = export(snapshot, **options)
+        with Progress("exporting", quiet=out.quiet) as progress:
+            report = export(snapshot, progress=progress, **options)
     if as_json:
         from fusion_replay.report.jsonl import encode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,7 @@ def export(
     issue: bool = False,
     with_weights: bool = False,
     if_exists: IfExists = "error",
+    progress: Callable[[int, int], object] | None = None,
 ) -> ExportReport:
     """Write some of a recording's steps, or all, in another format.
 
@@ -75,6 +76,7 @@ def export(
             user, paths, command line, environment.
         with_weights: with ``issue``, keep the contents of weights too.
         if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
+        progress: called with (arrays or steps done, in all), by formats that write them one by one.
 
     Raises:
         UsageError: an unknown format or policy, a filter that matches nothing, a target that exists.
@@ -97,7 +99,7 @@ def export(
             chosen = feeding(snap, step) if slice_ else selected
         target = Path(path) if path is not None else default_name(snap, format_, addresses)
         module = importlib.import_module(f"fusion_replay.export.{format_.module}")
-        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights)
+        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights, progress)
         report = module.export(request, step) if issue else module.export(request)
         assert isinstance(report, ExportReport)
         return report

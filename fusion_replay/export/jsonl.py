@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 def export(request: Request) -> ExportReport:
     with output(request.target, request.if_exists) as out:
-        arrays = write(out.part, request.steps)
+        arrays = write(out.part, request.each(request.steps))
     return request.report("jsonl", out.path, arrays)
 
 
-def write(path: Path, steps: Sequence[RecordedStep]) -> int:
+def write(path: Path, steps: Iterable[RecordedStep]) -> int:
     """One line per step; the number of arrays they describe."""
     arrays = 0
     with open(path, "x", encoding="ascii") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +25,13 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same arrays give the same file
 def export(request: Request) -> ExportReport:
     arrays, missing = whole(request.steps, "npz", request.skip_missing)
     with output(request.target, request.if_exists) as out:
-        write(out.part, arrays, request.head, compress=request.compression == "deflate")
+        write(out.part, request.each(arrays), request.head, compress=request.compression == "deflate")
     bits = "bfloat16 is stored as its bits in uint16, which meta.json says: .view(ml_dtypes.bfloat16)"
     notes = (bits,) if any(array.tensor.dtype == "bfloat16" for array in arrays) else ()
     return request.report("npz", out.path, len(arrays), missing=missing, notes=notes)
 
 
-def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], *, compress: bool = False) -> None:
+def write(path: Path, arrays: Iterable[NamedArray], head: dict[str, Any], *, compress: bool = False) -> None:
     """One ``NAME.npy`` each, and ``meta.json`` with ``head`` and what each array is; one array in memory at a time."""
     described = {}
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED

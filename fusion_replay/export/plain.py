@@ -35,7 +35,9 @@ def export(request: Request) -> ExportReport:
     """All chosen steps; the whole of :mod:`fusion_replay.export.plain` is in :func:`write`."""
     arrays, missing = whole(request.steps, "plain-h5", request.skip_missing)
     with output(request.target, request.if_exists) as out:
-        write(out.part, request.snapshot, request.steps, arrays, request.head, request.compression or "gzip")
+        write(
+            out.part, request.snapshot, request.steps, request.each(arrays), request.head, request.compression or "gzip"
+        )
     return request.report("plain-h5", out.path, len(arrays), missing=missing)
 
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusion_replay import __version__
 from fusion_replay.report.text import count, human_bytes
@@ -14,6 +14,8 @@ from fusion_replay.report.text import count, human_bytes
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
     from fusion_replay.snapshot.target import IfExists
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,14 @@ class Request:
     compression: str | None = None
     skip_missing: bool = False
     with_weights: bool = False
+    progress: Callable[[int, int], object] | None = None
+
+    def each(self, items: Sequence[T]) -> Iterator[T]:
+        """The items one by one, telling how far it is."""
+        for done, item in enumerate(items, 1):
+            yield item
+            if self.progress is not None:
+                self.progress(done, len(items))
 
     @property
     def head(self) -> dict[str, Any]:

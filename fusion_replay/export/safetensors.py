@@ -8,7 +8,7 @@ padded with blanks to a multiple of 8, then the raw little-endian arrays without
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,17 @@ MAX_HEADER = 100_000_000
 """Bytes; readers refuse more (safetensors/src/tensor.rs, MAX_HEADER_SIZE)."""
 
 
+Each = Callable[[Sequence["NamedArray"]], Iterator["NamedArray"]]
+
+
 def export(request: Request) -> ExportReport:
     arrays, missing = whole(request.steps, "safetensors", request.skip_missing)
     with output(request.target, request.if_exists) as out:
-        write(out.part, arrays, request.head)
+        write(out.part, arrays, request.head, request.each)
     return request.report("safetensors", out.path, len(arrays), missing=missing)
 
 
-def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any]) -> None:
+def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: Each = iter) -> None:
     """All arrays by name; ``__metadata__`` maps ``fusion_replay`` to JSON: ``head``, and what each array is.
 
     Raises:
@@ -77,5 +80,5 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any]) -> Non
         )
     with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in ordered:
+        for array in each(ordered):
             np.ascontiguousarray(array.tensor.numpy()).reshape(-1).view(np.uint8).tofile(file)

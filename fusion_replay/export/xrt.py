@@ -50,7 +50,7 @@ def export(request: Request) -> ExportReport:
     with output(request.target, request.if_exists, folder=True) as out:
         _write_json(out.part / "replay.json", plan.replay())
         _write_json(out.part / "frames.json", {**request.head, "frames": plan.notes})
-        for name, source in plan.files.items():
+        for name, source in request.each(list(plan.files.items())):
             _write(out.part / name, source)
     return request.report("xrt", out.path, len(plan.files), notes=plan.cautions())
 

@@ -23,7 +23,7 @@ from fusion_replay.errors import (
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.reader import Snapshot, open_snapshot
-from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, USER_BLOCK, Index, UserBlock, body_digest
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, USER_BLOCK, Index, UserBlock, body_digest
 from fusion_replay.snapshot.sealed import read_index
 from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, remove_working_files
@@ -207,7 +207,7 @@ def _check_sealed(path: Path) -> FsckReport:
         problems=tuple(problems),
         notes=(f"a leftover journal lies beside it: {beside_it}",) if beside_it.exists() else (),
         steps=0 if index is None else len(index.steps),
-        invocations=0 if index is None else len(index.invocations),
+        invocations=0 if index is None else int((index.invocations["status"] != LOST).sum()),
         tensors=tensors,
         bytes=size,
     )

@@ -192,3 +192,12 @@ def test_jsonl_describes_steps_by_hand_computed_figures(tmp_path: Path) -> None:
         "head": [1.0, -3.0, "NaN", 0.0],
     }
     assert (out["shape"], out["nbytes"], out["stats"]["minimum"]) == ([0, 2], 0, None)
+
+
+@pytest.mark.parametrize("format_", ["plain-h5", "npz", "safetensors", "jsonl"])
+def test_progress_ends_where_all_is_done(tmp_path: Path, format_: str) -> None:
+    source = one_step(tmp_path / "x.h5", {"A": np.ones(3), "B": np.ones(2)}, np.ones(1))
+    told: list[tuple[int, int]] = []
+    fr.export(source, tmp_path / "out", format_, progress=lambda done, of: told.append((done, of)))
+    total = 1 if format_ == "jsonl" else 3
+    assert told == [(n, total) for n in range(1, total + 1)]

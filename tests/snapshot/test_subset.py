@@ -42,6 +42,7 @@ def test_steps_keep_address_contents_and_details(tmp_path: Path, source: Path) -
         assert [(loss.kind, loss.count) for loss in part.losses] == [("export", 10)]
         assert part.provenance["host"] == "test"
     assert check(path).ok
+    assert (check(path).steps, check(path).invocations) == (2, 1)
 
 
 def test_dropped_contents_keep_their_digest(tmp_path: Path, source: Path) -> None:
