@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
-from fusion_replay.diverge.patterns.case import Case, Guess, Mask, same_bits
+from fusion_replay.diverge.patterns.case import Case, Guess, NDArray, same_bits
 
 
 def guesses(case: Case) -> Iterator[Guess]:
@@ -16,37 +17,34 @@ def guesses(case: Case) -> Iterator[Guess]:
     if case.previous is not None:
         kept = "the output kept what was in its buffer before the step"
         yield Guess("never-written", kept, case.previous, exact=True, rank=1)
-        yield from _dropped(case, case.previous, "keeps what was there before the step")
+        yield from _part(case, "dropped-tile", case.previous, "keeps what was there before the step")
     for version in case.versions:
         yield Guess("stale-output", f"the output equals {version.what}", version.read(), exact=True, rank=2)
-    if case.previous is None:
-        yield from _dropped(case, zero, "is zero")
+    # Where nobody knows what was there before, a part that is zero is taken for one that was never written.
+    yield from _part(case, "zeros" if case.previous is not None else "dropped-tile", zero, "is zero")
 
 
-def _dropped(case: Case, old: np.ndarray[tuple[int], np.dtype[np.generic]], how: str) -> Iterator[Guess]:
-    """Whole parts that nobody wrote: every wrong element lies in parts of one size that hold nothing but ``old``."""
-    untouched = same_bits(case.actual, old)
-    if not untouched[case.wrong].all() or untouched.all():
+def _part(case: Case, name: str, old: NDArray, how: str) -> Iterator[Guess]:
+    """Every wrong element lies in parts of one size that hold nothing but ``old``: whole parts that nobody wrote."""
+    same = same_bits(case.actual, old)
+    if not same[case.wrong].all() or same.all():
         return
     for parts, what in _cuts(case):
-        if _grown(untouched, parts) is None:
-            continue
         hit = np.unique(parts[case.wrong])
-        if hit.size == len(np.unique(parts)) or not untouched[np.isin(parts, hit)].all():
-            continue
-        which = ", ".join(map(str, hit[:4])) + (", ..." if hit.size > 4 else "")
-        predicted = np.where(np.isin(parts, hit), old, case.expected)
-        yield Guess("dropped-tile", f"{what.format(which)} {how}", predicted, rank=3)
-        return
+        inside = np.isin(parts, hit)
+        if not inside.all() and same[inside].all():
+            which = ", ".join(map(str, hit[:4])) + (", ..." if hit.size > 4 else "")
+            yield Guess(name, f"{what.format(which)} {how}", np.where(inside, old, case.expected), rank=3)
+            return
     span = np.flatnonzero(case.wrong)
     run = slice(int(span[0]), int(span[-1]) + 1)
-    if untouched[run].all():
+    if same[run].all():
         predicted = case.expected.copy()
         predicted[run] = old[run]
-        yield Guess("dropped-tile", f"elements {run.start} to {run.stop - 1}: {how}", predicted, rank=4)
+        yield Guess(name, f"elements {run.start} to {run.stop - 1}: {how}", predicted, rank=4)
 
 
-def _cuts(case: Case) -> Iterator[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], str]]:
+def _cuts(case: Case) -> Iterator[tuple[npt.NDArray[np.int64], str]]:
     """Number of the part that each element lies in, for the sizes in which a design writes back; small parts first."""
     flat = np.arange(case.tiling.size)
     inner = case.tiling.axes[-1][1] if case.tiling.axes[-1][0] == "" else 1
@@ -59,10 +57,3 @@ def _cuts(case: Case) -> Iterator[tuple[np.ndarray[tuple[int], np.dtype[np.int64
     for role in ("tile", "column", "batch"):
         if case.tiling.count(role) > 1:
             yield case.tiling.coordinate(role, flat), f"{role} {{}}"
-
-
-def _grown(untouched: Mask, parts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Mask | None:
-    """Parts that are untouched as a whole, None if there are none."""
-    count = np.bincount(parts)
-    whole = np.bincount(parts, untouched) == count
-    return whole if whole.any() else None

@@ -47,7 +47,7 @@ def _cuts(case: Case) -> Iterator[tuple[Tiling, str, str, int]]:
             if own.count(role) > 1:
                 yield own, role, role, rank
     inner = own.axes[-1][1] if own.axes[-1][0] == "" else 1
-    for part, what, rank in ((size // 2, "half", 4), (inner, "tile", 5), (size // 8, "eighth", 6)):
+    for part, what, rank in ((size // 2, "half", 4), (inner, "tile", 5), (size // 8, "eighth", 5)):
         if 1 < part < size and size % part == 0 and size // part <= _MOST_PARTS:
             yield Tiling((("tile", size // part), ("", part))), "tile", what, rank
 
