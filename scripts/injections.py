@@ -53,6 +53,8 @@ EXPECTED = {
     "nondeterministic": "nondeterministic",
 }
 """Kind of fault -> the pattern that it is."""
+REPEATS = (7, 8, 9)
+"""Seeds of the runs by which a fault that falls elsewhere each time is told."""
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"workload": "llama-decode", "options": {"config": "narrow", "tokens": 2, "position": 5}},
     "minilm": {"workload": "minilm", "options": {}},
@@ -152,13 +154,17 @@ class Model:
             if with_diff:
                 outcome.diff_named = self.diff(path) == first
             repeats: tuple[Any, ...] = ()
-            again_path = self.folder / f"{self.name}-again.h5"
             if kind == "nondeterministic":
-                record(self.build((fault,), seed=7), again_path)
-                repeats = (fr.open(again_path)[first],)
+                repeats = tuple(self._again(fault, first, seed) for seed in REPEATS)
             self._explain(outcome, snapshot, first, repeats)
             self._replay(outcome, path, snapshot, first)
         return outcome
+
+    def _again(self, fault: str, address: str, seed: int) -> Any:
+        """The step of another run on the same inputs, in which the fault falls elsewhere."""
+        path = self.folder / f"{self.name}-again-{seed}.h5"
+        record(self.build((fault,), seed), path)
+        return fr.open(path)[address]
 
     def _status(self, outcome: Outcome, fault: str, path: Path, with_diff: bool) -> Outcome:
         record(self.build((fault,)), path)

@@ -27,6 +27,7 @@ def _stale(again: Again) -> Iterator[Guess]:
     """One input, or all that the runlist fills, as they were some time before."""
     together: dict[int, NDArray] = {}
     blank: dict[int, NDArray] = {}
+    older: list[str] = []
     for position, versions in again.versions.items():
         name = again.names.get(position, str(position))
         for number, version in enumerate(versions):
@@ -34,12 +35,15 @@ def _stale(again: Again) -> Iterator[Guess]:
             yield from _ask(again, "stale-input", f"input {name} is {version.what}", 6, inputs={position: contents})
             if number == 0:
                 together[position] = contents
+                older.append(f"{name} is {version.what}")
         blank[position] = np.zeros_like(again.inputs[position])
-        yield from _ask(again, "stale-input", f"input {name} is read as zeros", 6, inputs={position: blank[position]})
+    for position, contents in again.inputs.items():  # never transferred: https://github.com/amd/IRON/issues/181
+        detail = f"input {again.names.get(position, position)} is read as zeros"
+        yield from _ask(again, "stale-input", detail, 6, inputs={position: np.zeros_like(contents)})
     if len(together) > 1:
-        yield from _ask(again, "stale-input", "all inputs of the runlist are older ones", 6, inputs=together)
+        yield from _ask(again, "stale-input", f"inputs are older ones: {', '.join(older)}", 6, inputs=together)
     if len(blank) > 1:
-        yield from _ask(again, "stale-input", "all inputs of the runlist are read as zeros", 6, inputs=blank)
+        yield from _ask(again, "stale-input", "all inputs that the runlist fills are read as zeros", 6, inputs=blank)
 
 
 def _truncated(again: Again) -> Iterator[Guess]:
