@@ -45,7 +45,6 @@ _TOKENS = {
     "mail": "mail addresses",
     "dropped": "words of the command line and environment in errors and losses",
 }
-_LEAST = 4  # letters of a word worth replacing: shorter ones are everywhere
 
 
 @dataclass
@@ -63,7 +62,7 @@ class Redactor:
         names = {m[1] for text in texts for m in _HOME.finditer(text)} | _this_machine()
         dropped = [value for key, value in index.provenance.items() if key not in PROVENANCE]
         words = {word for text in _strings(dropped) for word in (text, *text.split())}
-        return cls(_longest_first(names - _COMMON), _longest_first(words))
+        return cls(_longest_first(names - _COMMON, 3), _longest_first(words, 4))
 
     def name(self, text: str) -> str:
         """``text`` without paths, user and host names, mail addresses."""
@@ -123,8 +122,9 @@ def _this_machine() -> set[str]:
     return found
 
 
-def _longest_first(words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted((w for w in words if len(w) >= _LEAST), key=lambda w: (-len(w), w)))
+def _longest_first(words: Iterable[str], least: int) -> tuple[str, ...]:
+    """Those of at least so many letters: shorter ones are everywhere."""
+    return tuple(sorted((w for w in words if len(w) >= least), key=lambda w: (-len(w), w)))
 
 
 def _strings(data: Any) -> Iterable[str]:

@@ -207,6 +207,15 @@ def test_different_paths_stay_different() -> None:
     assert redactor.name("option --secret") == "option --secret"
 
 
+def test_names_come_from_the_paths_of_the_recording(tmp_path: Path) -> None:
+    source = maker.record(tmp_path / "x.h5", invocations=1, provenance={"command": ["/home/bob/app.py", "--slow"]})
+    with fr.open(source) as snap:
+        redactor = Redactor.of(snap.index)
+    assert (
+        redactor.text("bob broke it with --slow, bobby did not") == "<name-1> broke it with <dropped-1>, bobby did not"
+    )
+
+
 def test_texts_of_the_recording_are_data_in_the_script_and_in_markdown(tmp_path: Path) -> None:
     """Names made to break out of a string, a fence, a table."""
     evil = "'''\"\"\"\n```\n| <b>x</b>\nimport os; os.abort()"
