@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fusion_replay.dispatch import RecordingDispatch
     from fusion_replay.diverge.bisect import Divergence, bisect
     from fusion_replay.diverge.diff import diff
+    from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.explain import diagnose, explain
-    from fusion_replay.diverge.report import DiffReport
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model import ArgSpec
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ArgSpec": "fusion_replay.model",
-    "DiffReport": "fusion_replay.diverge.report",
+    "DiffReport": "fusion_replay.diverge.diff_report",
     "Divergence": "fusion_replay.diverge.bisect",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",

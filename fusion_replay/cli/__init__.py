@@ -27,6 +27,7 @@ PROGRAM = "fusion-replay"
 VERBS: dict[str, tuple[str, str]] = {
     "record": ("fusion_replay.cli.record", "Record an IRON program, or a workload on the software NPU."),
     "replay": ("fusion_replay.cli.replay", "Judge every recorded step against its reference."),
+    "diff": ("fusion_replay.cli.diff", "What differs between two recordings, what first, where it went."),
     "bisect": ("fusion_replay.cli.bisect", "Which step introduced the error of the final output."),
     "show": ("fusion_replay.cli.show", "What a snapshot holds: steps, arrays, provenance, losses."),
     "export": ("fusion_replay.cli.export", "Recorded steps as a file of another kind."),

@@ -23,11 +23,11 @@ import numpy as np
 from fusion_replay.diverge.align import MISSING, NOT_IN_RUNLIST, NOT_INVOKED, Alignment, align
 from fusion_replay.diverge.changes import Changes, carrying, changes
 from fusion_replay.diverge.dataflow import dataflow
+from fusion_replay.diverge.diff_report import DiffReport
 from fusion_replay.diverge.difference import StepDifference
 from fusion_replay.diverge.effects import Effects
 from fusion_replay.diverge.environment import Change, environment_changes
 from fusion_replay.diverge.pairwise import Pairwise, newly_wrong, suspects
-from fusion_replay.diverge.report import DiffReport
 from fusion_replay.errors import UsageError
 from fusion_replay.judging.judge import FOREIGN, Plan
 from fusion_replay.operators import FLAVOURS
@@ -47,7 +47,7 @@ def diff(
     rule: str = "auto",
     *,
     reference: str = "auto",
-    invocation: int | None = None,
+    invocation: int | tuple[int | None, int | None] | None = None,
     op: str | None = None,
     align_anyway: bool = False,
     workers: int | None = None,
@@ -61,7 +61,7 @@ def diff(
         rule: one of :data:`fusion_replay.rules.RULES`; it judges b's outputs against a's, and each side against its
             reference.
         reference: a flavour, or "auto": the one that each recording names.
-        invocation: compare only this one.
+        invocation: compare only this one; or (one of a, one of b), of which either may be None: the aligned one.
         op: look closely only at steps of this operator type.
         align_anyway: align sequences too that have little in common.
         workers: threads, by default one per core; the report is the same for any number.
@@ -76,14 +76,14 @@ def diff(
     if reference not in (known := ("auto", *FOREIGN, *FLAVOURS)):
         raise UsageError(f"reference {reference!r}: expected one of {', '.join(known)}")
     with ExitStack() as stack:
-        sides = []
-        for given in (a, b):
-            name, only = split_invocation(given)
-            opened = name if isinstance(name, Snapshot) else stack.enter_context(open_snapshot(name))
-            sides.append((opened, invocation if only is None else only))
-        (snap_a, only_a), (snap_b, only_b) = sides
-        alignment = align(snap_a, snap_b, anyway=align_anyway, invocations=(only_a, only_b))
-        run = _Run(snap_a, snap_b, alignment, Plan(rule, reference))
+        asked = invocation if isinstance(invocation, tuple) else (invocation, invocation)
+        sides, only = [], []
+        for given, number in zip((a, b), asked, strict=True):
+            file, named = split_invocation(given)
+            sides.append(file if isinstance(file, Snapshot) else stack.enter_context(open_snapshot(file)))
+            only.append(number if named is None else named)
+        alignment = align(sides[0], sides[1], anyway=align_anyway, invocations=(only[0], only[1]))
+        run = _Run(sides[0], sides[1], alignment, Plan(rule, reference))
         return run.report(op, workers or os.cpu_count() or 1, progress)
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fusion_replay.judging import table
 
 if TYPE_CHECKING:
+    from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.difference import FinalDifference, StepDifference
-    from fusion_replay.diverge.report import DiffReport
 
 WIDTH = 100
 LINES = 24  # with the command's last line: one screen

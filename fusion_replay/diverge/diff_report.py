@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from fusion_replay.diverge import text
+from fusion_replay.diverge.diff_text import layout
 from fusion_replay.diverge.difference import ALIGNED, KINDS, FinalDifference, OutsideDifference, StepDifference
 from fusion_replay.diverge.environment import Change, in_one_line
 from fusion_replay.diverge.pairwise import NOT_KEPT
@@ -94,6 +94,15 @@ class DiffReport:
         found = [f"{label}: {o.name}: {o.why}" for label, o in outputs]
         kept = [f for f in self.final if f.why == NOT_KEPT]
         found += [f"output {f.buffer} of invocation {f.invocation}: {f.why}" for f in kept]
+        reasons: dict[str, list[str]] = {}  # an inherited difference that no reference explains may hide a fault
+        for step in self.of_kind("inherited"):
+            judged = next((j for j in reversed(step.judged or ()) if j.ok is None), None)
+            if judged is not None:
+                reasons.setdefault(judged.detail, []).append(step.label)
+        found += [
+            f"{len(labels):,} step{'s' * (len(labels) > 1)} with other inputs, first {labels[0]}: {reason}"
+            for reason, labels in reasons.items()
+        ]
         return tuple(found)
 
     @property
@@ -174,7 +183,7 @@ class DiffReport:
 
     def text(self, *, every: bool = False) -> str:
         """Plain text, at most 100 columns; at most 24 lines unless ``every``."""
-        return text.layout(self, every=every)
+        return layout(self, every=every)
 
     def __str__(self) -> str:
         return self.text()

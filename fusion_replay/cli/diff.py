@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``diff A B``: what differs between two recordings, what first, and where it went."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.errors import MismatchError, MissingError
+
+if TYPE_CHECKING:
+    from fusion_replay.diverge.diff_report import DiffReport
+
+
+@click.command("diff")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
+@click.option("--reference", metavar="NAME", default="auto", help="A flavour; auto: the one each recording names.")
+@click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
+@click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
+@click.option("--all", "every", is_flag=True, help="Every step that differs, every change of the environment.")
+@click.option("--align-anyway", is_flag=True, help="Compare what two different sequences have in common.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
+@json_option
+@verbosity_options
+def command(a: str, b: str, invocation: int | None, every: bool, as_json: bool, **options: Any) -> int:
+    """What differs in B against A: two tokens, two boxes, two toolchains, before and after.
+
+    F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Exit 0 where
+    nothing differs or all of it lies inside the tolerance, 1 on a mismatch, 4 where something could not be decided.
+    """
+    from fusion_replay.diverge.diff import diff, split_invocation
+    from fusion_replay.snapshot import Snapshot, open_snapshot
+
+    out = Terminal(as_json)
+    with ExitStack() as stack:
+        snapshots, numbers = [], []
+        for given in (a, b):
+            file, number = split_invocation(given)
+            assert not isinstance(file, Snapshot)
+            snapshots.append(stack.enter_context(open_snapshot(file)))
+            numbers.append(invocation if number is None else number)
+            out.notes(snapshots[-1].notes)
+        with Progress("comparing", quiet=out.quiet) as progress:
+            pair = numbers[0], numbers[1]
+            report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        for record in report.records():
+            click.echo(encode(record))
+    else:
+        out.say(report.text(every=every))
+    status = exit_status(report)
+    also = "" if report.equal or status else "all differences lie inside the tolerance"
+    out.close(status == 0, also=also, next=_next(split_invocation(a)[0], split_invocation(b)[0], report))
+    return status
+
+
+def exit_status(report: DiffReport) -> int:
+    """A mismatch outranks what could not be decided."""
+    if report.mismatch:
+        return MismatchError.exit_code
+    return MissingError.exit_code if report.unanswered else 0
+
+
+def _next(a: Any, b: Any, report: DiffReport) -> str | None:
+    step = report.first
+    if step is not None:
+        if step.status != ("complete", "complete"):
+            return command_line("show", a if step.status[1] == "complete" else b, step.address)
+        return command_line("replay", b, "--step", step.address)
+    if report.suspects:
+        return command_line("replay", b, "--step", report.suspects[0].address)
+    alone = [s for s in report.steps if s.kind in ("missing", "removed", "added")]
+    if report.outside:
+        return command_line("show", b, report.outside[0].address)
+    return command_line("show", a if alone[0].status[1] == "" else b, alone[0].address) if alone else None
