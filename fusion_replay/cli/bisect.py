@@ -1,74 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bisect F``: which step introduced the error of the final output."""
+"""``bisect F``: which step introduced the error. ``bisect --run``: which commit or toolchain version broke it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
-from fusion_replay.errors import MismatchError
+from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 
 @click.command("bisect")
-@click.argument("file", metavar="F")
+@click.argument("file", metavar="[F]", required=False)
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Whose output.  [default: the last]")
 @click.option("--output", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
 @click.option(
     "--metric",
     type=click.Choice(["rel_l2", "max_abs"]),
-    default="rel_l2",
     help="What the error of the final output is.  [default: rel_l2]",
 )
-@click.option("--reference", metavar="NAME", default="auto", help="As for replay.")
-@click.option("--rule", metavar="NAME", default="auto", help="Judges the step that is found, as for replay.")
-@click.option("--journal", metavar="FILE", help="Where evaluations are kept until it is done.  [default: F.bisect]")
+@click.option("--reference", metavar="NAME", help="As for replay.  [default: auto]")
+@click.option("--rule", metavar="NAME", default="auto", help="As for replay and diff.  [default: auto]")
+@click.option("--run", metavar="CMD", help="Shell command that writes a recording to $FUSION_REPLAY_OUT.")
+@click.option("--against", metavar="GOLD", help="With --run: the recording that is right.")
+@click.option(
+    "--versions",
+    metavar="LIST",
+    help="With --run: versions, oldest first, as a,b,c or a file with one a line; CMD has {version} in it.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="With --run: a try that takes longer is killed and can't be judged.",
+)
+@click.option("--journal", metavar="FILE", help="Kept until it is done.  [default: F.bisect, GOLD.bisect]")
 @json_option
 @verbosity_options
 def command(
-    file: str,
-    invocation: int | None,
-    output: str | None,
-    metric: str,
-    reference: str,
-    rule: str,
-    journal: str | None,
-    as_json: bool,
+    file: str | None, run: str | None, against: str | None, versions: str | None, timeout: float | None, **given: Any
 ) -> int:
     """Which step introduced the error of F's final output. The first steps are taken from the recording, the rest is
-    computed by reference; halving finds the step at which the error appears. A bisection that was killed goes on where
-    it was.
+    computed by reference; halving finds the step at which the error appears. Exit 0 when the error is honest rounding
+    (or there is none), 1 when one step is to blame.
 
-    Exit 0 when the error is honest rounding (or there is none), 1 when one step is to blame.
+    With --run CMD --against GOLD, one try for `git bisect run`: exit 0 when CMD's recording agrees with GOLD, 1 when
+    it does not, 125 when that can't be judged. With --versions LIST the search over versions is driven here: exit 1
+    when there is a bad one, 0 when there is none, 4 when none could be judged.
+
+    Either search goes on where it was killed; a version whose try never ended is skipped.
     """
+    steps = {k: given[k] for k in ("invocation", "output", "metric", "reference") if given[k] is not None}
+    if run is None:
+        if file is None or against or versions or timeout:
+            raise UsageError("bisect: expected a recording F, or --run CMD with --against GOLD; see: bisect --help")
+        return _steps(file, {**steps, "rule": given["rule"]}, given["journal"], Terminal(given["as_json"]))
+    if file is not None or steps or against is None:
+        message = "bisect --run: expected --against GOLD, and neither F nor an option of a search for steps"
+        if versions is not None:
+            raise UsageError(message)
+        click.echo(f"error: {message}", err=True)
+        return 125  # 2 would mean to git that this commit is bad
+    if versions is None:
+        return _one_try(run, against, given["rule"], timeout, Terminal(given["as_json"]))
+    journal = Path(given["journal"] or f"{against}.bisect")
+    return _versions(run, against, _listed(versions), given["rule"], timeout, journal, Terminal(given["as_json"]))
+
+
+def _steps(file: str, options: dict[str, Any], journal: str | None, out: Terminal) -> int:
     from fusion_replay.diverge.bisect import bisect
     from fusion_replay.diverge.explain import explain_step
     from fusion_replay.snapshot import open_snapshot
 
-    out = Terminal(as_json)
     with open_snapshot(file) as snapshot:
         out.notes(snapshot.notes)
         with Progress("bisecting", quiet=out.quiet) as progress:
-            found = bisect(
-                snapshot,
-                invocation=invocation,
-                output=output,
-                metric=metric,
-                reference=reference,
-                rule=rule,
-                journal=Path(journal) if journal else Path(f"{file}.bisect"),
-                progress=progress,
-            )
-        why = explain_step(snapshot, found.step, reference) if found and found.step is not None else None
-    if as_json:
-        from fusion_replay.report.jsonl import encode
-
+            found = bisect(snapshot, journal=Path(journal or f"{file}.bisect"), progress=progress, **options)
+        why = None
+        if found and found.step is not None:
+            why = explain_step(snapshot, found.step, options.get("reference", "auto"))
+    if out.as_json:
         *evaluations, answer = found.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
-        for record in [*evaluations, *explained, answer]:
-            click.echo(encode(record))
+        _print([*evaluations, *explained, answer])
     else:
         from fusion_replay.report.divergence import layout
 
@@ -76,3 +93,48 @@ def command(
     next_ = None if found.step is None else command_line("show", file, found.step.address)
     out.close(not found, next=next_)
     return MismatchError.exit_code if found else 0
+
+
+def _one_try(run: str, against: str, rule: str, timeout: float | None, out: Terminal) -> int:
+    from fusion_replay.diverge.versions import GOOD, one_try
+    from fusion_replay.report.text import one_line
+
+    found = one_try(run, against, rule=rule, timeout=timeout)
+    if out.as_json:
+        _print([{"type": "try", **found.to_dict()}])
+    out.close(found.status == GOOD, also=one_line(str(found)))
+    return found.status
+
+
+def _versions(
+    run: str, against: str, names: list[str], rule: str, timeout: float | None, journal: Path, out: Terminal
+) -> int:
+    from fusion_replay.diverge.versions import find_version
+    from fusion_replay.report.terminal import wrap
+
+    def told(one: object) -> None:
+        out.say("\n".join(wrap(str(one), "")))
+
+    found = find_version(run, against, names, rule=rule, timeout=timeout, journal=journal, told=told)
+    if out.as_json:
+        _print(list(found.records()))
+    out.say("\n".join(wrap(found.sentence, "")))
+    out.close(not found.first_bad and found.good is not None)
+    if found.first_bad:
+        return MismatchError.exit_code
+    return 0 if found.good is not None else MissingError.exit_code
+
+
+def _listed(versions: str) -> list[str]:
+    """``a,b,c``, or the lines of a file; blank lines and those that begin with # are no versions."""
+    if Path(versions).is_file():
+        lines = Path(versions).read_text("utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [name.strip() for name in versions.split(",")]
+
+
+def _print(records: list[dict[str, Any]]) -> None:
+    from fusion_replay.report.jsonl import encode
+
+    for record in records:
+        click.echo(encode(record))
