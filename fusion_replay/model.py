@@ -181,6 +181,19 @@ def parse_buffer(text: str) -> tuple[str, int, int | None]:
     return name, int(start), int(stop)
 
 
+STATIC_FROM = 1 << 16
+"""Bytes from which a buffer that no step writes may be taken for unchanged: below, looking costs next to nothing."""
+
+
+def static_buffers(sequence: SequenceDescription) -> frozenset[str]:
+    """Names of the buffers that hold weights, as far as a runlist can tell: large, no step writes them, no input."""
+    changing = {use.buffer for step in sequence.steps for use in step.operands if use.spec.writes}
+    changing.update(sequence.input_args)
+    return frozenset(
+        b.name for b in sequence.buffers if b.nbytes >= STATIC_FROM and b.role == "scratch" and b.name not in changing
+    )
+
+
 def external_buffers(steps: Iterable[StepDescription], partial: Container[int] = ()) -> frozenset[str]:
     """Names of the buffers of which some byte is used before the steps have written it.
 

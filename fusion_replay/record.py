@@ -32,16 +32,18 @@ if TYPE_CHECKING:
 
 IfExists = Literal["error", "replace", "number"]
 OnError = Literal["warn", "raise"]
+Level = Literal["full", "digest"]
 
 
 def record(
     path: str | os.PathLike[str],
     callable_: Any = None,
     *,
-    level: str = "full",
+    level: Level = "full",
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
     with_reference: bool = False,
+    verify_static: bool = False,
     binaries: bool = True,
     slow_after: float = 10.0,
     step_timeout: float | None = None,
@@ -54,7 +56,9 @@ def record(
         callable_: a callable of an IRON sequence that dispatches step by step, one of a single operator, that operator
             itself, or a callable of the software NPU; each call is one invocation. Without it, everything that IRON
             dispatches while the block runs is recorded; :meth:`Recorder.attach` and :meth:`Recorder.step` add others.
-        level: "full" keeps every input and output.
+        level: "full" keeps every input and output, "digest" the digest of each alone: enough to compare two runs.
+        verify_static: look at weights (large buffers that no step writes and that are no input of the call) at every
+            step; otherwise they are digested once and taken for unchanged, and each step says of which.
         if_exists: "error", "replace" (once the new file is complete), or "number" (``app-001.h5``, next free).
         on_error: what a failure of the recorder itself does: "warn" (the run goes on, told once on stderr, counted in
             the snapshot) or "raise" (a :class:`RecordingError` stops the run).
@@ -78,6 +82,7 @@ def record(
         if_exists=if_exists,
         on_error=on_error,
         with_reference=with_reference,
+        verify_static=verify_static,
         binaries=binaries,
         slow_after=slow_after,
         step_timeout=step_timeout,
@@ -99,10 +104,11 @@ class Recorder:
         path: str | os.PathLike[str],
         callable_: Any = None,
         *,
-        level: str = "full",
+        level: Level = "full",
         if_exists: IfExists = "error",
         on_error: OnError = "warn",
         with_reference: bool = False,
+        verify_static: bool = False,
         binaries: bool = True,
         slow_after: float = 10.0,
         step_timeout: float | None = None,
@@ -110,8 +116,8 @@ class Recorder:
         everything: bool = True,
         summary: bool = True,
     ) -> None:
-        if level != "full":
-            raise UsageError(f"level {level!r}: this version records 'full' only; leave level out")
+        if level not in ("full", "digest"):
+            raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
         if if_exists not in ("error", "replace", "number"):
             raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
         if on_error not in ("warn", "raise"):
@@ -121,6 +127,8 @@ class Recorder:
         self.error: str | None = None
         self.with_reference = with_reference
         self.binaries = binaries
+        self.verify_static = verify_static
+        self._level: Level = level
         self._if_exists: IfExists = if_exists
         self._on_error = on_error
         self._lock = threading.RLock()  # rec.step may be used from several threads
@@ -154,7 +162,9 @@ class Recorder:
             raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
         from fusion_replay.snapshot.writer import SnapshotWriter
 
-        self._writer = SnapshotWriter(self.path, if_exists=self._if_exists, provenance=provenance.gather())
+        about = {"level": self._level, "static": "verified" if self.verify_static else "assumed"}
+        gathered = {**provenance.gather(), "recording": about}
+        self._writer = SnapshotWriter(self.path, if_exists=self._if_exists, provenance=gathered, level=self._level)
         self._entered, self._pid = True, os.getpid()
         self.path = self._writer.target
         self._watchdog = Watchdog(self._slow_after, self._step_timeout, f"{self.path}.journal")
@@ -256,6 +266,8 @@ class Recorder:
             say(f"nothing was recorded in {self.path}: {why}")
         elif self.report.losses and not self._told:
             say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
+        for note in self.report.notes:
+            say(f"{self.path}: {note}")
 
     # --- for whoever feeds this recorder ------------------------------------------------------------------------
 

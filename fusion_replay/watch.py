@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fusion_replay import operators
 from fusion_replay.errors import UsageError
-from fusion_replay.model import SequenceDescription, StepDescription, format_address
+from fusion_replay.model import OperandUse, SequenceDescription, StepDescription, format_address
 from fusion_replay.sources.device_files import device_files
 from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.telling import in_words
@@ -29,6 +29,7 @@ class Watch:
         self._description: SequenceDescription | None = None
         self._invocation: int | None = None
         self._begun = False
+        self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
         self._before: tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None = None
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
@@ -54,23 +55,29 @@ class Watch:
             inputs: dict[int, npt.NDArray[Any]] = {}
             previous: dict[int, npt.NDArray[Any]] = {}
             watched: dict[int, npt.NDArray[Any]] = {}
+            assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
             self._before = None
             for position, use in enumerate(step.description.operands):
-                if use.spec.reads:
+                known = self._known(use)
+                if known is not None and not self._looks_again:
+                    assumed[position] = known
+                elif use.spec.reads:
                     inputs[position] = step.read(position)
                 if use.spec.writes:
                     kept = previous if keep or use.spec.reads else watched
                     kept[position] = step.read(position)
-            self._recorder.writer.begin_step(
+            contents = self._recorder.writer.begin_step(
                 self._invocation,
                 step.description.index,
                 inputs,
                 previous=previous,
                 watched=watched,
                 values=step.values,
+                assumed=assumed,
             )
             self._begun = True
+            self._remember_static(step, contents)
             if self._recorder.with_reference:  # the kernel may write over what it read
                 partial = self._is_partial(step.description)
                 old = {i: previous[i] for i in previous if partial and i not in inputs}
@@ -123,6 +130,30 @@ class Watch:
         if len(results) != len(uses):
             raise UsageError(f"it gave {len(results)} results for {len(uses)} outputs")
         return {i: as_dtype(result, spec.dtype) for (i, spec), result in zip(uses, results, strict=True)}
+
+    @property
+    def _looks_again(self) -> bool:
+        return self._recorder.verify_static or self._recorder.with_reference
+
+    def _known(self, use: OperandUse) -> int | None:
+        """The content that a weight had when it was first read."""
+        return self._static.get((use.buffer, use.start, use.spec.nbytes, use.spec.dtype))
+
+    def _remember_static(self, step: LiveStep, contents: Mapping[int, int]) -> None:
+        """``contents``: of the inputs that were read, by position."""
+        rewritten = []
+        for position, content in contents.items():
+            use = step.description.operands[position]
+            if use.buffer not in step.static:
+                continue
+            known = self._known(use)
+            self._static[use.buffer, use.start, use.spec.nbytes, use.spec.dtype] = content
+            if known not in (None, content):
+                rewritten.append(use.spec.name)
+                where = f"{self._words(step)} {use.spec.name} of {use.label}".removeprefix("step ")
+                self._recorder.writer.notice("buffers taken for static that changed", where)
+        if rewritten and self._invocation is not None:
+            self._recorder.writer.note_step(self._invocation, step.description.index, {"rewritten": rewritten})
 
     def _words(self, step: LiveStep) -> str:
         if self._description is None or self._invocation is None:

@@ -236,6 +236,15 @@ class RecordedStep:
         return dict(found) if isinstance(found, dict) else None
 
     @property
+    def noticed(self) -> dict[str, Any]:
+        """What the recorder noticed of the inputs, by argument name; keys that there is nothing of are left out.
+
+        ``clobbered``: differs from what an earlier step left there, with that step's index and its argument;
+        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked.
+        """
+        return {key: self._detail[key] for key in ("clobbered", "rewritten", "assumed") if self._detail.get(key)}
+
+    @property
     def inputs(self) -> OperandMap:
         """Contents before the kernel, of every operand that it reads (in, inout)."""
         rows = self._rows()

@@ -15,18 +15,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
-from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
+from fusion_replay.model import DTYPE_BYTES, ArgSpec, OperandUse, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
 from fusion_replay.snapshot.chunkfile import ChunkFile
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import sequence_to_json
+from fusion_replay.snapshot.flow import Flow
 from fusion_replay.snapshot.news import News, Place
 from fusion_replay.snapshot.schema import (
     CHUNKS_SUFFIX,
@@ -45,6 +46,7 @@ from fusion_replay.snapshot.schema import (
 from fusion_replay.snapshot.spill import Spill, Task
 from fusion_replay.snapshot.target import IfExists, beside, claim
 
+Level = Literal["full", "digest"]
 Arrays = Mapping[int, npt.NDArray[Any]]
 Key = tuple[bytes, str]
 
@@ -66,6 +68,8 @@ class WriteReport:
     file_bytes: int
     seconds_sealing: float
     losses: tuple[Loss, ...]
+    notes: tuple[str, ...] = ()
+    """What the recording noticed of the run: inputs clobbered between steps, weights that changed."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -77,6 +81,7 @@ class WriteReport:
             "file_bytes": self.file_bytes,
             "seconds_sealing": self.seconds_sealing,
             "losses": [loss.to_dict() for loss in self.losses],
+            "notes": list(self.notes),
         }
 
 
@@ -99,6 +104,7 @@ class SnapshotWriter:
         path: the ``.h5`` to make.
         if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
         provenance: JSON data about the run.
+        level: "full", or "digest": of every tensor its digest alone.
         threads: that compress; when None the number of cores less one, at least 2, at most 8.
 
     Raises:
@@ -111,6 +117,7 @@ class SnapshotWriter:
         *,
         if_exists: IfExists = "error",
         provenance: Mapping[str, Any] | None = None,
+        level: Level = "full",
         threads: int | None = None,
     ) -> None:
         self.target, self._journal = claim(Path(path), if_exists)
@@ -125,6 +132,10 @@ class SnapshotWriter:
         self._bare: set[int] = set()  # contents of which the digest alone was kept
         self._next_content = 0
         self._news = News()
+        self._flow = Flow()
+        self._level = level
+        self._digest_of: list[bytes] = []  # by content
+        self._noticed: dict[str, tuple[int, str]] = {}
         self._sequences: list[SequenceDescription] = []
         self._invocations: dict[int, int] = {}
         self._lost_steps: set[tuple[int, int]] = set()
@@ -163,6 +174,7 @@ class SnapshotWriter:
             number = len(self._sequences)
             self._sequences.append(sequence)
             self._news.add_sequence(sequence)
+            self._flow.add_sequence(sequence)
             data = {"id": number, "sequence": sequence_to_json(sequence)}
             self._write_vital(records.json_frame(frames.SEQUENCE, data))
             return number
@@ -210,7 +222,8 @@ class SnapshotWriter:
         previous: Arrays = _NOTHING,
         watched: Arrays = _NOTHING,
         values: Mapping[str, int | float] = _NOTHING,
-    ) -> None:
+        assumed: Mapping[int, int] = _NOTHING,
+    ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
 
         Args:
@@ -218,27 +231,39 @@ class SnapshotWriter:
             previous: old contents of outputs, kept (partial writers).
             watched: old contents of outputs of which only the digest is kept.
             values: runtime values of this dispatch.
+            assumed: inputs that nobody looked at, and the content each of them is taken to have still: an id that an
+                earlier call returned. The snapshot says so of the step.
+
+        Returns:
+            The content of each of ``inputs`` by position, for those that are kept as this level asks for.
 
         Raises:
             UsageError: an array that does not fit the runlist. Nothing else: failed writes are losses.
         """
         with self._lock:
             if not self._writes():
-                return
+                return {}
             batch = _Batch(f"step {invocation}:{step}", [], {})
-            rows = self._rows(batch, invocation, step, INPUT, inputs)
+            found = self._rows(batch, invocation, step, INPUT, inputs)
+            rows = found + self._assumed(invocation, step, assumed)
             rows += self._rows(batch, invocation, step, PREVIOUS, previous)
             rows += self._rows(batch, invocation, step, WATCHED, watched)
-            detail = {"values": dict(values)} if values else {}
+            detail: dict[str, Any] = {"values": dict(values)} if values else {}
+            if assumed:
+                detail["assumed"] = [self._operand(invocation, step, position).spec.name for position in assumed]
+            if clobbered := self._clobbered(invocation, step, found):
+                detail["clobbered"] = clobbered
             if not self._commit_batch(batch, records.step_begin_frame(invocation, step, rows, detail)):
                 self._lost_steps.add((invocation, step))
                 self._lose("step", "steps that could not be written", 1)
-            else:
-                contents = tuple(content for _, role, content in rows if role != WATCHED)
-                if self._bare.isdisjoint(contents):
-                    sequence = self._invocations[invocation]
-                    place = sequence, invocation, step
-                    self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
+                return {}
+            contents = tuple(content for _, role, content in rows if role != WATCHED)
+            if self._bare.isdisjoint(contents) and not assumed:
+                sequence = self._invocations[invocation]
+                place = sequence, invocation, step
+                self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
+            wanted = self._level == "digest"
+            return {position: content for position, _, content in found if wanted or content not in self._bare}
 
     def end_step(
         self,
@@ -259,6 +284,9 @@ class SnapshotWriter:
                 return
             batch = _Batch(f"step {invocation}:{step}", [], {})
             rows = self._rows(batch, invocation, step, OUTPUT, outputs)
+            if rows:
+                digests = {position: self._digest_of[content] for position, _, content in rows}
+                self._flow.wrote(self._invocations[invocation], invocation, step, digests)
             rows += self._rows(batch, invocation, step, REFERENCE, reference)
             self._news.ended(invocation, step)
             detail = {} if state is None else {"state": state}
@@ -282,6 +310,12 @@ class SnapshotWriter:
                 return
             if not self._commit([records.step_note_frame(invocation, step, dict(detail))]):
                 self._lose("statistics", "notes on steps that could not be written", 1)
+
+    def notice(self, what: str, where: str) -> None:
+        """Something about the run for :attr:`WriteReport.notes`: how often, and where first."""
+        with self._lock:
+            count, first = self._noticed.get(what, (0, where))
+            self._noticed[what] = count + 1, first
 
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
@@ -336,6 +370,7 @@ class SnapshotWriter:
                     file_bytes=sealed.file_bytes,
                     seconds_sealing=time.perf_counter() - started,
                     losses=sealed.losses,
+                    notes=tuple(f"{what}: {n}, first at {where}" for what, (n, where) in self._noticed.items()),
                 )
             return self._report
 
@@ -376,8 +411,31 @@ class SnapshotWriter:
             if not 0 <= position < len(operands):
                 raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
             place = Place(self._invocations[invocation], invocation, step, position, role, operands[position])
-            rows.append((position, role, self._content(batch, array, place.use.spec, role != WATCHED, place)))
+            keep = role != WATCHED and self._level == "full"
+            rows.append((position, role, self._content(batch, array, place.use.spec, keep, place)))
         return rows
+
+    def _operand(self, invocation: int, step: int, position: int) -> OperandUse:
+        return self._sequences[self._invocations[invocation]].steps[step].operands[position]
+
+    def _assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[records.Row]:
+        for position in assumed:
+            self._bytes_seen += self._operand(invocation, step, position).spec.nbytes
+        return [(position, INPUT, content) for position, content in assumed.items()]
+
+    def _clobbered(self, invocation: int, step: int, rows: list[records.Row]) -> dict[str, Any]:
+        """Inputs that are not what an earlier step left there, by argument name: that step and its argument."""
+        if not rows:
+            return {}
+        digests = {position: self._digest_of[content] for position, _, content in rows}
+        found = {}
+        for position, (writer, output) in self._flow.clobbered(
+            self._invocations[invocation], invocation, step, digests
+        ).items():
+            use = self._operand(invocation, step, position)
+            found[use.spec.name] = [writer, self._operand(invocation, writer, output).spec.name]
+            self.notice("inputs clobbered between steps", f"{invocation}:{step} {use.spec.name} of {use.label}")
+        return found
 
     def _content(
         self, batch: _Batch, array: npt.NDArray[Any], spec: ArgSpec, keep: bool, place: Place | None = None
@@ -399,6 +457,7 @@ class SnapshotWriter:
             return known
         content = self._next_content
         self._next_content += 1
+        self._digest_of.append(key[0])
         layout = Layout.of(spec.shape, DTYPE_BYTES[spec.dtype])
         where, tail = records.DIGEST, None
         slots: tuple[int, ...] = ()

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import RunlistError
-from fusion_replay.model import DTYPE_BYTES, OperandUse, SequenceDescription, StepDescription
+from fusion_replay.model import DTYPE_BYTES, OperandUse, SequenceDescription, StepDescription, static_buffers
 from fusion_replay.sources.describe import describe_sequence
 from fusion_replay.sources.iron_binaries import kernel_paths
 from fusion_replay.sources.iron_compare import CompareListener, Statistics, is_mismatch
@@ -93,6 +93,10 @@ class IronSource:
             observer.invocation_finished()
         return result
 
+    @cached_property
+    def static(self) -> frozenset[str]:
+        return static_buffers(self.sequence)
+
     def operator(self, index: int) -> Any:
         return self._callable.op.runlist[index][0]
 
@@ -120,6 +124,11 @@ class LiveIronStep:
         self._tensors = tensors
         self._scalars = scalars
         self._contents: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
+
+    @property
+    def static(self) -> frozenset[str]:
+        """See the protocol. A sequence's weights are loaded once, by name; its inputs come with every call."""
+        return self._source.static
 
     def ran(self) -> None:
         """The kernel has run: what was read before is old."""

@@ -50,6 +50,10 @@ class LiveStep(Protocol):
     def values(self) -> Mapping[str, int | float]:
         """Runtime values of this dispatch (per-call scalars), by the name under which they were passed."""
 
+    @property
+    def static(self) -> frozenset[str]:
+        """Names of buffers that may be taken for unchanged once their contents are known (weights); none in doubt."""
+
     def read(self, position: int) -> npt.NDArray[Any]:
         """Present contents of operand ``position``: C-contiguous, in the arg spec's dtype and shape.
 

@@ -104,6 +104,7 @@ class WholeCall:
 
 class _LiveCall:
     values: Mapping[str, int | float] = MappingProxyType({})  # per-call values went to the ELF's scratchpad, unseen
+    static: frozenset[str] = frozenset()
 
     def __init__(self, callable_: Any, sequence: SequenceDescription) -> None:
         self._callable = callable_
