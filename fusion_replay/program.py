@@ -125,6 +125,8 @@ class Program:
                     out,
                     if_exists=policy if self._is_first() else "number",
                     on_error=s.on_error,
+                    level=s.level,
+                    verify_static=s.verify_static,
                     with_reference=s.with_reference,
                     binaries=s.binaries,
                     slow_after=s.slow_after,

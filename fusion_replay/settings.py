@@ -31,6 +31,8 @@ class Settings:
         on_error: "warn" or "raise": what a failure of the recorder itself does.
         separate: sequences with auto or fused dispatch get separate dispatch.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
+        level: "full", or "digest": the digests of all contents alone.
+        verify_static: look at weights at every step, instead of taking them for unchanged.
         with_reference: keep what each operator's own ``reference()`` gives.
         binaries: keep the xclbin and instruction files behind the kernels; otherwise their digests alone.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
@@ -43,6 +45,8 @@ class Settings:
     on_error: Literal["warn", "raise"] = "warn"
     separate: bool = False
     whole_calls: bool = False
+    level: Literal["full", "digest"] = "full"
+    verify_static: bool = False
     with_reference: bool = False
     binaries: bool = True
     slow_after: float = 10.0

@@ -385,8 +385,8 @@ def test_a_bad_callable_leaves_no_file_behind(tmp_path: Path) -> None:
 
 
 def test_what_is_not_offered_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'full' only"):
-        fr.record(tmp_path / "a.h5", level="digest")
+    with pytest.raises(UsageError, match="level 'some': expected 'full' or 'digest'"):
+        fr.record(tmp_path / "a.h5", level="some")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="if_exists='maybe'"):
         fr.record(tmp_path / "a.h5", if_exists="maybe")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="on_error='ignore'"):

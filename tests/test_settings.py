@@ -19,6 +19,8 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_ca
         if_exists=st.sampled_from([None, "error", "replace", "number"]),
         on_error=st.sampled_from(["warn", "raise"]),
         separate=st.booleans(),
+        level=st.sampled_from(["full", "digest"]),
+        verify_static=st.booleans(),
         with_reference=st.booleans(),
         slow_after=seconds,
         step_timeout=st.none() | seconds,

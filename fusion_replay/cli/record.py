@@ -21,7 +21,7 @@ from fusion_replay.settings import Settings
 
 if TYPE_CHECKING:
     from fusion_replay.model import SequenceDescription, StepDescription
-    from fusion_replay.record import IfExists
+    from fusion_replay.record import IfExists, Level
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
     from fusion_replay.workloads import Option, Run, Workload
@@ -110,6 +110,12 @@ def _click_option(o: Option) -> click.Option:
     type=click.Choice(["error", "replace", "number"]),
     help="What to do about an existing F.  [default: error with -o, else number]",
 )
+@click.option(
+    "--level",
+    type=click.Choice(["full", "digest"]),
+    help="digest: of every tensor its digest alone, enough to compare two runs.  [default: full]",
+)
+@click.option("--verify-static", is_flag=True, help="Look at weights at every step, not only the first time.")
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
 @click.option("--no-binaries", is_flag=True, help="With a program: keep no xclbin and instruction files.")
 @click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
@@ -139,6 +145,8 @@ def command(
     only: str | None,
     output: str | None,
     if_exists: IfExists | None,
+    level: Level | None,
+    verify_static: bool,
     with_reference: bool,
     no_binaries: bool,
     separate: bool,
@@ -155,7 +163,7 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
     recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
-    _STEP_TIMEOUT, _SLOW_AFTER, _WITH_REFERENCE, _BINARIES, and _ON_ERROR (warn or raise).
+    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, and _ON_ERROR (warn or raise).
     """
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
@@ -177,6 +185,8 @@ def command(
             "if_exists": if_exists,
             "separate": separate or None,
             "whole_calls": whole_calls or None,
+            "level": level,
+            "verify_static": verify_static or None,
             "with_reference": with_reference or None,
             "binaries": False if no_binaries else None,
             "slow_after": slow_after,
@@ -199,8 +209,14 @@ def command(
     if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    timing = {"slow_after": 10.0 if slow_after is None else slow_after, "step_timeout": step_timeout}
-    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), with_reference, timing)
+    how = {
+        "level": level or "full",
+        "verify_static": verify_static,
+        "with_reference": with_reference,
+        "slow_after": 10.0 if slow_after is None else slow_after,
+        "step_timeout": step_timeout,
+    }
+    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), how)
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -210,9 +226,7 @@ def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, An
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 
 
-def _record(
-    run: Run, target: Path, if_exists: IfExists, out: Terminal, with_reference: bool, timing: Mapping[str, Any]
-) -> int:
+def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, how: Mapping[str, Any]) -> int:
     """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on."""
     from fusion_replay.record import record
 
@@ -220,7 +234,7 @@ def _record(
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        record(target, if_exists=if_exists, with_reference=with_reference, **timing) as recorder,
+        record(target, if_exists=if_exists, **how) as recorder,
     ):
         for callable_ in run.callables:
             recorder.attach(callable_)

@@ -65,6 +65,7 @@ class StepView:
     state: str | None
     error: str | None
     iron: Mapping[str, Any] | None
+    noticed: Mapping[str, Any]
     tensors: tuple[TensorView, ...]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -84,6 +85,14 @@ class StepView:
             lines.append("  values    " + ", ".join(f"{k}={v}" for k, v in self.values.items()))
         if self.iron:
             lines.append("  iron      its own compare: " + ", ".join(_figures(self.iron)))
+        for name, (step, argument) in self.noticed.get("clobbered", {}).items():
+            lines.append(
+                f"  clobbered {name} is not what step {step} left there as {argument}: somebody wrote in between"
+            )
+        for name in self.noticed.get("rewritten", ()):
+            lines.append(f"  rewritten {name}, a buffer that no step writes, changed since it was last looked at")
+        if self.noticed.get("assumed"):
+            lines.append(f"  assumed   unchanged since first read, not looked at: {', '.join(self.noticed['assumed'])}")
         rows: list[list[str]] = [
             ["", "", "buffer", "dtype", "shape", "bytes", "min", "max", "mean", "zero", "nan", "inf"]
         ]
@@ -154,6 +163,7 @@ def view(step: RecordedStep) -> StepView:
         state=step.state,
         error=step.error,
         iron=step.iron,
+        noticed=step.noticed,
         tensors=tuple(tensors),
     )
 

@@ -120,6 +120,8 @@ class SnapshotWriter:
         level: Level = "full",
         threads: int | None = None,
     ) -> None:
+        if level not in ("full", "digest"):
+            raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
         self.target, self._journal = claim(Path(path), if_exists)
         self.write_error: OSError | None = None
         """The first thing that went wrong with a write; the losses say what it cost."""
