@@ -25,6 +25,8 @@ from fusion_replay.sources.protocol import StepObserver
 class OperatorSource:
     """One operator with one way of sharing tensors between its arguments; what a step asks of its source."""
 
+    static: frozenset[str] = frozenset()  # every call brings tensors of its own
+
     def __init__(self, operator: Any, sharing: tuple[int, ...]) -> None:
         self._operator = operator
         names = [spec.name for spec, _ in arg_specs(operator, describe_operator(operator))]
