@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fusion_replay.model import ArgSpec
     from fusion_replay.operators import reference
     from fusion_replay.record import Recorder, record
+    from fusion_replay.redispatch import RedispatchReport, redispatch
     from fusion_replay.replay import ReplayReport, replay
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.snapshot import open_snapshot as open
@@ -42,6 +43,7 @@ _HOMES = {
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.record",
     "RecordingDispatch": "fusion_replay.dispatch",
+    "RedispatchReport": "fusion_replay.redispatch",
     "ReplayReport": "fusion_replay.replay",
     "Snapshot": "fusion_replay.snapshot",
     "Tolerance": "fusion_replay.tolerance",
@@ -60,6 +62,7 @@ _HOMES = {
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.user_operators",
     "record": "fusion_replay.record",
+    "redispatch": "fusion_replay.redispatch",
     "reference": "fusion_replay.operators",
     "relative": "fusion_replay.tolerance",
     "replay": "fusion_replay.replay",

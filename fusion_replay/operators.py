@@ -215,7 +215,7 @@ class OperatorSpec:
         if self.iron_fails is None:
             return None
         bound = self.bind(params)
-        bound.values = _runtime_values(self, bound, values or {})
+        bound.values = runtime_values(self, bound, values or {})
         return self.iron_fails(bound, flavour)
 
 
@@ -365,7 +365,7 @@ def evaluate(
         arrays = [_shaped(spec, s, a) for s, a in zip(in_specs, arrays, strict=True)]
     xp = aac.array_namespace(*arrays) if arrays else np
     old = _previous(spec, out_specs, previous)
-    call = Call(bound, xp, old, _runtime_values(spec, bound, values or {}, required=True), rounder)
+    call = Call(bound, xp, old, runtime_values(spec, bound, values or {}, required=True), rounder)
     with np.errstate(all="ignore"):  # overflow, NaN and division by zero are results here, judged by the rules
         result = fn(call, *(arrays if spec.raw else [wide(a) for a in arrays]))
     results = _in_order(spec, out_specs, result)
@@ -443,7 +443,7 @@ def _previous(
     return tuple(None if g is None else _shaped(spec, s, g) for s, g in zip(out_specs, given, strict=True))
 
 
-def _runtime_values(
+def runtime_values(
     spec: OperatorSpec, params: SimpleNamespace, values: Mapping[str, int | float], *, required: bool = False
 ) -> dict[str, int | float]:
     """The operator's runtime values by its own names, looked up under IRON's symbol where a parameter names one.
@@ -533,6 +533,7 @@ __all__ = [
     "lookup",
     "reference",
     "register",
+    "runtime_values",
     "specs",
     "template_command",
     "user_specs",

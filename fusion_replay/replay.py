@@ -83,7 +83,7 @@ def replay(
     else:
         context = nullcontext(snapshot)
     with context as snap:
-        selected = _select(snap, steps, op, buffer, invocation)
+        selected = select(snap, steps, op, buffer, invocation)
         budget = snap.store.budget if cache_bytes is None else cache_bytes
         run = _Run(snap, Plan(rule, reference, array), budget, progress, fail_fast)
         if mode == "isolated":
@@ -91,12 +91,12 @@ def replay(
             final: tuple[FinalOutput, ...] = ()
         else:
             outcomes, final = run.cumulative(selected)
-        recorded_on = _recorded_on(snap)
+        recorded = recorded_on(snap)
     report = ReplayReport(
         mode=mode,
         rule=rule,
         reference=reference,
-        recorded_on=recorded_on,
+        recorded_on=recorded,
         steps=tuple(o for o in outcomes if isinstance(o, StepReport)),
         skips=tuple(o for o in outcomes if isinstance(o, Skip)),
         final=final,
@@ -201,9 +201,14 @@ def _check_names(reference: str, rule: str, mode: str, array: str) -> None:
         need_torch("cuda" if array == "cuda" else "cpu")
 
 
-def _select(
+def select(
     snap: Snapshot, steps: Any, op: str | None, buffer: str | None, invocation: int | None
 ) -> list[RecordedStep]:
+    """The steps that these filters mean.
+
+    Raises:
+        UsageError: there are none of them.
+    """
     found = list(snap.steps(invocation=invocation, op=op, buffer=buffer))
     if steps is not None:
         alone = isinstance(steps, str) or (isinstance(steps, tuple) and len(steps) == 2 and isinstance(steps[0], int))
@@ -218,7 +223,8 @@ def _select(
     return found
 
 
-def _recorded_on(snap: Snapshot) -> tuple[str, ...]:
+def recorded_on(snap: Snapshot) -> tuple[str, ...]:
+    """For people: what each kind of sequence ran on, the software NPU labelled as such."""
     found = []
     for sequence in snap.sequences:
         variant, device = sequence.origin.get("variant", "unknown source"), sequence.origin.get("device", "")

@@ -36,6 +36,8 @@ watchdog array_step
 record
 judging
 replay
+redispatching
+redispatch
 check dispatch program
 diverge
 report

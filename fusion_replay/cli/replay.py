@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError
@@ -53,13 +54,17 @@ if TYPE_CHECKING:
     metavar="BYTES",
     help="Decoded contents held in memory, at most.  [default: 512 MiB]",
 )
+@redispatch.options
 @json_option
 @verbosity_options
 def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
     """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
     caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
-    judged.
+    judged. With --on npu or --on sim the steps are dispatched again, each on its recorded inputs.
     """
+    out = Terminal(as_json)
+    if again := redispatch.take(options):
+        return redispatch.run(file, every, out, {**options, **again, "steps": steps or None})
     from fusion_replay.judging.processes import cores, limit_threads
 
     if options["workers"] == 1:
@@ -70,7 +75,6 @@ def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **opt
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
 
-    out = Terminal(as_json)
     with open_snapshot(file) as snapshot:
         out.notes(snapshot.notes)
         try:

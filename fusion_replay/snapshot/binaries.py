@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError
-from fusion_replay.snapshot.schema import DIGEST_ONLY, MAX_NAME, Index
+from fusion_replay.snapshot.schema import DIGEST_ONLY, MAX_CONTENT, MAX_NAME, Index
 from fusion_replay.snapshot.store import ContentStore
 
 _DIGEST = re.compile(r"\A[0-9a-f]{32}\Z")
@@ -34,6 +34,7 @@ class KernelFiles:
         kernel: the name under which the xclbin has it ("" where nobody said).
         xclbin, instructions: ``(base name, contents)``; None where it is not there.
         absent: why one of them is not, in words.
+        places: bytes from the start of each argument's tensor to its contents; empty: none anywhere.
     """
 
     operator: int
@@ -41,6 +42,7 @@ class KernelFiles:
     xclbin: tuple[str, bytes] | None = None
     instructions: tuple[str, bytes] | None = None
     absent: str | None = None
+    places: tuple[int, ...] = ()
 
     def to_json(self, sequence: int, store: Callable[[bytes], str]) -> dict[str, Any]:
         """The table's entry; ``store`` takes the contents and gives their digest."""
@@ -52,6 +54,8 @@ class KernelFiles:
                 entry[key] = {"name": name, "nbytes": len(data), "digest": store(data), "sha256": sha256}
         if self.absent is not None:
             entry["absent"] = self.absent
+        if self.places:
+            entry["places"] = list(self.places)
         return entry
 
 
@@ -105,7 +109,10 @@ class DeviceFile:
 
 @dataclass(frozen=True, slots=True)
 class KernelBinaries:
-    """What one operator of one sequence ran with; ``absent`` says why where a file is None."""
+    """What one operator of one sequence ran with; ``absent`` says why where a file is None.
+
+    ``places``: bytes from the start of the tensor that an argument is given to its contents; empty: none anywhere.
+    """
 
     sequence: int
     operator: int
@@ -113,6 +120,7 @@ class KernelBinaries:
     xclbin: DeviceFile | None
     instructions: DeviceFile | None
     absent: str | None
+    places: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -154,11 +162,13 @@ def read_binaries(index: Index, store: ContentStore, name: str) -> tuple[KernelB
         known = type(sequence) is int and 0 <= sequence < len(index.sequences)
         if not (known and type(operator) is int and 0 <= operator < len(index.sequences[sequence].operators)):
             raise ValueError(f"operator {operator} of sequence {sequence}")
+        places = entry.get("places", [])
+        if not all(type(place) is int and 0 <= place <= MAX_CONTENT for place in places):
+            raise ValueError("places")
         if not (_text(label) and (absent is None or _text(absent))):
             raise ValueError("kernel")
-        return KernelBinaries(
-            sequence, operator, label, file(entry.get("xclbin")), file(entry.get("instructions")), absent
-        )
+        files = file(entry.get("xclbin")), file(entry.get("instructions"))
+        return KernelBinaries(sequence, operator, label, *files, absent, tuple(places))
 
     try:
         return tuple(kernel({"absent": None, **entry}) for entry in index.binaries)

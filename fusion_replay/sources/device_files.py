@@ -29,7 +29,7 @@ def device_files(kernels: Sequence[KernelPaths]) -> list[KernelFiles]:
         xclbin, no_xclbin = contents(kernel.xclbin)
         instructions, no_instructions = contents(kernel.instructions)
         why = "; ".join(filter(None, (kernel.absent, no_xclbin, no_instructions)))
-        files.append(KernelFiles(kernel.operator, kernel.kernel, xclbin, instructions, why or None))
+        files.append(KernelFiles(kernel.operator, kernel.kernel, xclbin, instructions, why or None, kernel.places))
     return files
 
 

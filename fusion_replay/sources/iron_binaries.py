@@ -9,10 +9,12 @@ Kernels say it themselves (Xilinx/mlir-aie ``python/utils/npukernel.py``: ``xclb
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusion_replay.model import SequenceDescription
+from fusion_replay.model import DTYPE_BYTES, OperatorDescription, SequenceDescription
+from fusion_replay.sources.describe import arg_specs
 from fusion_replay.sources.iron_hook import PLANS
 from fusion_replay.sources.protocol import KernelPaths
 
@@ -25,7 +27,12 @@ def kernel_paths(callable_: Any, sequence: SequenceDescription) -> tuple[KernelP
     if sequence.origin.get("variant") == "simulator":
         return ()
     first = {step.operator: step.index for step in reversed(sequence.steps)}
-    return tuple(_of_step(callable_, number, first[number]) for number in sorted(first))
+    found = []
+    for number in sorted(first):
+        operator = callable_.op.runlist[first[number]][0]
+        paths = _of_step(callable_, number, first[number])
+        found.append(replace(paths, places=_places(operator, sequence.operators[number])))
+    return tuple(found)
 
 
 def operator_paths(operator: Any, kernel: Any = None) -> tuple[KernelPaths, ...]:
@@ -68,6 +75,12 @@ def _told(number: int, name: str, xclbin: Path | None, instructions: Path | None
     missing = [what for what, path in (("xclbin", xclbin), ("instruction file", instructions)) if path is None]
     absent = f"nothing here names its {' and its '.join(missing)}" if missing else None
     return KernelPaths(number, name, xclbin, instructions, absent)
+
+
+def _places(operator: Any, description: OperatorDescription) -> tuple[int, ...]:
+    """Bytes from each tensor's start to its argument's contents; empty where all start at once."""
+    places = tuple(place * DTYPE_BYTES[spec.dtype] for spec, place in arg_specs(operator, description))
+    return places if any(places) else ()
 
 
 def _path(found: Any) -> Path | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.model import SequenceDescription, StepDescription
@@ -30,7 +31,8 @@ class StepResult:
 class KernelPaths:
     """Where the device files behind one operator of a sequence lie, as far as its kernel says.
 
-    ``absent`` says why one of them is None.
+    ``absent`` says why one of them is None. ``places``: for each argument how many bytes before its contents the
+    tensor begins that the kernel is given (buffers placed in an arena since September 2026); empty: none.
     """
 
     operator: int
@@ -38,6 +40,30 @@ class KernelPaths:
     xclbin: Path | None
     instructions: Path | None
     absent: str | None = None
+    places: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What one argument of a kernel is given: ``nbytes`` from byte ``offset`` of memory number ``memory``."""
+
+    memory: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How one dispatch ended: the runtime's word for it, time around it in nanoseconds, memory afterwards.
+
+    ``memory`` is empty unless it completed. ``hung``: it had not come back when its time was up.
+    """
+
+    state: str
+    elapsed_ns: int
+    memory: tuple[npt.NDArray[np.uint8], ...]
+    completed: bool
+    hung: bool = False
 
 
 class LiveStep(Protocol):
