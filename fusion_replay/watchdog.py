@@ -2,7 +2,9 @@
 """Says so while a step runs far longer than its like: whoever waits for a hung kernel learns which one it is.
 
 A thread of its own looks at the clock; the dispatching thread only notes when a step begins and ends. It can speak
-where the kernel's wait gives up Python's lock, as pyxrt's does.
+where the kernel's wait gives up Python's lock. pyxrt's ``run.wait`` keeps it (Xilinx/XRT
+``src/python/pybind11/src/pyxrt.cpp``, d269eb9e656ce3670b54a2ecc4e3a812f9192e34): nothing is told there until the driver
+gives the command up.
 """
 
 from __future__ import annotations
