@@ -381,3 +381,46 @@ def test_steps_without_a_recorded_output_are_not_run(machine: Any, tmp_path: Pat
     assert verdicts(report) == ["unchanged bits", "not run"]
     assert report.steps[1].detail == "its recording is failed: there is no output to compare with"
     assert report.passed, "a fact of the recording, as in a replay"
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_from_iron_to_pyxrt(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence of IRON recorded where its build lies, then run again from the file alone."""
+    from iron_doubles import VARIANTS
+    from iron_doubles import machine as iron
+
+    monkeypatch.chdir(tmp_path)
+    iron.MACHINE.__init__()  # type: ignore[misc]
+    v3 = next(v for v in VARIANTS if v.label == "V3")
+    x = np.linspace(-3, 3, N).astype("bfloat16")
+
+    def record(name: str) -> None:
+        callable_ = v3.build([(v3.ops.ElementwiseAdd(N), "x", "y", "z"), (v3.ops.SiLU(N), "z", "z")], ["x", "y"], ["z"])
+        for buffer in ("x", "y"):
+            v3.write(callable_, buffer, x)
+        with fr.record(name, callable_):
+            callable_()
+
+    record("first.h5")
+    with fr.open("first.h5") as snap:
+        assert {b.absent is None for b in snap.binaries} == {False}, "nothing was built yet"
+        for file in kernel_files(with_columns(snap.sequences[0])):
+            for found in (file.xclbin, file.instructions):
+                assert found is not None
+                Path(found[0]).write_bytes(found[1])
+    record("second.h5")
+    for built in [*Path().glob("*.xclbin"), *Path().glob("*.bin")]:
+        built.unlink()
+    report = fr.redispatch("second.h5", repeat=2)
+    assert [s.op for s in report.steps] == ["ElementwiseAdd", "SiLU"]
+    assert {s.binaries for s in report.steps} == {"recorded"}
+    assert report.passed, str(report)
+    assert machine.runs == 4
+
+
+def with_columns(sequence: Any) -> Any:
+    """The doubles' operators have sizes alone; a design for the software NPU says how they are spread."""
+    spread = {"num_aie_columns": 4, "tile_size": N // 4}
+    return replace(sequence, operators=tuple(replace(o, params={**o.params, **spread}) for o in sequence.operators))
