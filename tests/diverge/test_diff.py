@@ -117,3 +117,28 @@ def test_two_invocations_of_one_recording(clean: Path) -> None:
     assert fr.diff(clean, clean, invocation=1).compared == 41
     with pytest.raises(UsageError, match="no invocation 7"):
         fr.diff(f"{clean}@0", f"{clean}@7")
+
+
+CHAIN = [
+    Entry((Use("x", "in"), Use("y", "out"))),
+    Entry((Use("y", "in"), Use("z", "out")), "Second"),
+    Entry((Use("z", "inout"),), "Between"),
+    Entry((Use("z", "in"), Use("v", "out")), "Third"),
+    Entry((Use("v", "in"), Use("u", "out")), "Fourth"),
+]
+
+
+def test_a_step_taken_out_shifts_nothing_and_is_named(tmp_path: Path) -> None:
+    whole = record(tmp_path / "a.h5", CHAIN, outputs=["u"])
+    short = record(tmp_path / "b.h5", [*CHAIN[:2], *CHAIN[3:]], outputs=["u"])
+    report = fr.diff(whole, short)
+    assert [(s.kind, s.label.split()[1]) for s in report.steps] == [
+        ("removed", "Between"),
+        ("inherited", "Third"),
+        ("inherited", "Fourth"),
+    ]
+    assert [(o.name, o.address) for o in report.outside] == [("z", "0:2")]
+    assert "by a step that b's runlist lacks" in report.outside[0].why
+    back = fr.diff(short, whole)
+    assert [s.kind for s in back.steps] == ["added", "inherited", "inherited"]
+    assert back.outside == (), "the step that was put in made the difference"
