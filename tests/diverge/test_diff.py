@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import fusion_replay as fr
+from byte_runlists import Entry, Use, record
 from fusion_replay.errors import MismatchError, UsageError
 from fusion_replay.sources.simulator.errors import HostRuntimeError
 from fusion_replay.workloads import find
