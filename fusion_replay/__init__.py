@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fusion_replay.check import check
     from fusion_replay.compare import Verdict, assert_close, compare
     from fusion_replay.dispatch import RecordingDispatch
+    from fusion_replay.diverge.attribution import Attribution, attribute
     from fusion_replay.diverge.bisect import Divergence, bisect
     from fusion_replay.diverge.diff import diff
     from fusion_replay.diverge.diff_report import DiffReport
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ArgSpec": "fusion_replay.model",
     "DiffReport": "fusion_replay.diverge.diff_report",
+    "Attribution": "fusion_replay.diverge.attribution",
     "Divergence": "fusion_replay.diverge.bisect",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
@@ -49,6 +51,7 @@ _HOMES = {
     "Tolerance": "fusion_replay.tolerance",
     "Verdict": "fusion_replay.compare",
     "assert_close": "fusion_replay.compare",
+    "attribute": "fusion_replay.diverge.attribution",
     "bisect": "fusion_replay.diverge.bisect",
     "bf16_ulps": "fusion_replay.tolerance",
     "check": "fusion_replay.check",

@@ -10,7 +10,7 @@ import click
 from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
-from fusion_replay.errors import MismatchError, MissingError, NothingComparedError
+from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
 from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--all", "every", is_flag=True, help="One row per step.")
 @click.option("--array", metavar="NAME", default="numpy", help="References compute on numpy, torch or cuda.")
+@click.option(
+    "--attribute", is_flag=True, help="What each step introduced and inherited, and its share of the final error."
+)
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option(
     "--workers",
@@ -57,14 +60,20 @@ if TYPE_CHECKING:
 @redispatch.options
 @json_option
 @verbosity_options
-def command(file: str, every: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
+def command(file: str, every: bool, attribute: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
     """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
     caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
     judged. With --on npu or --on sim the steps are dispatched again, each on its recorded inputs.
     """
     out = Terminal(as_json)
     if again := redispatch.take(options):
+        if attribute:
+            raise UsageError("replay --attribute: judges a recording; leave --on out")
         return redispatch.run(file, every, out, {**options, **again, "steps": steps or None})
+    if attribute:
+        from fusion_replay.cli.attribution import attribution
+
+        return attribution(file, every, out, {"steps": steps, **options})
     from fusion_replay.judging.processes import cores, limit_threads
 
     if options["workers"] == 1:

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``replay F --attribute``: introduced or inherited, and each step's share of the final error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line
+from fusion_replay.errors import MismatchError, UsageError
+
+TAKES = ("invocation", "reference", "rule")
+
+
+def attribution(file: str, every: bool, out: Terminal, options: dict[str, Any]) -> int:
+    """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong."""
+    given = click.get_current_context()
+    others = [
+        p for p in options if p not in TAKES and given.get_parameter_source(p) == click.core.ParameterSource.COMMANDLINE
+    ]
+    if others:
+        raise UsageError(
+            f"replay --attribute: takes --invocation, --reference, --rule and --all; leave --{others[0]} out"
+        )
+    from fusion_replay.diverge.attribution import attribute
+    from fusion_replay.snapshot import open_snapshot
+
+    with open_snapshot(file) as snapshot:
+        out.notes(snapshot.notes)
+        with Progress("attributing", quiet=out.quiet) as progress:
+            found = attribute(snapshot, every=every, progress=progress, **{k: options[k] for k in TAKES})
+    if out.as_json:
+        from fusion_replay.report.jsonl import encode
+
+        for record in found.records():
+            click.echo(encode(record))
+    else:
+        from fusion_replay.report.attribution import layout
+
+        out.say(layout(found, every=every))
+    wrong = [s for s in found.steps if s.ok is False]
+    bad = bool(wrong) or not found.reached
+    first = next(iter(found.attributed or found.suspects), None) if found.total else None
+    show = None if first is None else command_line("show", file, first.address)
+    next_ = command_line("bisect", file) if wrong else show
+    out.close(not bad, next=next_)
+    return MismatchError.exit_code if bad else 0
+
+
+__all__ = ["attribution"]
