@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "show": ("fusion_replay.cli.show", "What a snapshot holds: steps, arrays, provenance, losses."),
     "export": ("fusion_replay.cli.export", "Recorded steps as a file of another kind."),
     "fsck": ("fusion_replay.cli.fsck", "Check a snapshot's integrity; recover a recording that was killed."),
+    "golden": ("fusion_replay.cli.golden", "Regression tests: recordings that were accepted; add, check, review."),
     "operators": ("fusion_replay.cli.operators", "What is supported: operators, parameters, tolerances."),
     "demo": ("fusion_replay.cli.demo", "The tour: record a decode with a fault inside, find the fault."),
     "doctor": ("fusion_replay.cli.doctor", "What this machine has and what it lacks for recording."),

@@ -216,7 +216,8 @@ def command(
         "slow_after": 10.0 if slow_after is None else slow_after,
         "step_timeout": step_timeout,
     }
-    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), how)
+    recipe = {"workload": workload, "device": sim, "faults": list(fault), "options": given}
+    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), how, recipe)
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -226,8 +227,14 @@ def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, An
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 
 
-def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, how: Mapping[str, Any]) -> int:
-    """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on."""
+def _record(
+    run: Run, target: Path, if_exists: IfExists, out: Terminal, how: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> int:
+    """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on.
+
+    ``recipe`` goes into the provenance: a golden of this recording can be recorded again.
+    """
+    from fusion_replay import provenance
     from fusion_replay.record import record
 
     out.say(one_line(run.describe()))
@@ -238,6 +245,7 @@ def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal, how: Map
     ):
         for callable_ in run.callables:
             recorder.attach(callable_)
+        recorder.writer.set_provenance({**provenance.gather(), "recipe": recipe})
         failure = _run(run)
     if failure is None:
         for name, value in run.result().items():

@@ -48,8 +48,7 @@ def record_matrix(device: str | None, only: str | None, output: str | None, out:
                     out.say(_line(entry))
             progress(i + 1, len(chosen))
     out.say(_summary(entries, len(chosen), folder))
-    shown = next((e for e in entries if e.path.suffix == ".h5"), None)
-    out.close(status == 0, next=None if shown is None else command_line("replay", shown.path))
+    out.close(status == 0, next=command_line("golden", "check", folder))
     return status
 
 
@@ -60,10 +59,10 @@ def _line(entry: Entry) -> str:
 
 def _summary(entries: list[Entry], chosen: int, folder: Path) -> str:
     states = Counter(e.state for e in entries)
-    whole = sum(e.path.suffix == ".h5" for e in entries)
+    whole = sum(e.whole for e in entries)
     right = sum(not e.mismatches for e in entries)
     return (
         f"{folder}: {right} of {count(chosen, 'parameter set')} recorded and matching on the software NPU; "
-        f"{whole} whole, {len(entries) - whole} as recipes, {human_bytes(sum(e.file_bytes for e in entries))}; "
+        f"{whole} whole, {len(entries) - whole} thin, {human_bytes(sum(e.file_bytes for e in entries))}; "
         + ", ".join(f"{n} {state}" for state, n in sorted(states.items()))
     )

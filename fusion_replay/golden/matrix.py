@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goldens in ``snapshots/``: IRON's CI matrix on the software NPU, whole where it is small, recipes where not.
+"""The goldens in ``snapshots/``: IRON's CI matrix on the software NPU, whole where it is small, thin where not.
 
 A recording that holds what the file before it held replaces nothing, so that making all of them again leaves a
 checkout as it was unless a number changed.
@@ -12,14 +12,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_replay import __version__, provenance
 from fusion_replay.errors import SnapshotError
-from fusion_replay.golden.recipe import Recipe, recipe_of
-from fusion_replay.record import record
+from fusion_replay.golden.add import golden_of
+from fusion_replay.golden.again import record_run
+from fusion_replay.golden.document import Contents, Golden
+from fusion_replay.golden.store import CONTENTS, document
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.workloads.matrix import cases
@@ -27,12 +29,12 @@ from fusion_replay.workloads.matrix import cases
 if TYPE_CHECKING:
     from fusion_replay.workloads.matrix import Case
 
+State = Literal["new", "changed", "unchanged"]
+
 SMALL = 150_000
 """Bytes of all buffers of a sequence: up to here every recording is kept whole."""
 MEDIUM = 600_000
 """The same for the smallest recording of an operator on a device: one of each is kept whole where it can be."""
-
-RECIPE_SUFFIX = ".recipe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +42,18 @@ class Entry:
     """What became of one case.
 
     Attributes:
-        path: its golden, whole or recipe.
-        state: "new", "changed", or "unchanged" (the file was left alone).
+        path: its golden.
+        state: "new", "changed", or "unchanged" (the files were left alone).
+        whole: its contents lie beside it.
         steps: how many were recorded.
         mismatches: labels of the steps that rule ``auto`` rejects.
-        file_bytes: size of ``path``.
+        file_bytes: size of ``path`` and its contents.
     """
 
     name: str
     path: Path
-    state: Literal["new", "changed", "unchanged"]
+    state: State
+    whole: bool
     steps: int
     mismatches: tuple[str, ...]
     file_bytes: int
@@ -57,22 +61,24 @@ class Entry:
 
 def make(case: Case, folder: Path) -> Entry:
     """Record one case and bring its golden in ``folder`` up to date."""
-    kept = folder / f"{case.name}.h5"
-    written = folder / f"{case.name}{RECIPE_SUFFIX}"
+    path, kept = document(folder, case.name), folder / f"{case.name}{CONTENTS}"
     with recorded(case) as fresh:
-        with open_snapshot(fresh) as snapshot:
-            recipe = recipe_of(snapshot, case.name, made_from(case))
-        whole = is_kept_whole(case)
-        path, other = (kept, written) if whole else (written, kept)
-        other.unlink(missing_ok=True)
-        state = _update_snapshot(fresh, kept) if whole else _update_text(recipe.to_json(), written)
-    return Entry(case.name, path, state, len(recipe.steps), recipe.mismatches, path.stat().st_size)
+        golden = _golden(case, fresh)
+        states: list[State] = []
+        if is_kept_whole(case):
+            states.append(_update_snapshot(fresh, kept))
+            golden = replace(golden, contents=Contents.of(kept, kept.name))
+        else:
+            kept.unlink(missing_ok=True)
+        states.append(_update_text(golden, path))
+    state: State = next((s for s in states if s != "unchanged"), "unchanged")
+    size = path.stat().st_size + (kept.stat().st_size if golden.contents else 0)
+    return Entry(case.name, path, state, golden.contents is not None, len(golden.steps), golden.mismatches, size)
 
 
-def remake(case: Case) -> Recipe:
-    """Record ``case`` again and say what came out, for :func:`fusion_replay.golden.recipe.differences`."""
-    with recorded(case) as fresh, open_snapshot(fresh) as snapshot:
-        return recipe_of(snapshot, case.name, made_from(case))
+def _golden(case: Case, recording: Path) -> Golden:
+    with open_snapshot(recording) as snapshot:
+        return golden_of(snapshot, case.name, recipe=recipe_of(case))
 
 
 def is_kept_whole(case: Case) -> bool:
@@ -90,23 +96,18 @@ def _buffer_bytes(case: Case) -> int:
     return sum(sizes.values())
 
 
-def made_from(case: Case) -> dict[str, Any]:
-    """What a recipe says of where it came from."""
-    return {"device": case.device, "operator": case.operator, "parameters": dict(case.parameters)}
+def recipe_of(case: Case) -> dict[str, Any]:
+    """How the case is recorded again."""
+    return {"matrix": case.name, "device": case.device, "operator": case.operator, "parameters": dict(case.parameters)}
 
 
 @contextmanager
 def recorded(case: Case) -> Iterator[Path]:
     """A recording of ``case`` on the software NPU, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
-        target = Path(folder) / f"{case.name}.h5"
-        run = case.build()
-        with record(target, on_error="raise") as recorder:
-            for callable_ in run.callables:
-                recorder.attach(callable_)
-            # Where and when a golden was made says nothing about it, and would change it every time.
-            recorder.writer.set_provenance(_provenance(case.name))
-            run.execute()
+        target = Path(folder) / f"{case.name}{CONTENTS}"
+        # Where and when a golden was made says nothing about it, and would change it every time.
+        record_run(case.build(), target, about=_provenance(case.name))
         yield target
 
 
@@ -118,7 +119,7 @@ def _provenance(name: str) -> dict[str, Any]:
     }
 
 
-def _update_snapshot(fresh: Path, kept: Path) -> Literal["new", "changed", "unchanged"]:
+def _update_snapshot(fresh: Path, kept: Path) -> State:
     if not kept.exists():
         shutil.copyfile(fresh, kept)
         return "new"
@@ -128,12 +129,16 @@ def _update_snapshot(fresh: Path, kept: Path) -> Literal["new", "changed", "unch
     return "changed"
 
 
-def _update_text(text: str, path: Path) -> Literal["new", "changed", "unchanged"]:
-    before = path.read_text("utf-8") if path.exists() else None
-    if before == text:
-        return "unchanged"
-    path.write_text(text, "utf-8")
-    return "new" if before is None else "changed"
+def _update_text(golden: Golden, path: Path) -> State:
+    """Versions of packages alone are no reason to touch a golden that a person would have to review."""
+    existed = path.exists()
+    try:
+        if existed and replace(Golden.read(path), provenance=golden.provenance) == golden:
+            return "unchanged"
+    except SnapshotError:
+        pass  # made again where it can't be read
+    path.write_text(golden.to_json(), "utf-8")
+    return "changed" if existed else "new"
 
 
 def _holds(path: str | os.PathLike[str]) -> object:
@@ -154,4 +159,4 @@ def _holds(path: str | os.PathLike[str]) -> object:
         return str(error)
 
 
-__all__ = ["MEDIUM", "RECIPE_SUFFIX", "SMALL", "Entry", "is_kept_whole", "made_from", "make", "recorded", "remake"]
+__all__ = ["MEDIUM", "SMALL", "Entry", "is_kept_whole", "make", "recipe_of", "recorded"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepReport
 from fusion_replay.model import WHOLE_CALL
 from fusion_replay.tensors import to_torch
-from fusion_replay.tolerance import bf16_ulps
+from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 if TYPE_CHECKING:
     from fusion_replay.operators import OperatorSpec
@@ -33,16 +33,26 @@ class Plan:
     """How steps are judged: the rule, the reference as asked for, and which arrays it computes on.
 
     ``reference``: a flavour, "auto" (the flavour the recording names), or one of :data:`FOREIGN`. ``array``: one of
-    :data:`ARRAYS`.
+    :data:`ARRAYS`. ``tolerances``: limits that replace an operator's own, by step address or operator type.
     """
 
     rule: str = "auto"
     reference: str = "auto"
     array: str = "numpy"
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
 
     def flavour(self, step: RecordedStep) -> str:
         recorded = step.sequence.origin.get("flavour", "exact")
         return recorded if self.reference in ("auto", *FOREIGN) else self.reference
+
+    def tolerance(self, step: RecordedStep, spec: OperatorSpec | None) -> Tolerance:
+        """The limits for this step: its own, its operator's as given, or the operator's."""
+        for key in (step.address, step.op.type if spec is None else spec.type):
+            if key in self.tolerances:
+                return self.tolerances[key]
+        if spec is None:  # IRON knows it, the catalogue does not
+            return bf16_ulps(2)
+        return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
 
 
 FOREIGN = ("installed", "stored")
@@ -129,12 +139,9 @@ def judge(
 ) -> StepReport:
     """Compare every output; ``excused`` says whether one that kept its old contents has a good reason to."""
     spec = operators.lookup(step.op.type)
-    if spec is None:  # IRON knows it, the catalogue does not
-        tolerance, fails, exact_bits = bf16_ulps(2), None, False
-    else:
-        tolerance = spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
-        fails = spec.iron_failure(step.op.params, plan.flavour(step), step.values)
-        exact_bits = spec.exact_bits
+    tolerance = plan.tolerance(step, spec)
+    fails = None if spec is None else spec.iron_failure(step.op.params, plan.flavour(step), step.values)
+    exact_bits = spec is not None and spec.exact_bits
     limit = tolerance if plan.rule == "auto" else None
     reports = []
     for i, tensor in enumerate(tensors(step.outputs)):

@@ -22,22 +22,24 @@ SMALL, OTHER = case("npu1-relu-2048-c4-ch1-t512"), case("npu1-tanh-2048-c4-ch1-t
 LARGE = case("npu2-gemm-M64-K512-N256-c4-bcol-m16-k64-n64-parts4")
 
 
-@pytest.mark.parametrize(("golden", "suffix"), [(SMALL, ".h5"), (LARGE, ".recipe.json")], ids=["whole", "recipe"])
-def test_made_again_nothing_is_touched(golden: Case, suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("golden", "suffixes"), [(SMALL, [".golden.json", ".h5"]), (LARGE, [".golden.json"])], ids=["whole", "thin"]
+)
+def test_made_again_nothing_is_touched(golden: Case, suffixes: list[str], tmp_path: Path) -> None:
     first = make(golden, tmp_path)
     assert (first.state, first.mismatches) == ("new", ())
-    assert [p.name for p in tmp_path.iterdir()] == [golden.name + suffix]
-    before = first.path.read_bytes()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert sorted(before) == [golden.name + s for s in suffixes]
     second = make(golden, tmp_path)
-    assert (second.state, second.path, second.file_bytes) == ("unchanged", first.path, len(before))
-    assert first.path.read_bytes() == before
+    assert (second.state, second.path, second.file_bytes) == ("unchanged", first.path, sum(map(len, before.values())))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_another_recording_or_a_damaged_one_is_replaced(tmp_path: Path) -> None:
-    golden = make(SMALL, tmp_path).path
+    golden = make(SMALL, tmp_path).path.with_name(f"{SMALL.name}.h5")
     good = golden.read_bytes()
     (tmp_path / "elsewhere").mkdir()
-    golden.write_bytes(make(OTHER, tmp_path / "elsewhere").path.read_bytes())
+    golden.write_bytes(make(OTHER, tmp_path / "elsewhere").path.with_name(f"{OTHER.name}.h5").read_bytes())
     assert make(SMALL, tmp_path).state == "changed"
     with fr.open(golden) as snap:
         assert snap.sequences[0].name == SMALL.name
@@ -46,14 +48,20 @@ def test_another_recording_or_a_damaged_one_is_replaced(tmp_path: Path) -> None:
     assert fr.replay(golden).passed
 
 
-def test_a_recipe_gives_way_to_the_whole_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_golden_gives_way_to_a_thin_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(SMALL, tmp_path)
     monkeypatch.setattr(matrix, "MEDIUM", 0)
-    assert make(SMALL, tmp_path).path.name == f"{SMALL.name}.recipe.json"
+    assert not make(SMALL, tmp_path).whole
     assert not (tmp_path / f"{SMALL.name}.h5").exists()
 
 
-def test_a_changed_number_changes_the_recipe(tmp_path: Path) -> None:
+def test_versions_alone_change_nothing(tmp_path: Path) -> None:
+    path = make(SMALL, tmp_path).path
+    path.write_text(path.read_text().replace('"numpy":"', '"numpy":"0.'))
+    assert make(SMALL, tmp_path).state == "unchanged"
+
+
+def test_a_changed_number_changes_the_golden(tmp_path: Path) -> None:
     path = make(LARGE, tmp_path).path
     path.write_text(path.read_text().replace("rel_l2", "rel_l3", 1))
     assert make(LARGE, tmp_path).state == "changed"
@@ -71,6 +79,6 @@ def test_what_is_kept_whole() -> None:
 
 
 def test_where_it_was_made_is_not_in_it(tmp_path: Path) -> None:
-    with fr.open(make(SMALL, tmp_path).path) as snap:
+    with fr.open(make(SMALL, tmp_path).path.with_name(f"{SMALL.name}.h5")) as snap:
         assert set(snap.provenance) == {"fusion_replay", "command", "packages"}
         assert snap.provenance["command"][-1] == SMALL.name

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.golden.matrix import RECIPE_SUFFIX, is_kept_whole, made_from, remake
-from fusion_replay.golden.recipe import Recipe, differences, recipe_of
+from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.document import SUFFIX, Golden
+from fusion_replay.golden.matrix import is_kept_whole, recipe_of
 from fusion_replay.workloads import find
 from fusion_replay.workloads.matrix import Case, cases
 
@@ -19,8 +20,8 @@ FOLDER = Path(__file__).parents[2] / "snapshots"
 BUDGET = 8_000_000  # bytes of the whole folder
 
 WHOLE = [c for c in cases() if is_kept_whole(c)]
-RECIPES = [c for c in cases() if not is_kept_whole(c)]
-QUICK = (  # one recipe of every kind that takes a second at most; the others are marked long
+THIN = [c for c in cases() if not is_kept_whole(c)]
+QUICK = (  # one of every kind that takes a second at most; the others are marked long
     "npu1-gemm-M384-K1536-N1792-c4-bcol-m32-k48-n64",
     "npu2-gemm-M64-K512-N256-c4-bcol-m16-k64-n64-parts4",
     "npu2-gemv-M8192-K2048-c8-ti4-to1024",
@@ -40,7 +41,7 @@ def named(case: Case) -> str:
 
 
 def test_every_case_has_its_golden_and_nothing_else_is_there() -> None:
-    expected = {f"{c.name}.h5" for c in WHOLE} | {f"{c.name}{RECIPE_SUFFIX}" for c in RECIPES} | {"README.md"}
+    expected = {f"{c.name}.h5" for c in WHOLE} | {f"{c.name}{SUFFIX}" for c in cases()} | {"README.md"}
     assert {p.name for p in FOLDER.iterdir()} == expected
 
 
@@ -49,31 +50,29 @@ def test_the_folder_stays_small() -> None:
 
 
 @pytest.mark.parametrize("case", WHOLE, ids=named)
-def test_a_whole_golden_replays_and_is_what_the_software_npu_computes(case: Case) -> None:
-    path = FOLDER / f"{case.name}.h5"
-    report = fr.replay(path, workers=1)
-    assert report.passed, str(report)
-    assert report.skipped == 0
-    with fr.open(path) as snap:
-        assert not snap.losses
-        kept = recipe_of(snap, case.name, made_from(case))
-    assert differences(kept, remake(case)) == ()
+def test_a_whole_golden_holds_and_is_what_the_software_npu_computes(case: Case) -> None:
+    checked(case, Options(on="sim", exact=True))
 
 
 @pytest.mark.parametrize(
-    "case", [c if c.name in QUICK else pytest.param(c, marks=pytest.mark.long) for c in RECIPES], ids=named
+    "case", [c if c.name in QUICK else pytest.param(c, marks=pytest.mark.long) for c in THIN], ids=named
 )
-def test_a_recipe_comes_out_again(case: Case) -> None:
-    kept = Recipe.read(FOLDER / f"{case.name}{RECIPE_SUFFIX}")
-    made = remake(case)
-    assert differences(kept, made) == ()
-    assert made.mismatches == ()
-    assert kept.made_from == made_from(case)
-    assert [s.stats for s in made.steps] == [s.stats for s in kept.steps]
+def test_a_thin_golden_comes_out_again(case: Case) -> None:
+    checked(case, Options())
 
 
-def test_quick_recipes_exist() -> None:
-    assert set(QUICK) <= {c.name for c in RECIPES}
+def checked(case: Case, options: Options) -> None:
+    path = FOLDER / f"{case.name}{SUFFIX}"
+    found = check_golden(path, options)
+    assert found.passed, "\n".join(found.lines)
+    golden = Golden.read(path)
+    assert golden.recipe == recipe_of(case)
+    assert golden.mismatches == golden.losses == golden.tolerances == ()
+    assert path.read_text() == golden.to_json(), "canonical: made again it is the same text"
+
+
+def test_quick_goldens_exist() -> None:
+    assert set(QUICK) <= {c.name for c in THIN}
 
 
 def test_replay_of_a_golden_on_the_command_line() -> None:
@@ -86,8 +85,8 @@ def test_record_matrix_on_the_command_line(tmp_path: Path) -> None:
     arguments = ("record", "--matrix", "--device", "npu1", "--only", "elementwise_mul", "-o", str(tmp_path / "made"))
     first = run(*arguments)
     assert first.returncode == 0, first.stderr
-    assert "3 of 3 parameter sets recorded and matching on the software NPU; 3 whole, 0 as recipes" in first.stdout
-    assert "npu1-elementwise_mul-2048-c4-t512.h5: new, 1 step" in first.stdout
+    assert "3 of 3 parameter sets recorded and matching on the software NPU; 3 whole, 0 thin" in first.stdout
+    assert "npu1-elementwise_mul-2048-c4-t512.golden.json: new, 1 step" in first.stdout
     assert "PASSED" in first.stdout
     again = run(*arguments)
     assert "3 unchanged" in again.stdout

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``golden``: recordings that were accepted, and what becomes of them."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from fusion_replay.cli.golden_review import accept, default_folder, lint, reject, review
+from fusion_replay.cli.imports import with_imports
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.errors import UsageError
+from fusion_replay.report.text import count, human_bytes, one_line
+
+if TYPE_CHECKING:
+    from fusion_replay.golden.results import GoldenReport
+
+_FAILURES_SHOWN = 20
+
+
+@click.group("golden")
+@verbosity_options
+def command() -> None:
+    """Goldens: accepted recordings as regression tests. A golden is text that people review, NAME.golden.json, and
+    its contents, NAME.h5, beside it or elsewhere. [tool.fusion-replay] golden-dir says where they live."""
+
+
+@click.command("add")
+@click.argument("file", metavar="F", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="Of the golden.  [default: that of F]")
+@click.option("--dir", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Where it goes.")
+@click.option("--thin", is_flag=True, help="Keep digests only: checked by recording it again.")
+@click.option(
+    "--tolerance",
+    "limits",
+    metavar="TEXT",
+    multiple=True,
+    help='Limits of its own: "GEMV=rtol 0.05 atol 1e-3 because ...", "0:3=ulps 2 because ..."; repeatable.',
+)
+@click.option("--command", "words", metavar="TEXT", help='The program that records it again, "python app.py".')
+@click.option("--python", "entry", metavar="FILE.py:FUNCTION", help="The function that records it again.")
+@click.option("--accept-mismatch", metavar="WHY", default="", help="Accept steps that mismatch, for this reason.")
+@verbosity_options
+def add_(
+    file: Path,
+    name: str | None,
+    folder: Path | None,
+    thin: bool,
+    limits: tuple[str, ...],
+    words: str | None,
+    entry: str | None,
+    accept_mismatch: str,
+) -> int:
+    """Make a golden of recording F. Nothing is overwritten; a recording with a mismatch, or with steps that could not
+    be judged, is refused."""
+    from fusion_replay.golden import tolerances
+    from fusion_replay.golden.add import add
+    from fusion_replay.golden.again import in_a_few_words
+
+    if words and entry:
+        raise UsageError("golden add: --command and --python are two ways to record it again; give one")
+    recipe = {"command": shlex.split(words)} if words else {"python": entry} if entry else None
+    folder = default_folder() if folder is None else folder
+    parsed = [tolerances.parse(text) for text in limits]
+    out = Terminal()
+    path, golden = add(
+        file, folder, name=name, thin=thin, tolerances=parsed, recipe=recipe, accept_mismatch=accept_mismatch
+    )
+    kept = "thin" if golden.contents is None else human_bytes(golden.contents.size)
+    out.say(f"{path}: {count(len(golden.steps), 'step')}, {kept}, {in_a_few_words(golden.recipe)}")
+    out.close(True, next=command_line("golden", "check", folder))
+    return 0
+
+
+@click.command("check")
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--filter", "only", metavar="PATTERN", help="Only these goldens: npu1-*, or a part of the name.")
+@click.option("--on", type=click.Choice(["sim", "npu"]), help="Also record again, on the software NPU or a real one.")
+@click.option("--exact", is_flag=True, help="With --on: the same bits, not only the same within limits.")
+@click.option("--run-recipes", is_flag=True, help="Recipes may run the programs and functions that they name.")
+@click.option("--write-new", is_flag=True, help="Write *.new beside what moved, for golden review.")
+@click.option("--new-dir", metavar="D", type=click.Path(path_type=Path), help="As --write-new, into this folder.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Goldens at a time; the report is the same.")
+@json_option
+@verbosity_options
+def check_(
+    folder: Path | None,
+    only: str | None,
+    on: Literal["sim", "npu"] | None,
+    exact: bool,
+    run_recipes: bool,
+    write_new: bool,
+    new_dir: Path | None,
+    workers: int | None,
+    as_json: bool,
+) -> int:
+    """Check the goldens in DIR: does the reference still agree with what was recorded; with --on, does the NPU still
+    give it. The first line of a failure says which of them moved. Exit 0 when all hold, 1 when something moved or is
+    wrong with a golden, 3 for files that can't be used, 4 when something needed is missing."""
+    from fusion_replay.golden import github
+    from fusion_replay.golden.check import Options, check_folder
+
+    out = Terminal(as_json)
+    if exact and on is None:
+        raise UsageError("golden check: --exact is for --on sim or --on npu")
+    options = Options(on, exact, run_recipes, write_new or new_dir is not None, new_dir)
+    folder = default_folder() if folder is None else folder
+    with Progress("checking goldens", quiet=out.quiet) as progress:
+        report = check_folder(folder, options, only=only, workers=workers, progress=progress)
+    if as_json:
+        from fusion_replay.report.jsonl import encode
+
+        for record in report.records():
+            click.echo(encode(record))
+    else:
+        for line in _lines(report):
+            out.say(line)
+        for line in github.error_lines(report) if github.active() else ():
+            click.echo(line)
+    github.write_summary(report)
+    out.say(report.sentence)
+    out.close(report.passed, next=_next(report, folder, options.write_new))
+    return report.exit_status
+
+
+def _lines(report: GoldenReport) -> list[str]:
+    lines = [one_line(f"{p}") for p in report.problems]
+    for result in report.failed[:_FAILURES_SHOWN]:
+        first, *rest = result.lines
+        lines += [one_line(first), *(f"  {one_line(line)}" for line in rest)]
+    if (left := len(report.failed) - _FAILURES_SHOWN) > 0:
+        lines.append(f"and {count(left, 'golden')} more that fail; --json has all")
+    lines += [f"{r.name}: note: {one_line(n)}" for r in report.results if r for n in r.notes]
+    return lines
+
+
+def _next(report: GoldenReport, folder: Path, wrote: bool) -> str | None:
+    if report.passed:
+        return None
+    pending = next((r.pending for r in report.failed if r.pending), None)
+    if pending is not None:
+        return command_line("golden", "review", Path(pending).parent)
+    first = next(iter(report.failed), None)
+    if first is None or wrote:
+        return None
+    return command_line("golden", "check", folder, "--filter", first.name, "--write-new")
+
+
+for _each in (add_, check_, review, accept, reject, lint):
+    command.add_command(with_imports(_each))

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: how a golden is recorded again. One key says the kind, its neighbours the arguments:
+
+``matrix``    a case of IRON's CI matrix, on the software NPU
+``workload``  a built-in workload with ``device``, ``faults`` and ``options``, on the software NPU
+``python``    ``file.py:function`` or ``module:function``, called with the recording under way: it gives a callable to
+              record, or calls what it likes
+``command``   a program's words, run under ``record``
+``test``      the pytest test that records it; only that test can
+
+The last three run code that the golden names, so they need the caller's leave.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fusion_replay import provenance
+from fusion_replay.errors import MissingError, UsageError
+from fusion_replay.record import Recorder
+from fusion_replay.telling import in_words
+
+KINDS = ("matrix", "workload", "python", "command", "test")
+ON_SOFTWARE = ("matrix", "workload")
+"""Kinds that run nothing but this package, on the software NPU."""
+
+_PATIENCE = 3600.0  # seconds for a program
+
+
+def kind_of(recipe: Mapping[str, Any] | None) -> str | None:
+    """The recipe's kind; None where there is none.
+
+    Raises:
+        UsageError: a recipe of no known kind.
+    """
+    if recipe is None:
+        return None
+    found = [k for k in KINDS if k in recipe]
+    if len(found) != 1:
+        raise UsageError(f"recipe with {', '.join(map(str, recipe)) or 'nothing'}: expected one of {', '.join(KINDS)}")
+    return found[0]
+
+
+def in_a_few_words(recipe: Mapping[str, Any] | None) -> str:
+    kind = kind_of(recipe)
+    if recipe is None or kind is None:
+        return "no recipe"
+    value = recipe[kind]
+    return f"{kind} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool, root: Path) -> None:
+    """Make the recording that the recipe describes.
+
+    Args:
+        target: the file to write; nothing lies there yet.
+        leave: whether code that the recipe names may run.
+        root: the project's folder, which relative paths of ``python`` start from and where ``command`` runs.
+
+    Raises:
+        MissingError: no recipe, no leave, or nothing came out.
+        UsageError: a malformed recipe.
+    """
+    kind = kind_of(recipe)
+    if recipe is None or kind is None:
+        raise MissingError("it has no recipe, so it can't be recorded again: add it with --command or --python")
+    if kind == "test":
+        raise MissingError(f"only its test records it again: pytest {recipe['test']}")
+    if kind not in ON_SOFTWARE and not leave:
+        raise MissingError(f"its recipe runs code ({in_a_few_words(recipe)}); allow that with --run-recipes")
+    if kind == "matrix":
+        from fusion_replay.workloads.matrix import cases
+
+        found = [c for c in cases() if c.name == recipe["matrix"]]
+        if not found:
+            raise UsageError(f"recipe: no case of the matrix is called {recipe['matrix']!r}")
+        record_run(found[0].build(), target)
+    elif kind == "workload":
+        record_run(_workload(recipe), target)
+    elif kind == "python":
+        record_built(_entry(str(recipe["python"]), root), target)
+    else:
+        _run_program(recipe["command"], target, root)
+
+
+def record_built(build: Callable[[], Any], target: Path) -> None:
+    """Record what ``build`` does, and what the callable does that it gives, if it gives one.
+
+    IRON's dispatches are found wherever they happen; the software NPU's callables are recorded when they are given
+    back.
+    """
+    with Recorder(target, on_error="raise") as recorder:
+        built = build()
+        if built is not None:
+            if not callable(built):
+                raise UsageError(f"{build!r} gave {type(built).__name__}: expected a callable to record, or None")
+            recorder.attach(built)
+            built()
+    _need_steps(recorder, getattr(build, "__qualname__", repr(build)))
+
+
+def record_run(run: Any, target: Path, *, about: Mapping[str, Any] | None = None) -> None:
+    """Record every invocation of a workload's run; ``about`` replaces the provenance."""
+    with Recorder(target, on_error="raise", everything=False) as recorder:
+        for callable_ in run.callables:
+            recorder.attach(callable_)
+        recorder.writer.set_provenance(provenance.gather() if about is None else about)
+        run.execute()
+    _need_steps(recorder, run.describe())
+
+
+def _need_steps(recorder: Recorder, what: str) -> None:
+    if recorder.report is None or not recorder.report.steps:
+        raise MissingError(f"{what}: nothing was recorded; is there a device, and does it dispatch step by step?")
+
+
+def _workload(recipe: Mapping[str, Any]) -> Any:
+    from fusion_replay.sources.simulator.faults import parse_fault
+    from fusion_replay.workloads import find
+
+    faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")
+    if not isinstance(faults, list) or not isinstance(options, dict) or not isinstance(device, str):
+        raise UsageError(f"recipe of workload {recipe['workload']}: expected device, faults (a list), options (names)")
+    return find(str(recipe["workload"])).build(device, [parse_fault(str(f)) for f in faults], options)
+
+
+def _entry(where: str, root: Path) -> Callable[[], Any]:
+    """``file.py:function`` or ``module:function``, imported."""
+    source, colon, name = where.rpartition(":")
+    if not colon or not source or not name.isidentifier():
+        raise UsageError(f"recipe python {where!r}: expected file.py:function or module:function")
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # last: nothing installed is shadowed
+    try:
+        if source.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(f"recipe.{Path(source).stem}", root / source)
+            if spec is None or spec.loader is None:
+                raise UsageError(f"recipe python {where!r}: {source} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+        found = getattr(module, name)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise MissingError(f"recipe python {where!r}: {in_words(error)}") from error
+    if not callable(found):
+        raise UsageError(f"recipe python {where!r}: {name} is no function")
+    entry: Callable[[], Any] = found
+    return entry
+
+
+def _run_program(words: Any, target: Path, root: Path) -> None:
+    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
+        raise UsageError(f"recipe command {words!r}: expected a list of words")
+    arguments = [sys.executable, "-m", "fusion_replay", "record", "-o", str(target.absolute()), "--", *words]
+    try:
+        done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        raise MissingError(f"{' '.join(words)}: still running after {_PATIENCE:g} s; it was ended") from None
+    if not target.exists():
+        last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+        raise MissingError(f"{' '.join(words)}: recorded nothing, exit status {done.returncode}: {last}")
+
+
+__all__ = ["KINDS", "ON_SOFTWARE", "in_a_few_words", "kind_of", "record_again", "record_built", "record_run"]

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check goldens: does the reference still agree with what was recorded, and does the NPU still give it?
+
+The first question needs only the golden. The second records again from the recipe, on the software NPU or a real one.
+A thin golden has no contents, so it is always recorded again and answers both at once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusion_replay import provenance
+from fusion_replay.compare import compare
+from fusion_replay.diverge.environment import environment_changes
+from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
+from fusion_replay.golden import again, moves
+from fusion_replay.golden.document import Golden
+from fusion_replay.golden.observe import Observation, observe
+from fusion_replay.golden.pending import propose
+from fusion_replay.golden.project import Project
+from fusion_replay.golden.results import GoldenReport, GoldenResult, Problem, StepOutcome
+from fusion_replay.golden.store import NEW, SUFFIX, Folder, contents_of, name_of
+from fusion_replay.golden.tolerances import in_force, unused
+from fusion_replay.judging.judge import tensors
+from fusion_replay.snapshot import open_snapshot
+
+if TYPE_CHECKING:
+    from fusion_replay.golden.document import GoldenStep
+    from fusion_replay.snapshot import Snapshot
+
+Progress = Callable[[int, int], object]
+
+_CACHE = 64 << 20  # bytes of decoded tensors per golden: each is read once
+_JUDGING = ("fusion_replay", "python", "packages")  # of a provenance, what can move a reference
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How goldens are checked.
+
+    Attributes:
+        on: also record again, on "sim" (the software NPU) or "npu".
+        exact: a device's output must be the recorded one to the bit, its limits don't count.
+        run_recipes: recipes may run the code that they name.
+        write_new: put what was found where a person can review it, wherever something moved.
+        new_dir: the folder for that; beside each golden where it is None.
+    """
+
+    on: Literal["sim", "npu"] | None = None
+    exact: bool = False
+    run_recipes: bool = False
+    write_new: bool = False
+    new_dir: Path | None = None
+
+
+def check_folder(
+    folder: Path,
+    options: Options = Options(),
+    *,
+    only: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> GoldenReport:
+    """Check every golden in ``folder`` and the folders in it.
+
+    Args:
+        only: a pattern such as ``npu1-*``, or a part of the name.
+        workers: goldens that are checked at a time, by default one per core; the report is the same for any number.
+        progress: called with (goldens done, goldens in all).
+
+    Raises:
+        UsageError: no folder, a pattern that matches nothing, a malformed ``pyproject.toml``.
+    """
+    listing, project = Folder.scan(folder), Project.find(folder)
+    chosen = [p for p in listing.goldens if only is None or matches(name_of(p), only)]
+    if only is not None and not chosen and listing.goldens:
+        some = ", ".join(name_of(p) for p in listing.goldens[:3])
+        raise UsageError(f"{folder}: no golden matches {only!r}; it has {len(listing.goldens)}, such as {some}")
+
+    def one(path: Path) -> GoldenResult:
+        return check_golden(path, options, project)
+
+    results: list[GoldenResult] = []
+    with ThreadPoolExecutor(max(1, workers or os.cpu_count() or 1), "golden") as pool:
+        for result in pool.map(one, chosen):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(chosen))
+    problems = folder_problems(listing)
+    left_out = len(listing.goldens) - len(chosen)
+    return GoldenReport(str(folder), options.on, tuple(results), tuple(problems), left_out)
+
+
+def check_golden(path: Path, options: Options = Options(), project: Project | None = None) -> GoldenResult:
+    """Check the golden at ``path``; whatever is wrong with it is in the result."""
+    name = name_of(path)
+    project = Project.find(path.parent) if project is None else project
+    try:
+        golden = Golden.read(path)
+    except SnapshotError as error:
+        return GoldenResult(name, str(path), problems=(Problem("unreadable", name, str(error)),))
+    return _Check(golden, path, options, project).result()
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a golden's name fits ``pattern``: with wildcards as a whole, without as a part."""
+    return fnmatch.fnmatchcase(name, pattern) if any(c in pattern for c in "*?[") else pattern in name
+
+
+class _Check:
+    """One golden under way: what is open, and what was found so far."""
+
+    def __init__(self, golden: Golden, path: Path, options: Options, project: Project) -> None:
+        self.golden, self.path, self.options, self.project = golden, path, options, project
+        self.steps: list[StepOutcome] = []
+        self.problems = document_problems(golden, name_of(path))
+        self.notes: list[str] = []
+        self.candidate: tuple[Golden, Path | None] | None = None
+        self.environment: tuple[str, ...] = ()
+        self.limits = in_force(golden.tolerances)
+
+    def result(self) -> GoldenResult:
+        with ExitStack() as stack:
+            recorded = self._recorded(stack)
+            if recorded is not None:
+                self._judge(recorded)
+            if self.options.on is not None or self.golden.contents is None:
+                self._again(stack, recorded)
+            return self._finished()
+
+    def _recorded(self, stack: ExitStack) -> Snapshot | None:
+        try:
+            contents = contents_of(self.golden, self.path, self.project)
+            return None if contents is None else stack.enter_context(open_snapshot(contents, cache_bytes=_CACHE))
+        except FusionReplayError as error:
+            kind = "contents" if isinstance(error, SnapshotError) else "missing"
+            self.problems.append(Problem(kind, self.golden.name, str(error)))
+            return None
+
+    def _judge(self, recorded: Snapshot) -> None:
+        """Question one, from the golden's own contents."""
+        if (seen := self._observed(recorded)) is None:
+            return
+        steps, problems = moves.of_recording(self.golden, seen)
+        self._found(steps, problems, provenance.gather(), _JUDGING)
+        self._could_be(seen, None, self.golden.provenance)
+
+    def _again(self, stack: ExitStack, recorded: Snapshot | None) -> None:
+        """Question two, from a recording made now; of a thin golden both."""
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusion-replay-")))
+        target = folder / f"{self.golden.name}.h5"
+        try:
+            again.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
+            fresh = stack.enter_context(open_snapshot(target, cache_bytes=_CACHE))
+        except FusionReplayError as error:
+            self.problems.append(Problem("recipe", self.golden.name, f"can't be recorded again: {error}"))
+            return
+        if wrong := _wrong_device(fresh, self.options.on):
+            self.problems.append(Problem("environment", self.golden.name, wrong))
+            return
+        if (seen := self._observed(fresh)) is None:
+            return
+        near = None if recorded is None or self.options.exact else _near(recorded, fresh)
+        steps, problems = moves.of_remade(self.golden, seen, near, reference_too=recorded is None)
+        self._found(steps, problems, fresh.provenance, None)
+        if self.candidate is None or any(s.state == "moved" for s in steps) or problems:
+            whole = self.golden.contents is not None
+            self._could_be(seen, target if whole else None, fresh.provenance)
+
+    def _observed(self, snapshot: Snapshot) -> Observation | None:
+        try:
+            return observe(snapshot, self.limits)
+        except SnapshotError as error:
+            self.problems.append(Problem("contents", self.golden.name, str(error)))
+            return None
+
+    def _found(
+        self,
+        steps: Iterable[StepOutcome],
+        problems: Iterable[Problem],
+        now: Mapping[str, Any],
+        keys: tuple[str, ...] | None,
+    ) -> None:
+        self.steps += steps
+        self.problems += problems
+        self.environment = self.environment or _environment(self.golden.provenance, now, keys)
+
+    def _could_be(self, seen: Observation, contents: Path | None, about: Mapping[str, Any]) -> None:
+        """What the golden would be if what was found is right; a step that can't be judged has no place in one."""
+        if not seen.skips:
+            self.candidate = replace(self.golden, steps=seen.steps, provenance=about), contents
+
+    def _finished(self) -> GoldenResult:
+        found = GoldenResult(
+            self.golden.name, str(self.path), tuple(self.steps), tuple(self.problems), self.environment
+        )
+        if not found.compared and not found.problems:
+            text = "nothing was compared: no step of it could be judged"
+            found = replace(found, problems=(Problem("not_compared", self.golden.name, text),))
+        pending = None
+        if not found and self.options.write_new and self.candidate is not None:
+            try:
+                pending = propose(self.path, *self.candidate, self.options.new_dir)
+            except UsageError as error:
+                self.notes.append(str(error))
+        waiting = self.path.with_name(self.golden.name + SUFFIX + NEW)
+        if pending is None and waiting.exists() and not self.notes:
+            self.notes.append(f"{waiting} waits for a review")
+        if self.golden.mismatches:
+            n = len(self.golden.mismatches)
+            self.notes.append(f"{n} known mismatch{'' if n == 1 else 'es'}: {self.golden.accepted_mismatch}")
+        return replace(found, notes=tuple(self.notes), pending=None if pending is None else str(pending))
+
+
+def document_problems(golden: Golden, name: str) -> list[Problem]:
+    """What is wrong with a golden before anything is computed."""
+    found = []
+    if golden.name != name:
+        text = f"it calls itself {golden.name!r}; rename the file or correct the name"
+        found.append(Problem("name", name, text))
+    if not golden.steps:
+        found.append(Problem("not_compared", name, "it has no step; restore its lines, or add it again"))
+    if golden.mismatches and not golden.accepted_mismatch:
+        text = (
+            f"holds a mismatch that nobody accepted: {golden.mismatches[0]}; accept it with its reason, or correct it"
+        )
+        found.append(Problem("mismatch", name, text))
+    for tolerance in unused(golden.tolerances, golden.steps):
+        text = f"a tolerance for {tolerance.target}, of which it has no step; correct or remove the tolerance"
+        found.append(Problem("unused_tolerance", name, text))
+    return found
+
+
+def folder_problems(listing: Folder) -> list[Problem]:
+    """What is wrong with the folder: no golden, two of one name, recordings that none of them names."""
+    found = _twins(listing) + _strays(listing)
+    if not listing.goldens:
+        text = "no golden here; `fusion-replay golden add F` makes one of a recording"
+        found.append(Problem("not_compared", str(listing.path), text))
+    return found
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _near(recorded: Snapshot, fresh: Snapshot) -> moves.Near:
+    def near(step: GoldenStep) -> str | None:
+        said = []
+        pairs = zip(tensors(recorded[step.address].outputs), tensors(fresh[step.address].outputs), strict=True)
+        for old, new in pairs:
+            if old.digest == new.digest:
+                continue
+            verdict = compare(new.numpy(), old.numpy(), "auto", tolerance=step.limits)
+            if not verdict:
+                return None
+            said.append(f"output {new.name}: rel_l2 {verdict.stats.rel_l2:.2g} from the accepted one, {step.limits}")
+        return "; ".join(said)
+
+    return near
+
+
+def _wrong_device(fresh: Snapshot, on: str | None) -> str | None:
+    software = {s.origin.get("variant") == "simulator" for s in fresh.sequences}
+    if on == "npu" and True in software:
+        return "environment moved: its recipe ran on the software NPU, an NPU was asked for"
+    if on == "sim" and False in software:
+        return "environment moved: its recipe did not run on the software NPU, which was asked for"
+    return None
+
+
+def _environment(old: Mapping[str, Any], new: Mapping[str, Any], keys: tuple[str, ...] | None) -> tuple[str, ...]:
+    """What is another one now, of what the golden says of its environment."""
+    kept = {k: v for k, v in old.items() if keys is None or k in keys}
+    now = {k: new[k] for k in kept if k in new}
+    if isinstance(kept.get("packages"), dict) and isinstance(now.get("packages"), dict):
+        now["packages"] = {k: v for k, v in now["packages"].items() if k in kept["packages"]}
+    return tuple(map(str, environment_changes(kept, now)))
+
+
+def _twins(listing: Folder) -> list[Problem]:
+    return [
+        Problem("twins", name, f"two goldens of one name: {', '.join(map(str, paths))}; rename one")
+        for name, paths in listing.twins().items()
+    ]
+
+
+def _strays(listing: Folder) -> list[Problem]:
+    """Recordings that no golden names."""
+    used = set()
+    for path in listing.goldens:
+        used.add(path.with_name(f"{name_of(path)}.h5"))  # of a golden that can't be read, too
+        try:
+            golden = Golden.read(path)
+        except SnapshotError:
+            continue
+        if golden.contents is not None:
+            used.add(path.with_name(golden.contents.file))
+    return [
+        Problem("unused", str(path), f"no golden names it; `fusion-replay golden add {path}`, or remove it")
+        for path in listing.contents
+        if path not in used
+    ]
+
+
+__all__ = ["Options", "check_folder", "check_golden", "document_problems", "folder_problems", "matches"]

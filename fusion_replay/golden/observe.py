@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording shows today, in the form that a golden keeps: every step judged, every content by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_replay.deviation import Stats, json_number
+from fusion_replay.golden.document import GoldenStep
+from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
+from fusion_replay.judging.history import WriteHistory
+from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.snapshot.schema import digest_of
+
+if TYPE_CHECKING:
+    from fusion_replay.judging.judge import Evaluation
+    from fusion_replay.judging.outcome import Skip, StepReport
+    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.tolerance import Tolerance
+
+_STATS = ("max_abs", "rel_l2", "ulp_max", "ulp_mean", "ulp_signed_mean")  # of the numbers alone, whatever the limits
+_DIGITS = 6  # of a statistic: enough to review, few enough to be the same on every machine
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """The judged steps of a recording in its order, and the others with their reasons."""
+
+    steps: tuple[GoldenStep, ...]
+    skips: tuple[Skip, ...]
+
+
+def observe(snapshot: Snapshot, tolerances: Mapping[str, Tolerance] | None = None) -> Observation:
+    """Judge every step by rule ``auto`` on its recorded inputs.
+
+    Args:
+        snapshot: the recording.
+        tolerances: limits that replace an operator's own, by address or operator type.
+    """
+    known: set[str | None] = set()
+    plan, history = Plan(tolerances=tolerances or {}), WriteHistory(snapshot)
+    steps: list[GoldenStep] = []
+    skips: list[Skip] = []
+    for step in snapshot.steps():
+        try:
+            evaluation = evaluate_step(step, plan, lambda tensor: tensor.numpy())
+        except NotComparedError as why:
+            skips.append(skip(step, why))
+            continue
+        actual = [t.numpy() for t in tensors(step.outputs)]
+        report = judge(step, plan, evaluation, actual, lambda output, step=step: history.explains(step, output))  # type: ignore[misc]
+        steps.append(_golden_step(step, evaluation, report, known))
+        known.update(t.digest for t in tensors(step.outputs))
+    return Observation(tuple(steps), tuple(skips))
+
+
+def _golden_step(step: RecordedStep, evaluation: Evaluation, report: StepReport, known: set[str | None]) -> GoldenStep:
+    outputs, expected, stats = {}, {}, {}
+    for tensor, result, judged in zip(tensors(step.outputs), evaluation.results, report.outputs, strict=True):
+        outputs[tensor.name] = tensor.digest or ""
+        digest = digest_of(np.ascontiguousarray(result).reshape(-1).view(np.uint8)).hex()
+        if digest != tensor.digest:
+            expected[tensor.name] = digest
+            stats[tensor.name] = _rounded(judged.verdict.stats)
+    return GoldenStep(
+        address=step.address,
+        op=step.op.type,
+        flow=step.description.flow,
+        inputs={t.name: t.digest or "" for t in tensors(step.inputs) if t.digest not in known},
+        outputs=outputs,
+        expected=expected,
+        stats=stats,
+        limits=limits_from_dict(limits_to_dict(report.verdict.tolerance), step.address),  # without their source
+        verdict="match" if report else "mismatch",
+    )
+
+
+def _rounded(stats: Stats) -> dict[str, Any]:
+    found = {}
+    for name in _STATS:
+        value = json_number(getattr(stats, name))
+        found[name] = float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+    return found
+
+
+__all__ = ["Observation", "observe"]
