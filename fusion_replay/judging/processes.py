@@ -158,10 +158,9 @@ def _judge(rows: Sequence[int]) -> list[Outcome]:
     """The outcomes of the steps in these rows; fewer once the parent has said stop."""
     from fusion_replay.judging.judge import Plan
     from fusion_replay.judging.series import judge_series
-    from fusion_replay.snapshot import RecordedStep
 
     snapshot = _snapshot()
-    steps = [RecordedStep(snapshot.index, snapshot.store, row) for row in rows]
+    steps = [snapshot.at(row) for row in rows]
     found = []
     for _, outcome in judge_series(snapshot, steps, range(len(steps)), Plan(*_job_here.plan), _job_here.cache_bytes):
         found.append(outcome)

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fusion_replay.report.text import count, human_bytes, human_ns, ran_on, table
+from fusion_replay.snapshot.schema import COMPLETE
 
 if TYPE_CHECKING:
     from fusion_replay.model import SequenceDescription
@@ -201,16 +204,7 @@ class Overview:
 
 def overview(snapshot: Snapshot) -> Overview:
     """Count what ``snapshot`` holds."""
-    per_op: dict[str, OperatorRow] = {}
-    unfinished: list[UnfinishedRow] = []
-    for step in snapshot.steps():
-        row = per_op.get(step.op.type) or OperatorRow(step.op.type, 0, 0, None)
-        nbytes = sum(use.spec.nbytes for use in step.description.operands)
-        elapsed = row.elapsed_ns if step.elapsed_ns is None else (row.elapsed_ns or 0) + step.elapsed_ns
-        per_op[step.op.type] = OperatorRow(row.op, row.steps + 1, row.nbytes + nbytes, elapsed)
-        if step.status != "complete":
-            unfinished.append(UnfinishedRow(step.address, step.label, step.status, step.error))
-    operators = tuple(per_op[op] for op in sorted(per_op))
+    operators = _operator_rows(snapshot)
     sequences = tuple(_sequence_row(i, s) for i, s in enumerate(snapshot.sequences))
     invocations = tuple(
         InvocationRow(i.index, i.sequence, i.status, i.steps_recorded, sequences[i.sequence].steps)
@@ -226,11 +220,42 @@ def overview(snapshot: Snapshot) -> Overview:
         sequences=sequences,
         invocations=invocations,
         operators=operators,
-        unfinished=tuple(unfinished),
+        unfinished=tuple(_unfinished_rows(snapshot)),
         losses=tuple(LossRow(x.kind, x.detail, x.count) for x in snapshot.losses),
         kernels=tuple(_kernel_row(snapshot, k) for k in snapshot.binaries),
         provenance=dict(snapshot.provenance),
     )
+
+
+def _operator_rows(snapshot: Snapshot) -> tuple[OperatorRow, ...]:
+    """By operator type; whole columns at a time, since there may be 100,000 steps."""
+    entries = [(s.operators[e.operator].type, e) for s in snapshot.sequences for e in s.steps]
+    types = sorted({op for op, _ in entries})
+    number = {op: i for i, op in enumerate(types)}
+    of_entry = np.array([number[op] for op, _ in entries], np.int64)
+    lengths = np.array([len(s.steps) for s in snapshot.sequences], np.int64)
+    table = snapshot.index.steps
+    sequence = snapshot.index.invocations["sequence"][table["invocation"]]
+    entry = (np.cumsum(lengths) - lengths)[sequence] + table["step"]
+    of_step, ran = of_entry[entry], np.bincount(entry, minlength=len(entries)).tolist()
+    steps = np.bincount(of_step, minlength=len(types)).tolist()
+    nbytes = dict.fromkeys(types, 0)
+    for (op, description), times in zip(entries, ran, strict=True):
+        nbytes[op] += times * sum(use.spec.nbytes for use in description.operands)
+    timed = table["elapsed_ns"] >= 0
+    clocks, elapsed = np.bincount(of_step[timed], minlength=len(types)), np.zeros(len(types), np.int64)
+    np.add.at(elapsed, of_step[timed], table["elapsed_ns"][timed])
+    return tuple(
+        OperatorRow(op, steps[i], nbytes[op], int(elapsed[i]) if clocks[i] else None)
+        for i, op in enumerate(types)
+        if steps[i]
+    )
+
+
+def _unfinished_rows(snapshot: Snapshot) -> Iterator[UnfinishedRow]:
+    for row in np.flatnonzero(snapshot.index.steps["status"] != COMPLETE).tolist():
+        step = snapshot.at(row)
+        yield UnfinishedRow(step.address, step.label, step.status, step.error)
 
 
 def _kernel_row(snapshot: Snapshot, kernel: KernelBinaries) -> KernelRow:

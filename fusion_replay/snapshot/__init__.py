@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The snapshot: write one while a sequence runs, open one, check one. docs/format.md describes the file."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from fusion_replay.snapshot.binaries import DeviceFile, KernelBinaries
 from fusion_replay.snapshot.reader import Invocation, Snapshot, open_snapshot
 from fusion_replay.snapshot.schema import Loss
 from fusion_replay.snapshot.step import OperandMap, RecordedStep, RecordedTensor
-from fusion_replay.snapshot.writer import SnapshotWriter, WriteReport
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.writer import SnapshotWriter, WriteReport
 
 __all__ = [
     "DeviceFile",
@@ -20,3 +26,12 @@ __all__ = [
     "WriteReport",
     "open_snapshot",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Whoever only reads does not load what writing needs (a third of the time that ``show`` takes to start)."""
+    if name in ("SnapshotWriter", "WriteReport"):
+        from fusion_replay.snapshot import writer
+
+        return getattr(writer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -90,6 +90,10 @@ class Snapshot:
         row = self._row_of.get((invocation, step))
         return None if row is None else RecordedStep(self.index, self.store, row)
 
+    def at(self, row: int) -> RecordedStep:
+        """The step in this row of the steps table."""
+        return RecordedStep(self.index, self.store, row)
+
     def __iter__(self) -> Iterator[RecordedStep]:
         return self.steps()
 
