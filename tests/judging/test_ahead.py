@@ -24,14 +24,15 @@ STEPS = 12
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Iterator[Snapshot]:
-    """Twelve steps: each adds the same A to what the one before gave."""
+    """Twelve steps, each on the same A and on what the one before gave: noise, so that none is stored as a patch."""
     path = tmp_path / "chain.h5"
     a = np.full(N, 0.5, ml_dtypes.bfloat16)
-    x = np.arange(N).astype(ml_dtypes.bfloat16)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(N).astype(ml_dtypes.bfloat16)
     with fr.record(path) as rec:
         for _ in range(STEPS):
             with rec.step("ElementwiseAdd", inputs={"A": a, "B": x}, params={"size": N}) as step:
-                x = x + a
+                x = rng.standard_normal(N).astype(ml_dtypes.bfloat16)
                 step.outputs["C"] = x
     with fr.open(path, cache_bytes=0) as snapshot:
         yield snapshot
