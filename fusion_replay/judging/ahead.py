@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 
 _NEVER = 1 << 62
+_MINE, _OTHERS = "mine", "others"  # whose it is to read a content
 _ROOM = 16  # where something must go, a share of the budget goes: 1/16, so that choosing it stays cheap
 
 
@@ -87,21 +88,21 @@ class ReadAhead:
     def _read_ahead(self) -> None:
         for row, position in self._uses:
             with self._changed:
-                self._changed.wait_for(lambda row=row, position=position: self._settled(row, position))  # type: ignore[misc]
+                turn = self._changed.wait_for(lambda row=row, position=position: self._turn(row, position))  # type: ignore[misc]
                 if self._closed:
                     return
-                if row not in self._under_way:
-                    continue
+            if turn != _MINE:
+                continue
             try:
                 self._load(row, "read ahead", keep=True)
             except Exception:  # whoever judges the step reads it again, and gets the error with the tensor's name
                 continue
 
-    def _settled(self, row: int, position: int) -> bool:
-        """True where there is nothing (more) to do for this use, or a place is reserved for it."""
+    def _turn(self, row: int, position: int) -> str:
+        """Whether this use is the thread's to read, its place reserved; nothing where there is no room yet."""
         if self._closed or self._done >= position or row in self._held or row in self._under_way:
-            return True
-        return self._reserve(row, position)
+            return _OTHERS
+        return _MINE if self._reserve(row, position) else ""
 
     # --- all under the lock -----------------------------------------------------------------------------------------
 
