@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of recorded steps: earlier contents found in the recording, and what has nothing to say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusion_replay as fr
+from fusion_replay.diverge.evidence import Evidence
+from fusion_replay.diverge.explain import diagnose, explain, explain_difference, rounds
+from fusion_replay.errors import UsageError
+from fusion_replay.sources.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU
+
+SIZE = 1024
+
+
+def run(path: Path, *faults: str, factor: float = 2.0) -> Path:
+    """Two invocations of h = relu(x), y = h * w, y = y + h."""
+    steps = [
+        (ReLU(size=SIZE, num_aie_columns=4, tile_size=128), "x", "h"),
+        (ElementwiseMul(size=SIZE, tile_size=64), "h", "w", "y"),
+        (ElementwiseAdd(size=SIZE, tile_size=64), "y", "h", "y"),
+    ]
+    call = fr.simulate(steps, device="npu2", faults=faults, input_args=["x"])
+    call.get_buffer("w").fill_(factor)
+    with fr.record(path, call, if_exists="replace"):
+        for seed in (0, 1):
+            with call.get_buffer("x").mutate() as x:
+                x[:] = np.abs(np.random.default_rng(seed).standard_normal(SIZE))
+            call()
+    return path
+
+
+def flat(tensor: Any) -> Any:
+    return tensor.numpy().reshape(-1)
+
+
+def test_what_a_buffer_held_before_is_found_in_earlier_steps(tmp_path: Path) -> None:
+    with fr.open(run(tmp_path / "x.h5")) as snapshot:
+        evidence = Evidence(snapshot)
+        step = snapshot["1:1"]
+        assert np.array_equal(evidence.previous(step, step.outputs[0]), flat(snapshot["0:2"].outputs[0]))
+        first = snapshot["0:1"]
+        assert not evidence.previous(first, first.outputs[0]).any()
+
+
+def test_versions_are_named_by_their_step(tmp_path: Path) -> None:
+    with fr.open(run(tmp_path / "x.h5")) as snapshot:
+        step = snapshot["1:2"]
+        found = Evidence(snapshot).versions(step, step.inputs[1])
+        assert [v.what for v in found] == ["that of 0:2"]
+        assert np.array_equal(found[0].read().reshape(-1), flat(snapshot["0:0"].outputs[0]))
+
+
+def test_a_right_step_needs_no_explanation(tmp_path: Path) -> None:
+    with fr.open(run(tmp_path / "x.h5")) as snapshot:
+        assert [explain(s, snapshot) for s in snapshot.steps()] == [None] * 6
+
+
+def test_the_side_that_breaks_its_rule_is_the_one_explained(tmp_path: Path) -> None:
+    good, bad = run(tmp_path / "good.h5"), run(tmp_path / "bad.h5", "1:1:zeros")
+    with fr.open(good) as a, fr.open(bad) as b:
+        there = explain_difference(a["1:1"], b["1:1"], (a, b))
+        back = explain_difference(b["1:1"], a["1:1"], (b, a))
+    assert there is not None
+    assert back is not None
+    assert there.pattern == back.pattern
+    assert there.pattern is not None
+    assert there.pattern.name == "zeros"
+
+
+def test_products_by_powers_of_two_show_no_rounding_mode(tmp_path: Path) -> None:
+    with fr.open(run(tmp_path / "two.h5", factor=2.0)) as exact, fr.open(run(tmp_path / "x.h5", factor=1.7)) as rounded:
+        assert [rounds(exact[f"0:{i}"]) for i in range(3)] == [False, False, True]
+        assert rounds(rounded["0:1"])
+
+
+def test_it_is_json_and_text(tmp_path: Path) -> None:
+    with fr.open(run(tmp_path / "bad.h5", "1:1:drop-tile:3")) as snapshot:
+        told = explain(snapshot["1:1"], snapshot)
+    assert told is not None
+    data = json.loads(json.dumps(told.to_dict()))
+    assert data["patterns"][0]["name"] == "dropped-tile"
+    assert data["where"]["confined"] == {"column": 1, "tile": 1}
+    assert told.lines()[0].startswith("pattern  dropped-tile: tile 3 (of 64 elements) keeps what was there before")
+
+
+def test_arrays_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(UsageError, match="actual: expected 4 elements of float32 as in expected, found 3 of float32"):
+        diagnose(np.zeros(3, np.float32), np.zeros(4, np.float32))
+    with pytest.raises(UsageError, match="previous"):
+        diagnose(np.zeros(4), np.ones(4), previous=np.zeros(5))
+
+
+def test_arrays_of_ones_own() -> None:
+    want = np.arange(64, dtype=np.float32)
+    assert diagnose(want, want) is None
+    told = diagnose(np.zeros_like(want), want)
+    assert told is not None
+    assert told.pattern is not None
+    assert told.pattern.name == "zeros"
