@@ -35,6 +35,7 @@ def command(a: str, b: str, invocation: int | None, every: bool, as_json: bool, 
     nothing differs or all of it lies inside the tolerance, 1 on a mismatch, 4 where something could not be decided.
     """
     from fusion_replay.diverge.diff import diff, split_invocation
+    from fusion_replay.diverge.explain import explain_diff
     from fusion_replay.snapshot import Snapshot, open_snapshot
 
     out = Terminal(as_json)
@@ -49,13 +50,16 @@ def command(a: str, b: str, invocation: int | None, every: bool, as_json: bool, 
         with Progress("comparing", quiet=out.quiet) as progress:
             pair = numbers[0], numbers[1]
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
+        why = explain_diff(report, snapshots[0], snapshots[1])
     if as_json:
         from fusion_replay.report.jsonl import encode
 
-        for record in report.records():
+        *records, summary = report.records()
+        explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
+        for record in [*records, *explained, summary]:
             click.echo(encode(record))
     else:
-        out.say(report.text(every=every))
+        out.say(report.text(every=every, why=why))
     status = exit_status(report)
     also = "" if report.equal or status else "all differences lie inside the tolerance"
     out.close(status == 0, also=also, next=_next(split_invocation(a)[0], split_invocation(b)[0], report))

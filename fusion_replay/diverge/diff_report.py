@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_replay.diverge.diff_text import layout
 from fusion_replay.diverge.difference import ALIGNED, KINDS, FinalDifference, OutsideDifference, StepDifference
@@ -16,6 +16,9 @@ from fusion_replay.diverge.environment import Change, in_one_line
 from fusion_replay.diverge.pairwise import NOT_KEPT
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.judging.results import canonical_json
+
+if TYPE_CHECKING:
+    from fusion_replay.diverge.explain import Explanation
 
 FORMAT = "fusion-replay.diff/1"
 
@@ -181,9 +184,9 @@ class DiffReport:
         tail = ("passed", "mismatch", "equal", "compared", "not_compared", "counts", "first", "path", "unanswered")
         yield {"type": "diff_summary", **{k: data[k] for k in (*tail, "notes")}, "digest": self.digest}
 
-    def text(self, *, every: bool = False) -> str:
-        """Plain text, at most 100 columns; at most 24 lines unless ``every``."""
-        return layout(self, every=every)
+    def text(self, *, every: bool = False, why: Explanation | None = None) -> str:
+        """Plain text, at most 100 columns; at most 24 lines unless ``every``. ``why``: of :attr:`first`."""
+        return layout(self, every=every, why=why)
 
     def __str__(self) -> str:
         return self.text()

@@ -12,6 +12,7 @@ from fusion_replay.judging import table
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.difference import FinalDifference, StepDifference
+    from fusion_replay.diverge.explain import Explanation
 
 WIDTH = 100
 LINES = 24  # with the command's last line: one screen
@@ -29,8 +30,11 @@ _LISTED = ("introduced", "removed", "added")
 _HEADER = ("step", "", "max_abs", "max ulp", "rel_l2", "operator and buffers")
 
 
-def layout(report: DiffReport, *, every: bool = False) -> str:
-    """The whole report; ``every``: every step that differs, every change of the environment, no limit on lines."""
+def layout(report: DiffReport, *, every: bool = False, why: Explanation | None = None) -> str:
+    """The whole report; ``every``: every step that differs, every change of the environment, no limit on lines.
+
+    ``why``: pattern and place of the first step's wrong elements, with ``every`` as a map too.
+    """
     head = _wrap(report.sentence, "")
     if report.steps or report.outside:
         counts = ", ".join(f"{n:,} {_WORDS[kind]}" for kind, n in report.counts.items())
@@ -45,13 +49,15 @@ def layout(report: DiffReport, *, every: bool = False) -> str:
         changes = [f"  {c}" for c in report.environment]
         foot += ["environment, a -> b", *changes] if changes else []
         rows = [_row(s) for s in report.steps]
-        return _joined([*head, *(table.text([_HEADER, *rows]) if rows else []), *_first(report), *foot])
-    first = _first(report)
+        return _joined(
+            [*head, *(table.text([_HEADER, *rows]) if rows else []), *_first(report, why), *_map(why), *foot]
+        )
+    first = _first(report, why)
     room = max(LINES - len(head) - len(first) - len(foot), 4)
     return _joined([*head, *first, *_fit(_others(report), room, "steps"), *foot])
 
 
-def _first(report: DiffReport) -> list[str]:
+def _first(report: DiffReport, why: Explanation | None) -> list[str]:
     step = report.first
     if step is None:
         return []
@@ -61,9 +67,14 @@ def _first(report: DiffReport) -> list[str]:
         facts.append(("b to a", step.verdict.detail))
     if step.judged is not None:
         facts += [(f"{side} to ref", _judged(j.ok, j.detail)) for side, j in zip("ab", step.judged, strict=True)]
+    facts += why.facts if why is not None else []
     for name, fact in facts:
         lines += _wrap(fact, f"  {name:<8} ", lines=2)
     return lines
+
+
+def _map(why: Explanation | None) -> list[str]:
+    return [] if why is None else [f"  {'':<8} {line}" for line in why.where.lines()[1:]]
 
 
 def _judged(ok: bool | None, detail: str) -> str:

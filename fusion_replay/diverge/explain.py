@@ -25,6 +25,7 @@ from fusion_replay.tiling import ruler
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 if TYPE_CHECKING:
+    from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.judging.outcome import StepReport
     from fusion_replay.replay import ReplayReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
@@ -153,6 +154,14 @@ def explain_difference(a: RecordedStep, b: RecordedStep, snapshots: tuple[Snapsh
     return explain(b, snapshots[1], a)
 
 
+def explain_diff(report: DiffReport, a: Snapshot, b: Snapshot) -> Explanation | None:
+    """Why the first step that introduces a difference does; None without any, or where it has no outputs to compare."""
+    first = report.first
+    if first is None or first.a_address is None or first.status != ("complete", "complete"):
+        return None
+    return explain_difference(a[first.a_address], b[first.address], (a, b))
+
+
 def diagnose(
     actual: npt.ArrayLike,
     expected: npt.ArrayLike,
@@ -236,7 +245,8 @@ def explain_step(snapshot: Snapshot, judged: StepReport, reference: str = "auto"
 
 def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
     if against is not None:
-        return [t.numpy().reshape(-1) for t in tensors(against.outputs) if t.kept], None
+        outputs = tensors(against.outputs)
+        return [t.numpy().reshape(-1) for t in outputs] if all(t.kept for t in outputs) else [], None
     try:
         results = evaluate_step(step, plan, lambda tensor: tensor.numpy()).results
     except NotComparedError:
@@ -313,4 +323,13 @@ def _unrounded(spec: operators.OperatorSpec, step: RecordedStep) -> list[NDArray
     return [np.asarray(r, np.float64) for r in (result if isinstance(result, tuple) else (result,))]
 
 
-__all__ = ["Explanation", "Leak", "diagnose", "explain", "explain_difference", "explain_first", "rounds"]
+__all__ = [
+    "Explanation",
+    "Leak",
+    "diagnose",
+    "explain",
+    "explain_diff",
+    "explain_difference",
+    "explain_first",
+    "rounds",
+]

@@ -131,3 +131,14 @@ def test_the_options_of_a_workload_are_in_its_help(run) -> None:
     assert "--tokens" not in run("record", "--help").out
     assert "--tokens" in run("record", "--workload", "llama-decode", "--help").out
     assert "--text" in run("record", "--workload=minilm", "--help").out
+
+
+def test_the_first_mismatch_has_a_pattern_and_a_place(run, tmp_path: Path) -> None:
+    path = tmp_path / "swapped.h5"
+    words = ["--workload", "op:ElementwiseMul", "--sim", "npu2", "--param", "tile_size=256"]
+    assert run("record", "-o", str(path), *words, "--fault", "0:0:swap-columns:2:5").status == 0
+    found = run("replay", str(path))
+    assert "pattern  columns-swapped: columns 2 and 5 have changed places" in found.out
+    assert "where    columns 2 (" in found.out
+    assert all(len(line) <= 100 for line in found.out.splitlines())
+    assert "(down" in run("replay", str(path), "--all").out, "a map of the array"
