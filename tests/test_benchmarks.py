@@ -20,7 +20,10 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("name", "options"), [("record", ["--no-peers"]), ("replay", []), ("show", [])])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("record", ["--no-peers"]), ("seal", []), ("recover", []), ("size", []), ("replay", []), ("show", [])],
+)
 def test_a_benchmark_tells_of_every_candidate_and_leaves_nothing_behind(
     name: str, options: list[str], tmp_path: Path
 ) -> None:

@@ -102,6 +102,15 @@ class Spill:
 
     def drain(self) -> None:
         """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
+        hands: _Hands | None = None
+        while True:  # this thread has nothing else to do: it takes part
+            with self._change:
+                if not self._tasks:
+                    break
+                task = self._tasks.popleft()
+                self._running += 1
+            hands = hands or _Hands(self._ways)
+            self._empty(task, hands)
         with self._change:
             while self._progresses():
                 self._change.wait()
@@ -151,30 +160,39 @@ class Spill:
                 self._change.notify_all()
 
     def _compress(self) -> None:
-        encoder = Encoder(self._ways)
-        buffer = np.empty(SLOT, np.uint8)  # read into again and again: fresh pages cost as much as the reading
+        hands = _Hands(self._ways)
         while True:
             with self._change:
-                while not self._tasks:
-                    if self._closed:
-                        return
+                while not self._tasks and not self._closed:
                     self._change.wait()
                 if self._closed:
                     return
                 task = self._tasks.popleft()
                 self._running += 1
-            freed = False
-            try:
-                raw = buffer[: task.nbytes]
-                if os.preadv(self.fd, [raw.data], task.slot * SLOT) != task.nbytes:
-                    raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
-                chunk, mask = encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
-                self._sink(task, chunk, mask)
-                freed = True
-            except Exception as error:  # whatever it is, the raw bytes stay where they are
-                self.error = error
-            with self._change:
-                self._running -= 1
-                if freed:
-                    self._free.append(task.slot)
-                self._change.notify_all()
+            self._empty(task, hands)
+
+    def _empty(self, task: Task, hands: _Hands) -> None:
+        """Compress one piece and free its slot."""
+        freed = False
+        try:
+            raw = hands.buffer[: task.nbytes]
+            if os.preadv(self.fd, [raw.data], task.slot * SLOT) != task.nbytes:
+                raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
+            chunk, mask = hands.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
+            self._sink(task, chunk, mask)
+            freed = True
+        except Exception as error:  # whatever it is, the raw bytes stay where they are
+            self.error = error
+        with self._change:
+            self._running -= 1
+            if freed:
+                self._free.append(task.slot)
+            self._change.notify_all()
+
+
+class _Hands:
+    """What each thread that compresses has for itself; fresh pages for every piece cost as much as reading it."""
+
+    def __init__(self, ways: dict[Any, Way]) -> None:
+        self.encoder = Encoder(ways)
+        self.buffer = np.empty(SLOT, np.uint8)

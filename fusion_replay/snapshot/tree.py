@@ -47,8 +47,8 @@ class Tree:
 
     def write(self) -> None:
         self._sequences()
-        if len(self._index.steps) > MAX_STEPS:
-            return
+        if len(self._index.steps) > MAX_STEPS or not any(self._datasets):
+            return  # nothing to link to: digests stand in the tables
         groups: dict[int, tuple[Any, str]] = {}
         for row in range(len(self._index.steps)):
             step = RecordedStep(self._index, self._store, row)

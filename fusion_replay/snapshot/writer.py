@@ -105,7 +105,8 @@ class SnapshotWriter:
         if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
         provenance: JSON data about the run.
         level: "full", or "digest": of every tensor its digest alone.
-        threads: that compress; when None the number of cores less one, at least 2, at most 8.
+        threads: that compress while recording (then the caller's own takes part); when None the number of cores less
+            one, at least 1, at most 8.
 
     Raises:
         TargetExistsError, UsageError: the target can't be written; nothing was touched.
@@ -152,7 +153,7 @@ class SnapshotWriter:
             self._spill = Spill(
                 beside(self.target, SPILL_SUFFIX),
                 self._append_chunk,
-                threads=threads or min(8, max(2, (os.cpu_count() or 2) - 1)),
+                threads=threads or min(8, max(1, (os.cpu_count() or 2) - 1)),
                 slots=SPILL_SLOTS,
             )
         except OSError as error:
