@@ -17,10 +17,10 @@ collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test
 def registry() -> Iterator[None]:
     """Whatever the test declares or imports is forgotten after it."""
     plugins.ready()
-    known, loaded = dict(operators._USER), dict(plugins._loaded)
+    known, loaded = dict(operators.registry._USER), dict(plugins._loaded)
     modules, path = set(sys.modules), list(sys.path)
     yield
-    for mine, before in ((operators._USER, known), (plugins._loaded, loaded)):
+    for mine, before in ((operators.registry._USER, known), (plugins._loaded, loaded)):
         mine.clear()
         mine.update(before)
     for name in set(sys.modules) - modules:

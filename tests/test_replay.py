@@ -322,7 +322,7 @@ def test_noise_floor_of_a_flavour_that_rounds_on_the_way(tmp_path: Path) -> None
 
 @pytest.fixture
 def user_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "_USER", dict(operators._USER))
+    monkeypatch.setattr(operators.registry, "_USER", dict(operators.registry._USER))
 
     @fr.operator("SumAndDifference", tolerance=fr.exact())
     def sum_and_difference(A: Any, B: Any, *, scale: float = 1.0) -> Any:
@@ -352,7 +352,7 @@ def test_a_users_operator_with_two_outputs(tmp_path: Path) -> None:
 
 
 def test_outputs_and_old_contents_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "_USER", dict(operators._USER))
+    monkeypatch.setattr(operators.registry, "_USER", dict(operators.registry._USER))
 
     def keep(call: operators.Call, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first, second = call.previous

@@ -22,7 +22,8 @@ NOT_KEPT = "only digests were kept, so nobody can say by how much it differs; re
 
 _NOISE = 4.0
 """b may be this many times further from its reference than a is from its own before rounding no longer explains it:
-the deviation of one kernel on other inputs of the same kind varies by less (measured on the software NPU)."""
+the deviation of one kernel on other inputs of the same kind varies by less. A choice, looked at on recordings of the
+software NPU; it decides no exit status."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_a_moved_reference(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None
     path = make("gelu", "op:GELU")
     spec = operators.find("GELU")
     floor = {n: lambda call, x: np.zeros_like(np.asarray(x)) for n in spec.flavours}
-    monkeypatch.setitem(operators._builtin(), "GELU", replace(spec, flavours=floor))
+    monkeypatch.setitem(operators.registry._builtin(), "GELU", replace(spec, flavours=floor))
     found = check_golden(path, SIM)
     assert only(found) == "reference"
     assert found.headline.startswith("gelu: 0:0 GELU A -> C: reference moved: output C: digest ")
@@ -90,7 +90,7 @@ def test_inside_its_limits_is_said_and_passes_unless_bits_are_asked_for(make: Ma
 def test_a_moved_tolerance(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("gelu", "op:GELU")
     spec = operators.find("GELU")
-    monkeypatch.setitem(operators._builtin(), "GELU", replace(spec, tolerance={"*": Tolerance(ulps=0)}))
+    monkeypatch.setitem(operators.registry._builtin(), "GELU", replace(spec, tolerance={"*": Tolerance(ulps=0)}))
     found = check_golden(path, SIM)
     assert only(found) == "tolerance"
     assert "tolerance moved: limits were " in found.headline
@@ -281,7 +281,7 @@ def test_an_operator_that_the_project_does_not_know(tmp_path: Path, registry: No
         step.outputs["C"] = one
     path, _ = add(tmp_path / "m.h5", tmp_path / "g")
     assert check_golden(path).passed
-    del operators._USER["Mine"]
+    del operators.registry._USER["Mine"]
     found = check_golden(path)
     assert "unknown_operator" in found.kinds
     assert "no reference for operator Mine" in found.headline or "no reference for operator Mine" in "".join(

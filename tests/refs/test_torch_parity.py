@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusion_replay import operators
+from fusion_replay.bf16 import BFLOAT16
 from fusion_replay.compare import as_numpy
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.tensors import to_torch
@@ -41,7 +42,7 @@ def drawn(op: str) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray] |
 
 
 def to_dtype(name: str) -> np.dtype[Any]:
-    return operators.BFLOAT16 if name == "bfloat16" else np.dtype(name)
+    return BFLOAT16 if name == "bfloat16" else np.dtype(name)
 
 
 def both(op: str, flavour: str, device: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -69,7 +69,7 @@ def test_every_step_on_request(mixed: Path) -> None:
 def test_many_operators_many_reasons_and_hostile_names_still_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators, "_USER", dict(operators._USER))
+    monkeypatch.setattr(operators.registry, "_USER", dict(operators.registry._USER))
     path = tmp_path / "x.h5"
     with fr.record(path) as rec:
         for i in range(40):

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator is, as data: parameters, arg specs, reference in several flavours, tolerance; and the registry.
+
+Each file of :mod:`fusion_replay.refs` declares one :class:`OperatorSpec` named ``SPEC``; a user's operator is one
+decorated function (:mod:`fusion_replay.user_operators`). :func:`reference` evaluates any of them on numpy arrays or
+torch tensors.
+
+A *flavour* says whose rounding a reference follows:
+
+``pr117``        amd/IRON pull request 117 (July 2026), torch bf16 operation by operation
+``iron-2026-08`` August 2026
+``iron-2026-09`` the newest numpy form (September 2026)
+``exact``        the true value, rounded to bf16 once
+"""
+
+from __future__ import annotations
+
+from fusion_replay.operators.evaluation import evaluate, reference
+from fusion_replay.operators.registry import builtin, find, lookup, register, specs, template_command, user_specs
+from fusion_replay.operators.spec import (
+    FLAVOURS,
+    REQUIRED,
+    Call,
+    Flavour,
+    FlavourFn,
+    OperatorSpec,
+    Param,
+    Runlist,
+    runtime_values,
+)
+
+__all__ = [
+    "FLAVOURS",
+    "REQUIRED",
+    "Call",
+    "Flavour",
+    "FlavourFn",
+    "OperatorSpec",
+    "Param",
+    "Runlist",
+    "builtin",
+    "evaluate",
+    "find",
+    "lookup",
+    "reference",
+    "register",
+    "runtime_values",
+    "specs",
+    "template_command",
+    "user_specs",
+]
