@@ -22,11 +22,11 @@ from fusion_replay.errors import (
 )
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
-from fusion_replay.snapshot.reader import Snapshot, open_snapshot
-from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, USER_BLOCK, Index, UserBlock, body_digest
+from fusion_replay.snapshot.reader import Snapshot, open_snapshot, with_side
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, SIDE, USER_BLOCK, Index, UserBlock, body_digest
 from fusion_replay.snapshot.sealed import read_index
 from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
-from fusion_replay.snapshot.target import IfExists, beside, remove_working_files
+from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,11 @@ class FsckReport:
         }
 
 
-def check(path: str | os.PathLike[str]) -> FsckReport:
+def check(path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None) -> FsckReport:
     """Look at every bit of the snapshot, or at every frame and tensor of a journal; changes nothing.
+
+    ``weights``: the side file with its weights, by default the one it names, beside it. They are checked where they
+    are here, and it is no damage of the snapshot that they are not.
 
     Raises:
         SnapshotError: no such file, not ours, of a newer version. Damage is in the report, not raised.
@@ -99,8 +102,8 @@ def check(path: str | os.PathLike[str]) -> FsckReport:
     path = Path(path)
     try:
         if path.is_dir() or not path.exists() or _is_journal(path):
-            return _check_journal(path)
-        return _check_sealed(path)
+            return _check_journal(path, weights)
+        return _check_sealed(path, weights)
     except SnapshotError:
         raise
     except OSError as error:
@@ -125,7 +128,7 @@ def recover(path: str | os.PathLike[str]) -> FsckReport:
     try:
         lock = JournalFile(journal_path, create=False)
     except BlockingIOError:
-        raise UsageError(f"{journal_path}: the recording is still going on; stop it first") from None
+        raise UsageError(f"{journal_path}: {owner(journal_path)} is still recording into it; stop it first") from None
     except OSError as error:
         raise SnapshotError(f"{journal_path}: can't be opened for recovery ({error.strerror})") from error
     try:
@@ -136,6 +139,7 @@ def recover(path: str | os.PathLike[str]) -> FsckReport:
 
 def _recover(target: Path, journal_path: Path) -> FsckReport:
     from fusion_replay.snapshot.seal import seal
+    from fusion_replay.snapshot.seal_side import seal_side
 
     with open(journal_path, "rb") as file:
         summary = journal.read_journal(file, str(journal_path))
@@ -152,12 +156,15 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
             return _replace(report, removed=(journal_path,))
     if empty:
         raise DamagedSnapshotError(f"{journal_path}: no recording can be read from it; delete it")
-    if target.exists() and summary.start.get("if_exists") != "replace":
+    side = summary.start.get("side") is True
+    if not side and target.exists() and summary.start.get("if_exists") != "replace":
         raise UsageError(
             f"{target}: holds another recording than {journal_path}; move {target} away, then recover again"
         )
     if_exists: IfExists = "replace" if target.exists() else "error"
-    sealed = seal(journal_path, target, if_exists, verify=True)
+    sealed = (
+        seal_side(journal_path, target, verify=True) if side else seal(journal_path, target, if_exists, verify=True)
+    )
     report = check(sealed.path)
     notes = [f"{summary.torn} bytes at the end were half written"] if summary.torn else []
     notes += [f"lost: {loss.count} x {loss.detail}" for loss in sealed.losses]
@@ -180,9 +187,9 @@ def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
     return block, problems
 
 
-def _check_sealed(path: Path) -> FsckReport:
+def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckReport:
     index: Index | None = None
-    tensors = 0
+    tensors, notes = 0, tuple[str, ...]()
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -194,8 +201,9 @@ def _check_sealed(path: Path) -> FsckReport:
         except SnapshotError as error:
             problems.append(str(error))
         if index is not None:
-            snap = Snapshot(path, index, ContentStore(index, file, cache_bytes=CHECKING_CACHE), sealed=True)
-            named, tensors = _check_tensors(snap)
+            store = ContentStore(index, file, cache_bytes=CHECKING_CACHE)
+            snap = with_side(Snapshot(path, index, store, sealed=True), weights)
+            notes, (named, tensors) = snap.notes, _check_tensors(snap)
             if problems and not named:
                 named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
             problems += named
@@ -205,7 +213,7 @@ def _check_sealed(path: Path) -> FsckReport:
         ok=not problems,
         sealed=True,
         problems=tuple(problems),
-        notes=(f"a leftover journal lies beside it: {beside_it}",) if beside_it.exists() else (),
+        notes=(*notes, *([f"a leftover journal lies beside it: {beside_it}"] if beside_it.exists() else [])),
         steps=0 if index is None else len(index.steps),
         invocations=0 if index is None else int((index.invocations["status"] != LOST).sum()),
         tensors=tensors,
@@ -213,8 +221,8 @@ def _check_sealed(path: Path) -> FsckReport:
     )
 
 
-def _check_journal(path: Path) -> FsckReport:
-    with open_snapshot(path, cache_bytes=CHECKING_CACHE) as snap:
+def _check_journal(path: Path, weights: str | os.PathLike[str] | None) -> FsckReport:
+    with open_snapshot(path, cache_bytes=CHECKING_CACHE, weights=weights) as snap:
         named, tensors = _check_tensors(snap)
         alive = _is_locked(snap.path)
         state = "is still being recorded" if alive else "was not closed"
@@ -239,7 +247,7 @@ def _check_tensors(snap: Snapshot) -> tuple[list[str], int]:
     broken: dict[int, str] = {}
     kept = 0
     for row, encoding in enumerate(index.contents["encoding"].tolist()):
-        if encoding == DIGEST_ONLY:
+        if encoding == DIGEST_ONLY or (encoding == SIDE and not store.kept(row)):
             continue
         kept += 1
         try:

@@ -15,7 +15,7 @@ from fusion_replay.errors import NewerFormatError, SnapshotError
 from fusion_replay.model import SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
-from fusion_replay.snapshot.links import ENCODING, Delta, Link, resolve
+from fusion_replay.snapshot.links import ENCODING, Delta, Link, Side, resolve
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -40,6 +40,7 @@ from fusion_replay.snapshot.schema import (
     Index,
     Loss,
 )
+from fusion_replay.snapshot.side import weights_of
 from fusion_replay.snapshot.spill import SLOT
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
@@ -69,6 +70,7 @@ class JournalSummary:
     chunks: dict[int, dict[int, tuple[int, int, int]]] = field(default_factory=dict)
     losses: dict[tuple[str, str], int] = field(default_factory=dict)
     binaries: list[dict[str, Any]] = field(default_factory=list)
+    weights: list[dict[str, Any]] = field(default_factory=list)
     closed: bool = False
     torn: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -106,6 +108,10 @@ class JournalSummary:
                 data = load_json(payload, "loss")
                 key = (str(data["kind"]), str(data["detail"]))
                 self.losses[key] = self.losses.get(key, 0) + int(data["count"])
+            case frames.WEIGHTS:
+                entries = [dict(entry) for entry in load_json(payload, "weights")]
+                weights_of(entries, self.name)
+                self.weights += entries
             case frames.BINARIES:
                 entries = load_json(payload, "binaries")
                 self.binaries += [{**entry, "sequence": int(entry["sequence"])} for entry in entries]
@@ -152,6 +158,7 @@ class JournalSummary:
             contents=contents,
             chunks=chunks,
             shapes=shapes,
+            weights=[weight.to_dict() for weight in weights_of(self.weights, self.name).values()],
             binaries=[
                 {**entry, "sequence": sequence_rows[entry["sequence"]]}
                 for entry in self.binaries
@@ -185,8 +192,8 @@ class JournalSummary:
         chunk_rows: list[tuple[int, int, int]] = []
         shapes: list[tuple[int, ...]] = []
         links: list[tuple[int, Link]] = []
-        # Contents that were kept first: a digest-only record of the same bytes then points at them.
-        for record in sorted(self.contents.values(), key=lambda r: (r.where == records.DIGEST, r.content)):
+        # Contents that are kept here first: a digest-only record of the same bytes then points at them.
+        for record in sorted(self.contents.values(), key=lambda r: (_elsewhere(r), r.content)):
             key = (record.digest, record.dtype)
             if key in stored:
                 row_of[record.content] = stored[key]
@@ -258,6 +265,10 @@ class JournalSummary:
         if len(operands):
             operands["content"] = _renumber(operands["content"], row_of)
         return np.array(rows, STEPS), operands, details
+
+
+def _elsewhere(record: records.ContentRecord) -> int:
+    return 2 if record.where == records.DIGEST else int(isinstance(record.link, Side))
 
 
 def _merged(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

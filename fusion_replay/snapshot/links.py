@@ -64,7 +64,7 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """In the side file, under the same digest."""
+    """In the side file, under the same digest. Nothing else is made of such a content: it may be missing."""
 
 
 Link = Delta | Parts | Derived | Side
@@ -120,7 +120,7 @@ def resolve(index: Index, found: Sequence[tuple[int, Link]], row_of: dict[int, i
     steps = {address: row for row, address in enumerate(index.steps[["invocation", "step"]].tolist())} if found else {}
     parts: list[tuple[int, int, int]] = []
     lost = 0
-    open_rows = {row for row, _ in found}
+    open_rows = {row for row, link in found if not isinstance(link, Side)}
     for row, link in found:
         rows: list[int] = []
         source = extent = 0
@@ -135,9 +135,9 @@ def resolve(index: Index, found: Sequence[tuple[int, Link]], row_of: dict[int, i
                 source, extent = steps.get((invocation, step), -1), position
                 rows = _made_of(index, source) if source >= 0 else [-1]
             case Side():
-                pass
+                continue
         depth = 1 + max((int(contents["depth"][r]) for r in rows if r >= 0), default=-1)
-        gone = any(r < 0 or r in open_rows or contents["encoding"][r] == DIGEST_ONLY for r in rows)
+        gone = any(r < 0 or r in open_rows or contents["encoding"][r] in (DIGEST_ONLY, SIDE) for r in rows)
         open_rows.discard(row)
         if gone or depth > MAX_DEPTH:
             contents["encoding"][row], contents["n_chunks"][row] = DIGEST_ONLY, 0
@@ -206,8 +206,8 @@ def _between(values: npt.NDArray[Any], low: int, high: int) -> npt.NDArray[np.bo
 def _below(index: Index, sources: npt.NDArray[Any], users: npt.NDArray[Any]) -> Any:
     """Whether each source has bytes, or a way to them, and lies less deep than what is made of it."""
     contents = index.contents
-    kept = contents["encoding"][sources] != DIGEST_ONLY
-    return kept & (contents["depth"][sources] < contents["depth"][users])
+    encoding = contents["encoding"][sources]
+    return (encoding != DIGEST_ONLY) & (encoding != SIDE) & (contents["depth"][sources] < contents["depth"][users])
 
 
 def _parts_fit(index: Index, rows: npt.NDArray[Any]) -> Any:

@@ -21,7 +21,7 @@ from fusion_replay.model import OperandUse, SequenceDescription
 from fusion_replay.snapshot.derive import MAX_OUTPUT, moved, mover
 from fusion_replay.snapshot.links import Delta, Derived, Link, Parts
 from fusion_replay.snapshot.patch import BLOCK, changed_blocks, make_patch
-from fusion_replay.snapshot.schema import MAX_DEPTH, MAX_PIECE, OUTPUT, REFERENCE, digest_of
+from fusion_replay.snapshot.schema import INPUT, MAX_DEPTH, MAX_PIECE, OUTPUT, REFERENCE, digest_of
 
 Bytes = npt.NDArray[np.uint8]
 Key = tuple[bytes, str]
@@ -32,6 +32,8 @@ KEYFRAME = 64
 """Every so many versions one is whole."""
 SMALL = BLOCK
 """Contents below this many bytes are stored as they are: less would hardly be saved than is written about it."""
+WEIGHTS_FROM = 1 << 16
+"""Bytes; what is smaller stays in the recording even where its weights go elsewhere."""
 _PATCHED_FROM = 4 * BLOCK
 _REMEMBERED = 1 << 16  # slices, and outcomes of movement operators
 _HOPELESS = 3  # versions in a row that had little in common with the last
@@ -73,12 +75,13 @@ class _Regions:
     """Who uses which part of a sequence's buffers."""
 
     written: set[str] = field(default_factory=set)
+    fed: set[str] = field(default_factory=set)
     of: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     inside: dict[tuple[str, int, int], tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     @classmethod
     def describe(cls, sequence: SequenceDescription) -> _Regions:
-        regions = cls()
+        regions = cls(fed=set(sequence.input_args))
         for step in sequence.steps:
             for use in step.operands:
                 regions.of.setdefault(use.buffer, set()).add((use.start, use.spec.nbytes))
@@ -115,6 +118,13 @@ class News:
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self._regions.append(_Regions.describe(sequence))
+
+    def is_weight(self, place: Place) -> bool:
+        """Whether this is read from a buffer that the sequence never writes and nobody feeds in."""
+        if place.role != INPUT or place.use.spec.nbytes < WEIGHTS_FROM:
+            return False
+        regions = self._regions[place.sequence]
+        return place.use.buffer not in regions.written and place.use.buffer not in regions.fed
 
     def link(self, place: Place, raw: Bytes, key: Key, stored: Mapping[Key, int]) -> Link | None:
         """What gives these bytes, which are new under their digest; None: they must be stored themselves."""
@@ -283,4 +293,4 @@ def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         known.popitem(last=False)
 
 
-__all__ = ["KEPT_BYTES", "KEYFRAME", "SMALL", "News", "Place"]
+__all__ = ["KEPT_BYTES", "KEYFRAME", "SMALL", "WEIGHTS_FROM", "News", "Place"]

@@ -20,8 +20,9 @@ from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
 from fusion_replay.snapshot.links import check_links
-from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, STATUS, Index, Loss
+from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
 from fusion_replay.snapshot.sealed import check_index, read_sealed
+from fusion_replay.snapshot.side import find_side, weights_of
 from fusion_replay.snapshot.step import RecordedStep
 from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore, check_contents
 
@@ -174,17 +175,48 @@ class Snapshot:
         return chosen
 
 
-def open_snapshot(path: str | os.PathLike[str], *, cache_bytes: int = DEFAULT_CACHE) -> Snapshot:
+def open_snapshot(
+    path: str | os.PathLike[str],
+    *,
+    cache_bytes: int = DEFAULT_CACHE,
+    weights: str | os.PathLike[str] | None = None,
+) -> Snapshot:
     """Open a sealed snapshot, a journal, or the recording that is being written beside ``path``.
 
     Args:
         path: ``X.h5`` or ``X.h5.journal``; where X.h5 is missing its journal is read instead, and the notes say so.
         cache_bytes: decoded tensors kept in memory, at most.
+        weights: the side file with the weights that the recording left out; None: the one it names, beside it. Where
+            that is missing, or another, the notes say so and those tensors count as not kept.
 
     Raises:
+        UsageError: ``weights`` are not those of this recording.
         SnapshotNotFoundError, ForeignFileError, NewerFormatError, DamagedSnapshotError: each in one line.
     """
-    path = Path(path)
+    return with_side(_open(Path(path), cache_bytes), weights)
+
+
+def with_side(snap: Snapshot, weights: str | os.PathLike[str] | None) -> Snapshot:
+    """The same snapshot, with the side file that its weights are in where it has any; it closes the file.
+
+    Raises:
+        UsageError, SnapshotError: as :func:`open_snapshot`; ``snap`` is closed then.
+    """
+    needed = weights_of(snap.index.weights, str(snap.path))
+    if (snap.index.contents["encoding"] == SIDE).any():
+        try:
+            snap.store.side, notes = find_side(snap.path, needed, None if weights is None else Path(weights))
+        except BaseException:
+            snap.close()
+            raise
+        snap.notes = (*snap.notes, *notes)
+    elif weights is not None:
+        snap.close()
+        raise UsageError(f"{snap.path}: has its weights in itself; leave out the side file {weights}")
+    return snap
+
+
+def _open(path: Path, cache_bytes: int) -> Snapshot:
     beside = path.with_name(path.name + JOURNAL_SUFFIX)
     notes: tuple[str, ...] = ()
     if path.is_dir():

@@ -109,7 +109,7 @@ TABLES = {
 SINCE_1_1 = ("source", "extent", "depth")
 """Columns that files of version 1.0 lack, with the table ``parts``: read as zeros, and as no rows."""
 TEXTS = ("sequences", "details", "losses", "provenance")
-LATER_TEXTS = ("binaries",)
+LATER_TEXTS = ("binaries", "weights")
 """JSON lists that files of version 1.0 lack: nothing in them then."""
 
 
@@ -146,6 +146,8 @@ class Index:
     notes: list[str] = field(default_factory=list)
     binaries: list[dict[str, Any]] = field(default_factory=list)
     """Device files behind operators, one entry each: see :mod:`.binaries`."""
+    weights: list[dict[str, Any]] = field(default_factory=list)
+    """Contents in a side file, one entry each: see :mod:`.side`."""
     parts: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, RANGES))
 
 

@@ -31,6 +31,7 @@ from fusion_replay.snapshot.schema import (
     FORMAT_MINOR,
     IN_CHUNKS,
     PART_SUFFIX,
+    SIDE,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     TABLES,
@@ -86,7 +87,7 @@ def seal(
         )
         try:
             if verify:
-                _drop_damaged(index, store)
+                drop_damaged(index, store)
             index.losses = _merged((*index.losses, *unwritten, *_damage_as_losses(summary.damaged)))
             made, size = _write(target, index, store)
         finally:
@@ -101,7 +102,7 @@ def seal(
         raise
     except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
         raise UnsealedError(
-            f"{target}: could not be sealed ({_reason(error)}); everything recorded is kept in {journal_path}: "
+            f"{target}: could not be sealed ({reason(error)}); everything recorded is kept in {journal_path}: "
             f"make room, then run `fusion-replay fsck --recover {target}`"
         ) from error
     finally:
@@ -110,7 +111,7 @@ def seal(
     return Sealed(path, len(index.steps), len(index.invocations), size, index.losses)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """One line; HDF5 wraps the system's own words into several."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     inner = re.search(r"error message = '([^']*)'", text)
@@ -223,6 +224,8 @@ def _fill(
     }
     if index.binaries:
         texts["binaries"] = index.binaries
+    if index.weights:
+        texts["weights"] = index.weights
     for name, data in texts.items():
         entries[name] = copier.text(tables, name, dump_json(data))
     directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})
@@ -244,10 +247,11 @@ def _finish(fd: int, directory: bytes, offset: int) -> int:
     return length
 
 
-def _drop_damaged(index: Index, store: ContentStore) -> None:
+def drop_damaged(index: Index, store: ContentStore) -> None:
+    """Keep of contents that can't be read their digests alone, and count them as a loss."""
     damaged = 0
     for row, content in enumerate(index.contents):
-        if int(content["encoding"]) == DIGEST_ONLY:
+        if int(content["encoding"]) in (DIGEST_ONLY, SIDE):
             continue
         try:
             store.read(row, "content")

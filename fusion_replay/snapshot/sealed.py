@@ -77,6 +77,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
             losses=tuple(Loss(str(e["kind"]), str(e["detail"]), int(e["count"])) for e in texts["losses"]),
             version=(block.major, block.minor),
             binaries=[dict(entry) for entry in texts.get("binaries", ())],
+            weights=[dict(entry) for entry in texts.get("weights", ())],
             **tables,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from fusion_replay.snapshot.schema import (
     Index,
     digest_of,
 )
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.side import Side
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -55,19 +58,31 @@ class ContentStore:
         *,
         cache_bytes: int = DEFAULT_CACHE,
         relocate: Callable[[], Index] | None = None,
+        side: Side | None = None,
     ) -> None:
         self._index = index
         self._file = file
         self._spill = spill
         self._chunks = chunks
         self._relocate = relocate
+        self.side = side
+        """Where weights are that the snapshot leaves to a side file."""
         self._budget = cache_bytes
         self._held = 0
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def kept(self, row: int) -> bool:
-        return int(self._index.contents["encoding"][row]) != DIGEST_ONLY
+        """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
+        encoding = int(self._index.contents["encoding"][row])
+        return encoding != DIGEST_ONLY and (encoding != schema.SIDE or self._side_has(row))
+
+    def _side_has(self, row: int) -> bool:
+        return self.side is not None and self.side.has(self._key(row))
+
+    def _key(self, row: int) -> tuple[str, str]:
+        content = self._index.contents[row]
+        return content["digest"].decode("ascii"), content["dtype"].decode("ascii")
 
     @property
     def budget(self) -> int:
@@ -128,6 +143,8 @@ class ContentStore:
         for file in (self._file, self._spill, self._chunks):
             if file is not None:
                 file.close()
+        if self.side is not None:
+            self.side.close()
         with self._lock:
             self._cache.clear()
             self._held = 0
@@ -144,7 +161,9 @@ class ContentStore:
             source = digests.get(self._index.contents["digest"][row])
         if source is None:
             raise DamagedSnapshotError(f"{what}: its contents are no longer in the journal")
-        return ContentStore(fresh, self._file, self._spill, self._chunks, cache_bytes=0)._decode(source, what)
+        return ContentStore(fresh, self._file, self._spill, self._chunks, cache_bytes=0, side=self.side)._decode(
+            source, what
+        )
 
     def _decode(self, row: int, what: str) -> Bytes:
         content = self._index.contents[row]
@@ -157,9 +176,11 @@ class ContentStore:
                 out = self._from_parts(row, what)
             case schema.DERIVED:
                 out = self._from_inputs(row, what)
+            case schema.SIDE if self.side is not None:
+                out = self.side.read(self._key(row), what)
             case _:
                 raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
-        if digest_of(out).hex().encode() != content["digest"]:
+        if out.size != int(content["nbytes"]) or digest_of(out).hex().encode() != content["digest"]:
             raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
         return out
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
 
 from fusion_replay.errors import TargetExistsError, UsageError
-from fusion_replay.snapshot.frames import JournalFile
+from fusion_replay.snapshot.frames import START, JournalFile, ScanResult, scan
 from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
 
 IfExists = Literal["error", "replace", "number"]
@@ -106,7 +107,7 @@ def _create(target: Path, if_exists: IfExists) -> JournalFile:
     try:
         JournalFile(path, create=False).close()
     except BlockingIOError:
-        raise TargetExistsError(f"{target}: another process is recording there ({path}); choose another name") from None
+        raise TargetExistsError(f"{target}: {owner(path)} is recording there ({path}); choose another name") from None
     if if_exists == "error":
         raise TargetExistsError(
             f"{path}: an unfinished recording lies there; seal it with `fusion-replay fsck --recover {target}`, "
@@ -114,6 +115,18 @@ def _create(target: Path, if_exists: IfExists) -> JournalFile:
         )
     path.unlink()
     return JournalFile(path)
+
+
+def owner(journal: Path) -> str:
+    """Who records into a journal that is locked, as far as it says: "process 123"."""
+    try:
+        with open(journal, "rb") as file:
+            for frame in scan(file, ScanResult()):
+                if frame.kind == START:
+                    return f"process {int(json.loads(frame.payload)['pid'])}"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return "another process"
 
 
 def _move_to_free(part: Path, target: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import UsageError
+from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.model import DTYPE_BYTES, ArgSpec, OperandUse, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
@@ -28,6 +28,7 @@ from fusion_replay.snapshot.chunkfile import ChunkFile
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.snapshot.flow import Flow
+from fusion_replay.snapshot.links import Link, Side
 from fusion_replay.snapshot.news import News, Place
 from fusion_replay.snapshot.schema import (
     CHUNKS_SUFFIX,
@@ -43,8 +44,10 @@ from fusion_replay.snapshot.schema import (
     Loss,
     digest_of,
 )
+from fusion_replay.snapshot.side import Weight
 from fusion_replay.snapshot.spill import Spill, Task
 from fusion_replay.snapshot.target import IfExists, beside, claim
+from fusion_replay.snapshot.weights import WeightsKeeper
 
 Level = Literal["full", "digest"]
 Arrays = Mapping[int, npt.NDArray[Any]]
@@ -105,6 +108,8 @@ class SnapshotWriter:
         if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
         provenance: JSON data about the run.
         level: "full", or "digest": of every tensor its digest alone.
+        weights: takes the weights instead; closed with this writer.
+        side: this is the side file of such a keeper: closing joins it with the file that is there.
         threads: that compress while recording (then the caller's own takes part); when None the number of cores less
             one, at least 1, at most 8.
 
@@ -120,6 +125,8 @@ class SnapshotWriter:
         provenance: Mapping[str, Any] | None = None,
         level: Level = "full",
         threads: int | None = None,
+        weights: WeightsKeeper | None = None,
+        side: bool = False,
     ) -> None:
         if level not in ("full", "digest"):
             raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
@@ -139,6 +146,9 @@ class SnapshotWriter:
         self._level = level
         self._digest_of: list[bytes] = []  # by content
         self._noticed: dict[str, tuple[int, str]] = {}
+        self._weights = weights
+        self._aside: dict[Key, int] = {}  # contents that it took
+        self._is_side = side
         self._sequences: list[SequenceDescription] = []
         self._invocations: dict[int, int] = {}
         self._lost_steps: set[tuple[int, int]] = set()
@@ -167,6 +177,7 @@ class SnapshotWriter:
             "target": self.target.name,
             "if_exists": if_exists,
             "pid": self._pid,
+            "side": side,
         }
         self._write_vital(records.json_frame(frames.START, start))
         self.set_provenance(provenance or {})
@@ -198,6 +209,20 @@ class SnapshotWriter:
             entries = [kernel.to_json(sequence, store) for kernel in kernels]
             if not self._commit_batch(batch, records.json_frame(frames.BINARIES, entries)):
                 self._lose("binaries", "device files that could not be written", len(entries))
+
+    def add_weight(self, raw: npt.NDArray[np.uint8], spec: ArgSpec, weight: Weight) -> bool:
+        """Into a side file: these bytes, one axis. False where they could not be written."""
+        with self._lock:
+            batch = _Batch(f"weight {weight.name}", [], {})
+            content = self._content(batch, raw, spec, True)
+            note = records.json_frame(frames.WEIGHTS, [weight.to_dict()])
+            key = bytes.fromhex(weight.digest), spec.dtype
+            return self._commit_batch(batch, note) and self._stored.get(key) == content
+
+    def note_weights(self, weights: Sequence[Weight]) -> None:
+        """What has become known of weights since they were taken."""
+        with self._lock:
+            self._write_vital(records.json_frame(frames.WEIGHTS, [weight.to_dict() for weight in weights]))
 
     def begin_invocation(self, sequence: int) -> int:
         """A call of ``sequence`` starts; its number, from 0."""
@@ -345,22 +370,23 @@ class SnapshotWriter:
             TargetExistsError: meanwhile somebody else made the target; the journal is kept.
         """
         from fusion_replay.snapshot.seal import seal
+        from fusion_replay.snapshot.seal_side import seal_side
 
         with self._lock:
             if self._report is None:
                 if self._closed:
                     raise UsageError(f"{self.target}: this recording was abandoned")
+                self._seal_weights()
                 self._spill.drain()
                 if not self._commit([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
                     self._commit([(frames.CLOSE, [b""])])
                 started = time.perf_counter()
                 try:
-                    sealed = seal(
-                        self._journal.path,
-                        self.target,
-                        self._if_exists,
-                        unwritten=tuple(Loss(kind, detail, n) for (kind, detail), n in self._pending.items()),
-                    )
+                    unwritten = tuple(Loss(kind, detail, n) for (kind, detail), n in self._pending.items())
+                    if self._is_side:
+                        sealed = seal_side(self._journal.path, self.target)
+                    else:
+                        sealed = seal(self._journal.path, self.target, self._if_exists, unwritten=unwritten)
                 finally:
                     self._release()
                 self.target = sealed.path
@@ -389,8 +415,17 @@ class SnapshotWriter:
         with self._lock:
             return tuple(Loss(kind, detail, n) for (kind, detail), n in self._lost.items())
 
+    def _seal_weights(self) -> None:
+        if self._weights is not None:
+            try:
+                self.note_weights(self._weights.close())
+            except (OSError, FusionReplayError) as error:
+                self._lose("weights", f"the side file could not be sealed: {error}", 1)
+
     def _release(self) -> None:
         if not self._closed:
+            if self._weights is not None:
+                self._weights.abandon()
             self._closed = True
             self._spill.close()
             self._chunks.close()
@@ -456,6 +491,9 @@ class SnapshotWriter:
         known = self._stored.get(key, batch.keys.get(key))
         if known is None and not keep:
             known = self._digests.get(key)
+        aside = self._weights is not None and keep and place is not None and self._news.is_weight(place)
+        if known is None and aside:
+            known = self._aside.get(key)
         if known is not None:
             return known
         content = self._next_content
@@ -464,7 +502,9 @@ class SnapshotWriter:
         layout = Layout.of(spec.shape, DTYPE_BYTES[spec.dtype])
         where, tail = records.DIGEST, None
         slots: tuple[int, ...] = ()
-        link = self._news.link(place, raw, key, self._stored) if keep and place is not None else None
+        link: Link | None = self._taken(raw, key, place) if aside and place is not None else None
+        if link is None and keep and place is not None:
+            link = self._news.link(place, raw, key, self._stored)
         if link is not None:
             where = records.LINKED
         elif keep and raw.nbytes < INLINE_BELOW:
@@ -474,7 +514,9 @@ class SnapshotWriter:
             where = records.SPILLED if slots else records.DIGEST
         record = records.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, slots, link=link)
         batch.contents.append((record, tail))
-        if where != records.DIGEST:
+        if isinstance(link, Side):
+            self._bare.add(content)
+        elif where != records.DIGEST:
             batch.keys[key] = content
             if place is not None:
                 self._news.stored(place, content, raw, link)
@@ -483,6 +525,15 @@ class SnapshotWriter:
         if keep and where == records.DIGEST:
             self._lose("contents", "tensors that could not be written; their digests are kept", 1)
         return content
+
+    def _taken(self, raw: npt.NDArray[np.uint8], key: Key, place: Place) -> Side | None:
+        """A weight that its keeper has, or has to have, noted; None: it can't take it."""
+        assert self._weights is not None
+        weight = self._weights.take(raw, key[0].hex(), key[1], place.use.buffer)
+        if weight is None:
+            return None
+        self._vital.append(records.json_frame(frames.WEIGHTS, [weight.to_dict()]))
+        return Side()
 
     def _to_spill(self, content: int, raw: npt.NDArray[np.uint8], layout: Layout, spec: ArgSpec) -> tuple[int, ...]:
         """Slots of the pieces, already written; none where the disk is full."""
@@ -505,7 +556,9 @@ class SnapshotWriter:
         if self._commit([*batch.frames(), step]):
             for record, _ in batch.contents:
                 key = (record.digest, record.dtype)
-                if record.where == records.DIGEST:
+                if isinstance(record.link, Side):
+                    self._aside[key] = record.content
+                elif record.where == records.DIGEST:
                     self._digests[key] = record.content
                 else:
                     self._stored[key] = record.content
