@@ -129,6 +129,8 @@ class Program:
                     verify_static=s.verify_static,
                     with_reference=s.with_reference,
                     binaries=s.binaries,
+                    weights_in=s.weights_in,
+                    no_weights=s.no_weights,
                     slow_after=s.slow_after,
                     step_timeout=s.step_timeout,
                     everything=False,

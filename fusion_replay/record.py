@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fusion_replay.array_step import ArrayStep
     from fusion_replay.snapshot import SnapshotWriter
     from fusion_replay.snapshot.schema import Loss
+    from fusion_replay.snapshot.weights import WeightsKeeper
     from fusion_replay.snapshot.writer import WriteReport
 
 IfExists = Literal["error", "replace", "number"]
@@ -48,6 +49,8 @@ def record(
     slow_after: float = 10.0,
     step_timeout: float | None = None,
     whole_calls: bool = False,
+    weights_in: str | os.PathLike[str] | None = None,
+    no_weights: bool = False,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
@@ -70,10 +73,14 @@ def record(
             where that does not help; None: never.
         whole_calls: a callable whose steps can't be seen (fused dispatch) is recorded too, each call as one step from
             the sequence's inputs to its outputs. Nothing judges it; two such recordings can be compared.
+        weights_in: a side file for what steps read from buffers that their sequence never writes (64 KiB or more);
+            recordings share it, and it is made or added to as needed.
+        no_weights: keep only the digests of such contents; ``open(path, weights=...)`` brings them back from a side
+            file.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
-        UsageError: an unknown level or policy.
+        UsageError: an unknown level or policy, or both ``weights_in`` and ``no_weights``.
     """
     return Recorder(
         path,
@@ -87,6 +94,8 @@ def record(
         slow_after=slow_after,
         step_timeout=step_timeout,
         whole_calls=whole_calls,
+        weights_in=weights_in,
+        no_weights=no_weights,
     )
 
 
@@ -113,6 +122,8 @@ class Recorder:
         slow_after: float = 10.0,
         step_timeout: float | None = None,
         whole_calls: bool = False,
+        weights_in: str | os.PathLike[str] | None = None,
+        no_weights: bool = False,
         everything: bool = True,
         summary: bool = True,
     ) -> None:
@@ -122,7 +133,11 @@ class Recorder:
             raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
         if on_error not in ("warn", "raise"):
             raise UsageError(f"on_error={on_error!r}: expected 'warn' or 'raise'")
+        if weights_in is not None and no_weights:
+            raise UsageError(f"weights_in={os.fspath(weights_in)!r}: goes with no_weights=False; leave out one of them")
         self.path = Path(path)
+        self._weights_in = None if weights_in is None else Path(weights_in)
+        self._no_weights = no_weights
         self.report: WriteReport | None = None
         self.error: str | None = None
         self.with_reference = with_reference
@@ -164,7 +179,15 @@ class Recorder:
 
         about = {"level": self._level, "static": "verified" if self.verify_static else "assumed"}
         gathered = {**provenance.gather(), "recording": about}
-        self._writer = SnapshotWriter(self.path, if_exists=self._if_exists, provenance=gathered, level=self._level)
+        keeper = self._weights_keeper()
+        try:
+            self._writer = SnapshotWriter(
+                self.path, if_exists=self._if_exists, provenance=gathered, level=self._level, weights=keeper
+            )
+        except BaseException:
+            if keeper is not None:
+                keeper.abandon()
+            raise
         self._entered, self._pid = True, os.getpid()
         self.path = self._writer.target
         self._watchdog = Watchdog(self._slow_after, self._step_timeout, f"{self.path}.journal")
@@ -182,6 +205,15 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._finish(body_failed=error is not None)
+
+    def _weights_keeper(self) -> WeightsKeeper | None:
+        from fusion_replay.snapshot.weights import WeightsKeeper
+
+        if self._weights_in is None and not self._no_weights:
+            return None
+        if self._weights_in is not None and self._weights_in.absolute() == self.path.absolute():
+            raise UsageError(f"{self.path}: the recording and the side file of its weights can't be one file")
+        return WeightsKeeper(self._weights_in)
 
     def attach(self, callable_: Any) -> None:
         """Watch one more callable until the block ends.

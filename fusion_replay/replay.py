@@ -46,6 +46,7 @@ def replay(
     progress: Progress | None = None,
     array: str = "numpy",
     cache_bytes: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> ReplayReport:
     """Judge every recorded step against its reference.
 
@@ -65,6 +66,8 @@ def replay(
         fail_fast: stop after the first mismatch.
         progress: called with (steps done, steps in all).
         array: what references compute on: "numpy", "torch", or "cuda" (torch on a GPU).
+        weights: the side file with the weights that the recording left out, where ``snapshot`` is a path; None: the
+            one that it names, beside it.
         cache_bytes: decoded contents held in memory, at most, by all workers together; by default the snapshot's own
             budget (``fr.open(path, cache_bytes=...)``, 512 MiB). The step being judged comes on top.
 
@@ -79,7 +82,7 @@ def replay(
     if isinstance(snapshot, (str, os.PathLike)):
         from fusion_replay.snapshot import open_snapshot
 
-        context: Any = open_snapshot(snapshot)
+        context: Any = open_snapshot(snapshot, weights=weights)
     else:
         context = nullcontext(snapshot)
     with context as snap:

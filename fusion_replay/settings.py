@@ -35,6 +35,8 @@ class Settings:
         verify_static: look at weights at every step, instead of taking them for unchanged.
         with_reference: keep what each operator's own ``reference()`` gives.
         binaries: keep the xclbin and instruction files behind the kernels; otherwise their digests alone.
+        weights_in: the side file that takes the weights.
+        no_weights: keep only the digests of weights.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up and its process ended; None: never.
         ledger: the file in which the processes of one recorded run say what became of them.
@@ -49,6 +51,8 @@ class Settings:
     verify_static: bool = False
     with_reference: bool = False
     binaries: bool = True
+    weights_in: str | None = None
+    no_weights: bool = False
     slow_after: float = 10.0
     step_timeout: float | None = None
     ledger: str | None = None

@@ -14,7 +14,7 @@ from fusion_replay.errors import MismatchError, UsageError
 TAKES = ("invocation", "reference", "rule")
 
 
-def attribution(file: str, every: bool, out: Terminal, options: dict[str, Any]) -> int:
+def attribution(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
     """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong."""
     given = click.get_current_context()
     others = [
@@ -27,7 +27,7 @@ def attribution(file: str, every: bool, out: Terminal, options: dict[str, Any]) 
     from fusion_replay.diverge.attribution import attribute
     from fusion_replay.snapshot import open_snapshot
 
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
         with Progress("attributing", quiet=out.quiet) as progress:
             found = attribute(snapshot, every=every, progress=progress, **{k: options[k] for k in TAKES})

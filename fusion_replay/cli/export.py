@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 
 if TYPE_CHECKING:
     from fusion_replay.export import ExportReport
@@ -36,15 +36,16 @@ if TYPE_CHECKING:
     default="error",
     help="What to do where OUT exists.  [default: error]",
 )
+@weights_option
 @json_option
 @verbosity_options
-def command(file: str, as_json: bool, **options: Any) -> int:
+def command(file: str, as_json: bool, weights: str | None, **options: Any) -> int:
     """Write recorded steps of F in another format; without a filter, all of them."""
     from fusion_replay.export import export
     from fusion_replay.snapshot import open_snapshot
 
     out = Terminal(as_json)
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
         with Progress("exporting", quiet=out.quiet) as progress:
             report = export(snapshot, progress=progress, **options)

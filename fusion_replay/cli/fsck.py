@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 
 
 @click.command("fsck")
 @click.argument("file", metavar="F")
 @click.option("--recover", is_flag=True, help="Seal a killed recording (F or its journal) as F.")
+@weights_option
 @json_option
 @verbosity_options
-def command(file: str, recover: bool, as_json: bool) -> int:
+def command(file: str, recover: bool, weights: str | None, as_json: bool) -> int:
     """Check the snapshot F: exit 0 when sealed and whole, 3 when damaged or not sealed."""
     from fusion_replay.snapshot.fsck import check
     from fusion_replay.snapshot.fsck import recover as seal
 
     out = Terminal(as_json)
-    report = seal(file) if recover else check(file)
+    report = seal(file) if recover else check(file, weights=weights)
     if as_json:
         from fusion_replay.report.jsonl import encode
 

@@ -117,6 +117,8 @@ def _click_option(o: Option) -> click.Option:
 )
 @click.option("--verify-static", is_flag=True, help="Look at weights at every step, not only the first time.")
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
+@click.option("--weights-in", metavar="W.h5", help="Weights go into this side file, which later recordings share.")
+@click.option("--no-weights", is_flag=True, help="Keep only the digests of weights.")
 @click.option("--no-binaries", is_flag=True, help="With a program: keep no xclbin and instruction files.")
 @click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
 @click.option(
@@ -149,6 +151,8 @@ def command(
     verify_static: bool,
     with_reference: bool,
     no_binaries: bool,
+    weights_in: str | None,
+    no_weights: bool,
     separate: bool,
     whole_calls: bool,
     slow_after: float | None,
@@ -163,8 +167,11 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
     recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
-    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, and _ON_ERROR (warn or raise).
+    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
+    _ON_ERROR (warn or raise).
     """
+    if weights_in is not None and no_weights:
+        raise UsageError(f"record --weights-in {weights_in}: goes without --no-weights; leave out one of them")
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
 
@@ -189,6 +196,8 @@ def command(
             "verify_static": verify_static or None,
             "with_reference": with_reference or None,
             "binaries": False if no_binaries else None,
+            "weights_in": None if weights_in is None else str(Path(weights_in).absolute()),
+            "no_weights": no_weights or None,
             "slow_after": slow_after,
             "step_timeout": step_timeout,
         }
@@ -215,6 +224,8 @@ def command(
         "with_reference": with_reference,
         "slow_after": 10.0 if slow_after is None else slow_after,
         "step_timeout": step_timeout,
+        "weights_in": weights_in,
+        "no_weights": no_weights,
     }
     recipe = {"workload": workload, "device": sim, "faults": list(fault), "options": given}
     return _record(_build(workload, sim, fault, given), target, policy, Terminal(), how, recipe)

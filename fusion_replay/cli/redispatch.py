@@ -63,12 +63,12 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     return {"on": on, **typed}
 
 
-def run(file: str, every: bool, out: Terminal, options: dict[str, Any]) -> int:
+def run(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
     """Dispatch, print, answer with the exit status."""
     from fusion_replay.redispatch import redispatch
     from fusion_replay.snapshot import open_snapshot
 
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
         with Progress("dispatching again", quiet=out.quiet) as progress:
             report = redispatch(snapshot, progress=progress, **options)

@@ -9,7 +9,7 @@ import click
 
 from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
 from fusion_replay.report.text import one_line
 
@@ -58,9 +58,18 @@ if TYPE_CHECKING:
     help="Decoded contents held in memory, at most.  [default: 512 MiB]",
 )
 @redispatch.options
+@weights_option
 @json_option
 @verbosity_options
-def command(file: str, every: bool, attribute: bool, as_json: bool, steps: tuple[str, ...], **options: Any) -> int:
+def command(
+    file: str,
+    every: bool,
+    attribute: bool,
+    as_json: bool,
+    weights: str | None,
+    steps: tuple[str, ...],
+    **options: Any,
+) -> int:
     """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
     caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
     judged. With --on npu or --on sim the steps are dispatched again, each on its recorded inputs.
@@ -69,11 +78,11 @@ def command(file: str, every: bool, attribute: bool, as_json: bool, steps: tuple
     if again := redispatch.take(options):
         if attribute:
             raise UsageError("replay --attribute: judges a recording; leave --on out")
-        return redispatch.run(file, every, out, {**options, **again, "steps": steps or None})
+        return redispatch.run(file, every, weights, out, {**options, **again, "steps": steps or None})
     if attribute:
         from fusion_replay.cli.attribution import attribution
 
-        return attribution(file, every, out, {"steps": steps, **options})
+        return attribution(file, every, weights, out, {"steps": steps, **options})
     from fusion_replay.judging.processes import cores, limit_threads
 
     if options["workers"] == 1:
@@ -84,7 +93,7 @@ def command(file: str, every: bool, attribute: bool, as_json: bool, steps: tuple
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
 
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
         try:
             with Progress("replaying", quiet=out.quiet) as progress:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, human_bytes, human_ns, table
 
@@ -31,10 +31,18 @@ class _View(Protocol):
 @click.option("--op", metavar="TYPE", help="List the recorded steps of this operator type.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--all", "every", is_flag=True, help="List every recorded step.")
+@weights_option
 @json_option
 @verbosity_options
 def command(
-    file: str, step: str | None, buffer: str | None, op: str | None, invocation: int | None, every: bool, as_json: bool
+    file: str,
+    step: str | None,
+    buffer: str | None,
+    op: str | None,
+    invocation: int | None,
+    every: bool,
+    weights: str | None,
+    as_json: bool,
 ) -> int:
     """What the snapshot F holds; with STEP (an address such as 3:412) that step's arrays."""
     if step is not None and (buffer or op or every or invocation is not None):
@@ -44,7 +52,7 @@ def command(
     from fusion_replay.snapshot import open_snapshot
 
     out = Terminal(as_json)
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
         if step is not None:
             _one_step(snapshot, file, step, out)

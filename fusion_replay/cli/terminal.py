@@ -38,6 +38,9 @@ def verbosity_options(function: F) -> F:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines on stdout: typed records.")
+weights_option = click.option(
+    "--weights", metavar="W.h5", help="The side file of F's weights.  [default: the one that F names, beside it]"
+)
 
 
 def colour(text: str, code: str) -> str:

@@ -65,6 +65,9 @@ class ReadAhead:
     def kept(self, row: int) -> bool:
         return self._store.kept(row)
 
+    def absent(self, row: int) -> str:
+        return self._store.absent(row)
+
     def read(self, row: int, what: str) -> Bytes:
         """As :meth:`fusion_replay.snapshot.store.ContentStore.read`."""
         with self._changed:

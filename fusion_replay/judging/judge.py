@@ -16,6 +16,7 @@ from fusion_replay.compare import as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepReport
 from fusion_replay.model import WHOLE_CALL
+from fusion_replay.snapshot.store import NOT_KEPT
 from fusion_replay.tensors import to_torch
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
@@ -186,7 +187,8 @@ def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[Recor
         raise NotComparedError("not_kept", "no output was recorded")
     for tensor in needed:
         if not tensor.kept:
-            raise NotComparedError("not_kept", f"the contents of {tensor.name} were not kept")
+            kind = "not_kept" if tensor.absent == NOT_KEPT else "weights"
+            raise NotComparedError(kind, f"the contents of {tensor.name} {tensor.absent}")
     for before in old:
         if before is None or not before.kept:
             raise NotComparedError("not_kept", "the output's old contents, which it keeps in part, were not recorded")

@@ -10,7 +10,7 @@ from fusion_replay.compare import IronVerdict, Verdict
 from fusion_replay.deviation import Stats, json_number
 from fusion_replay.model import OperatorDescription
 
-MISSING = ("unknown_operator", "reference")
+MISSING = ("unknown_operator", "reference", "weights")
 """Kinds of skips that mean something needed is not here; the others are facts of the recording."""
 
 

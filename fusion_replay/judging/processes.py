@@ -55,6 +55,7 @@ class _Job:
 
     path: str
     recording: str
+    weights: str | None
     plan: tuple[str, str, str]
     cache_bytes: int
     threads: int
@@ -115,6 +116,7 @@ def _job(snapshot: Snapshot, plan: Plan, cache_bytes: int, workers: int) -> _Job
     return _Job(
         path=os.path.abspath(snapshot.path),
         recording=snapshot.index.recording,
+        weights=_weights(snapshot),
         plan=(plan.rule, plan.reference, plan.array),
         cache_bytes=cache_bytes,
         threads=max(1, cores() // workers),
@@ -122,6 +124,12 @@ def _job(snapshot: Snapshot, plan: Plan, cache_bytes: int, workers: int) -> _Job
         modules=tuple(dict.fromkeys(filter(None, (_module(spec.source) for spec in users)))),
         operators=tuple(spec.type for spec in users),
     )
+
+
+def _weights(snapshot: Snapshot) -> str | None:
+    """The side file in use."""
+    side = snapshot.store.side
+    return None if side is None or side.path is None else os.path.abspath(side.path)
 
 
 def _module(source: str) -> str | None:
@@ -175,7 +183,7 @@ def _snapshot() -> Snapshot:
         from fusion_replay.snapshot import open_snapshot
 
         _load_operators()
-        opened = open_snapshot(_job_here.path, cache_bytes=_job_here.cache_bytes)
+        opened = open_snapshot(_job_here.path, cache_bytes=_job_here.cache_bytes, weights=_job_here.weights)
         if opened.index.recording != _job_here.recording:
             raise SnapshotError(f"{_job_here.path}: another recording lies there now; replay it again")
         _opened = opened

@@ -144,7 +144,7 @@ class Side:
         self.path = None if file is None else file.path
         self._needed = needed
         self._file = file
-        self._reason = reason
+        self.reason = reason
         self._verified: set[Key] = set()
         self._lock = threading.Lock()
 
@@ -161,7 +161,7 @@ class Side:
         weight = self._needed.get(key)
         if self._file is None or key not in self._file:
             name = f" of {weight.name}" if weight is not None else ""
-            raise SnapshotError(f"{what}: its contents{name} {self._reason}")
+            raise SnapshotError(f"{what}: its contents{name} {self.reason}")
         data = self._file.read(key, what)
         if weight is not None and weight.sha256 is not None and key not in self._verified:
             found = hashlib.sha256(data.data).hexdigest()

@@ -31,6 +31,7 @@ class Contents(Protocol):
     """Where a step's tensors come from: the snapshot's store, or one that reads ahead of a series of steps."""
 
     def kept(self, row: int) -> bool: ...
+    def absent(self, row: int) -> str: ...
     def read(self, row: int, what: str) -> Bytes: ...
 
 
@@ -131,6 +132,11 @@ class RecordedTensor:
     def kept(self) -> bool:
         """Whether the bytes are in the snapshot, not only their digest."""
         return self._row is not None and self._store.kept(self._row)
+
+    @property
+    def absent(self) -> str:
+        """Where :attr:`kept` is false, why, as it follows "the contents of X": "were not kept"."""
+        return "were not recorded" if self._row is None else self._store.absent(self._row)
 
     def numpy(self) -> npt.NDArray[Any]:
         """The contents, read-only, in this use's shape; bf16 as ``ml_dtypes.bfloat16``.

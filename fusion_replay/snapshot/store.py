@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 
+NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
 _CHUNK_OVERHEAD = 1 << 10  # a zstd frame of a piece is never longer than the piece and this
@@ -76,6 +77,11 @@ class ContentStore:
         """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
         encoding = int(self._index.contents["encoding"][row])
         return encoding != DIGEST_ONLY and (encoding != schema.SIDE or self._side_has(row))
+
+    def absent(self, row: int) -> str:
+        """Why the bytes are not at hand, as it follows "its contents"."""
+        aside = self.side is not None and int(self._index.contents["encoding"][row]) == schema.SIDE
+        return self.side.reason if aside and self.side is not None else NOT_KEPT
 
     def _side_has(self, row: int) -> bool:
         return self.side is not None and self.side.has(self._key(row))

@@ -147,7 +147,8 @@ class SnapshotWriter:
         self._digest_of: list[bytes] = []  # by content
         self._noticed: dict[str, tuple[int, str]] = {}
         self._weights = weights
-        self._aside: dict[Key, int] = {}  # contents that it took
+        self._aside: dict[Key, int] = {}  # contents that it took, ...
+        self._set_aside: set[int] = set()  # ... their ids
         self._is_side = side
         self._sequences: list[SequenceDescription] = []
         self._invocations: dict[int, int] = {}
@@ -291,7 +292,8 @@ class SnapshotWriter:
                 place = sequence, invocation, step
                 self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
             wanted = self._level == "digest"
-            return {position: content for position, _, content in found if wanted or content not in self._bare}
+            gone = self._bare - self._set_aside
+            return {position: content for position, _, content in found if wanted or content not in gone}
 
     def end_step(
         self,
@@ -558,6 +560,7 @@ class SnapshotWriter:
                 key = (record.digest, record.dtype)
                 if isinstance(record.link, Side):
                     self._aside[key] = record.content
+                    self._set_aside.add(record.content)
                 elif record.where == records.DIGEST:
                     self._digests[key] = record.content
                 else:

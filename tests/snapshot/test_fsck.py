@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -164,7 +165,7 @@ def test_a_recording_that_goes_on_is_left_alone(tmp_path: Path) -> None:
     report = check(tmp_path / "t.h5")
     assert (report.ok, report.recoverable, report.steps) == (False, False, 3)
     assert "is still being recorded" in str(report)
-    with pytest.raises(UsageError, match="still going on"):
+    with pytest.raises(UsageError, match=rf"process {os.getpid()} is still recording"):
         recover(tmp_path / "t.h5")
     assert writer.close().steps == 3
 

@@ -82,7 +82,7 @@ def test_numbers_go_up_past_files_and_running_recordings(tmp_path: Path) -> None
 @pytest.mark.parametrize("if_exists", ["error", "replace"])
 def test_two_recorders_never_share_a_name(tmp_path: Path, if_exists: str) -> None:
     writer = SnapshotWriter(tmp_path / "a.h5")
-    with pytest.raises(TargetExistsError, match="another process is recording there"):
+    with pytest.raises(TargetExistsError, match=f"process {os.getpid()} is recording there"):
         SnapshotWriter(tmp_path / "a.h5", if_exists=if_exists)  # type: ignore[arg-type]
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     assert writer.close().steps == 3
