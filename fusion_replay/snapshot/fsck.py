@@ -23,7 +23,16 @@ from fusion_replay.errors import (
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.reader import Snapshot, open_snapshot, with_side
-from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, SIDE, USER_BLOCK, Index, UserBlock, body_digest
+from fusion_replay.snapshot.schema import (
+    DIGEST_ONLY,
+    JOURNAL_SUFFIX,
+    LOST,
+    SIDE,
+    USER_BLOCK,
+    Index,
+    UserBlock,
+    body_digest,
+)
 from fusion_replay.snapshot.sealed import read_index
 from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files

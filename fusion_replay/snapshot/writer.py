@@ -292,8 +292,11 @@ class SnapshotWriter:
                 place = sequence, invocation, step
                 self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
             wanted = self._level == "digest"
-            gone = self._bare - self._set_aside
-            return {position: content for position, _, content in found if wanted or content not in gone}
+            return {
+                position: content
+                for position, _, content in found
+                if wanted or content not in self._bare or content in self._set_aside
+            }
 
     def end_step(
         self,
