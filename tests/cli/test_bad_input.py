@@ -169,7 +169,7 @@ def test_names_with_control_characters_stay_on_one_line(run, tmp_path: Path) -> 
 def test_a_bug_is_70_and_says_how_to_see_more(run, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fusion_replay.snapshot as home
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise TypeError("boom")
 
     monkeypatch.setattr(home, "open_snapshot", broken)
@@ -184,7 +184,7 @@ def test_a_bug_is_70_and_says_how_to_see_more(run, good: Path, monkeypatch: pyte
 def test_interrupted_is_130(run, good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fusion_replay.snapshot as home
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(home, "open_snapshot", interrupted)
