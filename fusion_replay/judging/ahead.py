@@ -27,6 +27,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _NEVER = 1 << 62
 _MINE, _OTHERS = "mine", "others"  # whose it is to read a content
+_BASES = 8  # 1/8 of the budget is the store's, for contents that others are made of (versions of a cache)
 _ROOM = 16  # where something must go, a share of the budget goes: 1/16, so that choosing it stays cheap
 
 
@@ -40,7 +41,8 @@ class ReadAhead:
 
     def __init__(self, snapshot: Snapshot, steps: Sequence[RecordedStep], roles: Iterable[int], budget: int) -> None:
         self._store = snapshot.store
-        self._budget = budget
+        self._budget = budget - budget // _BASES
+        self._consulting = snapshot.store.consulting(lambda row: self._held.get(row), budget // _BASES)
         self._sizes = snapshot.index.contents["nbytes"]
         self._uses = _Uses(*_series(snapshot, steps, tuple(roles)), len(snapshot.index.contents))
         self._held: dict[int, Bytes] = {}
@@ -52,6 +54,7 @@ class ReadAhead:
         self._thread = threading.Thread(target=self._read_ahead, name="read-ahead", daemon=True)
 
     def __enter__(self) -> Self:
+        self._consulting.__enter__()
         self._thread.start()
         return self
 
@@ -61,6 +64,7 @@ class ReadAhead:
             self._changed.notify_all()
         self._thread.join()
         self._held.clear()
+        self._consulting.__exit__(kind, error, tb)
 
     def kept(self, row: int) -> bool:
         return self._store.kept(row)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -71,7 +72,22 @@ class ContentStore:
         self._budget = cache_bytes
         self._held = 0
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
+        self._elsewhere: Callable[[int], Bytes | None] | None = None
         self._lock = threading.Lock()
+
+    @contextmanager
+    def consulting(self, held: Callable[[int], Bytes | None], budget: int) -> Iterator[None]:
+        """Meanwhile somebody else keeps contents by a better plan, and ``held(row)`` has them.
+
+        The own cache keeps only what contents that others are made of need, in ``budget`` bytes.
+        """
+        before, self._budget, self._elsewhere = self._budget, budget, held
+        with self._lock:
+            self._shrink()
+        try:
+            yield
+        finally:
+            self._budget, self._elsewhere = before, None
 
     def kept(self, row: int) -> bool:
         """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
@@ -104,11 +120,9 @@ class ContentStore:
             SnapshotError: only the digest was kept.
             DamagedSnapshotError: the bytes don't give the digest under which they were stored.
         """
-        with self._lock:
-            held = self._cache.get(row)
-            if held is not None:
-                self._cache.move_to_end(row)
-                return held
+        held = self._at_hand(row)
+        if held is not None:
+            return held
         data = self._read_verified(row, what)
         data.flags.writeable = False
         if not keep:
@@ -117,9 +131,20 @@ class ContentStore:
             if row not in self._cache and data.nbytes <= self._budget:
                 self._cache[row] = data
                 self._held += data.nbytes
-                while self._held > self._budget:
-                    self._held -= self._cache.popitem(last=False)[1].nbytes
+                self._shrink()
         return data
+
+    def _at_hand(self, row: int) -> Bytes | None:
+        with self._lock:
+            held = self._cache.get(row)
+            if held is not None:
+                self._cache.move_to_end(row)
+                return held
+        return None if self._elsewhere is None else self._elsewhere(row)
+
+    def _shrink(self) -> None:
+        while self._held > self._budget:
+            self._held -= self._cache.popitem(last=False)[1].nbytes
 
     def chunks_of(self, row: int) -> npt.NDArray[Any]:
         """The rows of the chunk table that make up content ``row``."""
@@ -207,10 +232,12 @@ class ContentStore:
     def _from_patches(self, row: int, what: str) -> Bytes:
         """Back to the nearest version that is whole or at hand, then forward; the result alone is verified."""
         contents, patches = self._index.contents, []
-        while int(contents["encoding"][row]) == schema.DELTA and row not in self._cache:
+        base = self._at_hand(row)
+        while base is None and int(contents["encoding"][row]) == schema.DELTA:
             patches.append(self.patch(row, what))
             row = int(contents["source"][row])
-        out = self.read(row, what).copy()
+            base = self._at_hand(row)
+        out = (self.read(row, what) if base is None else base).copy()
         for patch in reversed(patches):
             apply_patch(out, patch, what)
         return out
