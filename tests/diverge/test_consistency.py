@@ -19,12 +19,12 @@ from fusion_replay.workloads import find
 BF16 = ml_dtypes.bfloat16
 
 
-def decode(path: Path, change: Any = None, **options: Any) -> tuple[Finding, ...]:
+def decode(path: Path, change: Any = None, *, verify_static: bool = False, **options: Any) -> tuple[Finding, ...]:
     """Findings of a two-layer decode; ``change(run)`` spoils the program, and every step still agrees."""
     run = find("llama-decode").build("npu2", (), {"layers": 2, "tokens": 3, "context": 64, **options})
     if change is not None:
         change(run)
-    with fr.record(path, run.callable, on_error="raise"):
+    with fr.record(path, run.callable, on_error="raise", verify_static=verify_static):
         run.execute()
     assert fr.replay(path).passed
     with fr.open(path) as snap:
@@ -120,7 +120,7 @@ def test_weights_that_changed_between_invocations(tmp_path: Path) -> None:
         if i == 1:
             callable_.get_buffer("W_ffn_up_1").numpy_view()[:4] += 1
 
-    (found,) = decode(tmp_path / "a.h5", before_each(retouch))
+    (found,) = decode(tmp_path / "a.h5", before_each(retouch), verify_static=True)
     assert (found.kind, found.weight, found.buffers) == ("caller_changed", "suspect", ("W_ffn_up_1",))
     assert found.addresses == ("1:73",)
 

@@ -152,7 +152,7 @@ def sweep(bench: Bench, kinds: tuple[str, ...], seeds: range, each: int) -> dict
 def assert_gross_faults_are_found(tallies: dict[str, Tally], what: str) -> None:
     gross = [t for kind, t in tallies.items() if kind in GROSS]
     counted, found = sum(t.counted for t in gross), sum(t.found for t in gross)
-    assert counted >= 4, f"{what}: only {counted} injections changed anything"
+    assert counted >= 3, f"{what}: only {counted} injections changed anything"
     missed = {kind: f"{t.found} of {t.counted}" for kind, t in tallies.items() if t.found < t.counted and kind in GROSS}
     assert found >= 0.95 * counted, f"{what}: {found} of {counted} gross faults found; {missed}"
 
