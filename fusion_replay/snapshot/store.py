@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -41,6 +43,7 @@ Bytes = npt.NDArray[np.uint8]
 NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
+_SHARED = 64  # pieces (1 MiB): from here on a second thread decodes half of a content
 _CHUNK_OVERHEAD = 1 << 10  # a zstd frame of a piece is never longer than the piece and this
 
 
@@ -218,8 +221,21 @@ class ContentStore:
     def _from_chunks(self, row: int, what: str) -> Bytes:
         layout, itemsize = self.layout_of(row)
         out = np.empty(layout.nbytes, np.uint8)
-        for chunk, (start, stop) in zip(self.chunks_of(row).tolist(), layout.spans(), strict=True):
-            decode(self.raw_chunk(chunk, what), chunk[2], out[start:stop], layout.piece_bytes, itemsize, what)
+        pieces = list(zip(self.chunks_of(row).tolist(), layout.spans(), strict=True))
+
+        def fill(part: Sequence[tuple[tuple[int, int, int], tuple[int, int]]]) -> None:
+            for chunk, (start, stop) in part:
+                decode(self.raw_chunk(chunk, what), chunk[2], out[start:stop], layout.piece_bytes, itemsize, what)
+
+        if len(pieces) < _SHARED:
+            fill(pieces)
+        else:  # reading, zstd and numpy let go of Python's lock
+            other = _helper().submit(fill, pieces[len(pieces) // 2 :])
+            try:
+                fill(pieces[: len(pieces) // 2])
+            finally:
+                wait([other])
+            other.result()
         return out
 
     def patch(self, row: int, what: str) -> bytes:
@@ -266,6 +282,11 @@ class ContentStore:
             raise
         except (FusionReplayError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {step.label} ({error})") from error
+
+
+@cache
+def _helper() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "decode")
 
 
 def check_contents(index: Index, file_size: int, name: str) -> None:
