@@ -2,8 +2,8 @@
 """Two lists in their common order: which entry of one is which of the other, where some were put in, lost or changed.
 
 Patience first (entries that occur once on each side are anchors; https://bramcohen.livejournal.com/73318.html), since
-runlists repeat the same few steps and a longest common subsequence would tie them together across layers; difflib in
-the small gaps that are left.
+runlists repeat the same few steps and a longest common subsequence would tie them together across layers; the longest
+common subsequence in the small gaps that are left.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from difflib import SequenceMatcher
 from itertools import pairwise
 
 Pairs = list[tuple[int, int]]
 
-_SMALL = 1 << 16  # entries of one gap times entries of the other: beyond, difflib would take seconds
+_SMALL = 1 << 16  # entries of one gap times entries of the other: beyond, the quadratic search would take seconds
 
 
 def match(levels: Sequence[tuple[Sequence[Hashable], Sequence[Hashable]]]) -> list[tuple[int, int, int]]:
@@ -59,8 +58,7 @@ def _match_gap(a: Sequence[Hashable], b: Sequence[Hashable], alo: int, ahi: int,
             ends = [(alo - 1, blo - 1), *anchors, (ahi, bhi)]
             waiting += [(i + 1, k, j + 1, m) for (i, j), (k, m) in pairwise(ends)]
         elif (ahi - alo) * (bhi - blo) <= _SMALL:
-            blocks = SequenceMatcher(None, a[alo:ahi], b[blo:bhi], autojunk=False).get_matching_blocks()
-            found += [(alo + block.a + n, blo + block.b + n) for block in blocks for n in range(block.size)]
+            found += [(alo + i, blo + j) for i, j in _longest_common(a[alo:ahi], b[blo:bhi])]
     return found
 
 
@@ -70,6 +68,26 @@ def _anchors(a: Sequence[Hashable], b: Sequence[Hashable], alo: int, ahi: int, b
     place = {b[j]: j for j in range(blo, bhi)}
     once = [(i, place[a[i]]) for i in range(alo, ahi) if in_a[a[i]] == 1 == in_b.get(a[i], 0)]
     return _longest_rise(once)
+
+
+def _longest_common(a: Sequence[Hashable], b: Sequence[Hashable]) -> Pairs:
+    """A longest common subsequence, its pairs as early as they can be. Not difflib: it takes the longest block first,
+    and of ``aaa`` in ``-a-aa-`` pairs the first two with the block and nothing with the third."""
+    longest = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]  # of a[i:] and b[j:]
+    for i in reversed(range(len(a))):
+        row, below = longest[i], longest[i + 1]
+        for j in reversed(range(len(b))):
+            row[j] = below[j + 1] + 1 if a[i] == b[j] else max(below[j], row[j + 1])
+    found, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            found.append((i, j))
+            i, j = i + 1, j + 1
+        elif longest[i + 1][j] >= longest[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found
 
 
 def _longest_rise(pairs: Pairs) -> Pairs:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusion_replay.diverge.matching import match
@@ -22,6 +22,7 @@ def test_pairs_are_equal_and_in_order_and_no_gap_hides_an_end(a: str, b: str) ->
 
 
 @given(words, st.sets(st.integers(0, 40), max_size=8))
+@example("aaa", {0, 1, 3})  # the longest block that is common is not where the first entry is
 def test_what_is_put_in_shifts_nothing(a: str, places: set[int]) -> None:
     """Entries that the other side does not have: every old one finds itself again."""
     b = list(a)
@@ -36,6 +37,12 @@ def test_equal_lists_are_the_identity(a: str, b: str) -> None:
     assert match([(a, a)]) == [(i, i, 0) for i in range(len(a))]
     doubled = a + b
     assert [i for i, _, _ in match([(doubled, a)])][: len(a)] == list(range(len(a)))
+
+
+def test_of_one_repeated_entry_all_are_paired_whatever_stands_between() -> None:
+    for a in product("x-", repeat=4):
+        for b in product("x+", repeat=6):
+            assert len(match([(a, b)])) == min(a.count("x"), b.count("x")), (a, b)
 
 
 def test_a_looser_level_fills_what_a_strict_one_leaves() -> None:
