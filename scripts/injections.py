@@ -66,9 +66,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Outcome:
-    """One injection. ``first``: where the recordings part; ``named``: patterns against the clean recording, best first;
-    ``beyond``: the step's own tolerance; ``replayed``: the pattern against the reference; ``place``: None where the
-    fault is not confined to a column or tile."""
+    """One injection. ``first``: where the recordings part; ``introduced``, ``suspects``: all that ``diff`` lists so;
+    ``changed``: is its output beyond the step's tolerance of the clean one; ``named``: patterns against the clean
+    recording, best first; ``beyond``: does ``replay`` of the step fail; ``replayed``: the pattern against the
+    reference; ``place``: None where the fault is not confined to a column or tile."""
 
     model: str
     op: str
@@ -79,6 +80,9 @@ class Outcome:
     first: str | None = None
     step_named: bool = False
     diff_named: bool | None = None
+    introduced: tuple[str, ...] = ()
+    suspects: tuple[str, ...] = ()
+    changed: bool | None = None
     named: str | None = None
     confidence: float = 0.0
     aliases: tuple[str, ...] = ()
@@ -136,10 +140,14 @@ class Model:
             text = kind
         return f"{invocation}:{at}:{text}", f"{invocation}:{at}"
 
-    def diff(self, path: Path) -> str | None:
-        """The first step of which ``diff`` says that a difference was introduced there."""
-        found = diff(self.clean_path, path, workers=1)
-        return next((s.address for s in found.steps if s.kind == "introduced"), None)
+    def diff(self, outcome: Outcome, snapshot: Any) -> None:
+        """Is the first step of which ``diff`` says that a difference was introduced there the first that differs?"""
+        steps = diff(self.clean, snapshot, workers=1).steps
+        outcome.introduced = tuple(s.address for s in steps if s.kind == "introduced")
+        outcome.suspects = tuple(s.address for s in steps if s.suspect)
+        outcome.diff_named = outcome.introduced[:1] == (outcome.first,)
+        verdicts = [o.verdict for s in steps if s.address == outcome.first for o in s.outputs]
+        outcome.changed = any(not v for v in verdicts if v is not None)
 
     def inject(self, fault: str, kind: str, address: str, *, with_diff: bool = True) -> Outcome:
         op = self.steps[int(address.split(":")[1])].spec.type
@@ -155,7 +163,7 @@ class Model:
                 return outcome
             outcome.step_named = first == address or kind == "rounding-leak"
             if with_diff:
-                outcome.diff_named = self.diff(path) == first
+                self.diff(outcome, snapshot)
             repeats: tuple[Any, ...] = ()
             if kind == "nondeterministic":
                 repeats = tuple(self._again(fault, first, seed) for seed in REPEATS)
@@ -177,7 +185,7 @@ class Model:
             outcome.named = step.status
             outcome.step_named = step.status != "complete"
             if with_diff:
-                outcome.diff_named = self.diff(path) == step.address
+                self.diff(outcome, snapshot)
             told = "TIMEOUT" in (step.error or "") if outcome.kind == "timeout" else True
             outcome.verdict = "right" if outcome.step_named and told else "wrong"
         return outcome
@@ -375,9 +383,14 @@ def run(
     progress: bool = False,
     log: Path | None = None,
 ) -> list[Outcome]:
+    """``log``: every outcome as it comes, a line each; what is there already is not done again."""
     made = [Model(name, folder) for name in models]
-    outcomes = []
+    outcomes = [] if log is None or not log.exists() else [Outcome(**json.loads(o)) for o in log.open(encoding="utf-8")]
     for number, (model, kind, fault, address) in enumerate(plan(made, count, seed)):
+        if number < len(outcomes):
+            if (outcomes[number].model, outcomes[number].fault) != (model.name, fault):
+                raise FusionReplayError(f"{log}: line {number + 1} is {outcomes[number].fault}, expected {fault}")
+            continue
         outcomes.append(model.inject(fault, kind, address, with_diff=number % diff_every == 0))
         o = outcomes[-1]
         if log is not None:
