@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from fusion_replay.telling import in_words
 if TYPE_CHECKING:
     from fusion_replay.judging.judge import NDArray
     from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.tolerance import Tolerance
 
 TIMEOUT = 10.0
 """Seconds for one dispatch; the slowest of a decode takes milliseconds."""
@@ -54,6 +55,7 @@ def redispatch(
     device: str | None = None,
     rule: str = "auto",
     reference: str = "auto",
+    tolerances: Mapping[str, Tolerance] | None = None,
     journal: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> RedispatchReport:
@@ -70,6 +72,7 @@ def redispatch(
         force: run on another device generation than the recorded one.
         device: on "sim": "npu1" or "npu2"; the recorded one by default.
         rule, reference: as :func:`fusion_replay.replay`.
+        tolerances: limits that replace an operator's own, by step address or operator type.
         journal: where to write what is tried, before it is; by default beside the snapshot, on an NPU only. An
             unfinished one of the same plan is continued: finished steps are taken over, what hung is not tried again.
             Removed at the end unless something hung.
@@ -95,7 +98,7 @@ def redispatch(
         try:
             if not force:
                 _same_generation(snap, selected, target)
-            plan = Plan(rule, reference)
+            plan = Plan(rule, reference, tolerances=tolerances or {})
             where = Path(journal) if journal is not None else None
             identity = _digest(snap, target, plan, repeat)
             if where is None and on == "npu":
@@ -322,7 +325,8 @@ def _need_recorded(step: RecordedStep) -> None:
 
 def _digest(snap: Snapshot, target: Target, plan: Plan, repeat: int) -> str:
     """Of all that decides an outcome: only a journal of the same is continued."""
-    parts = (snap.index.recording, target.fingerprint, plan.rule, plan.reference, str(repeat))
+    limits = repr(sorted(plan.tolerances.items(), key=lambda item: item[0]))
+    parts = (snap.index.recording, target.fingerprint, plan.rule, plan.reference, limits, str(repeat))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -245,7 +245,6 @@ def _record(
 
     ``recipe`` goes into the provenance: a golden of this recording can be recorded again.
     """
-    from fusion_replay import provenance
     from fusion_replay.record import record
 
     out.say(one_line(run.describe()))
@@ -256,7 +255,7 @@ def _record(
     ):
         for callable_ in run.callables:
             recorder.attach(callable_)
-        recorder.writer.set_provenance({**provenance.gather(), "recipe": recipe})
+        recorder.writer.add_provenance({"recipe": recipe})
         failure = _run(run)
     if failure is None:
         for name, value in run.result().items():

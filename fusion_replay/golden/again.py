@@ -21,8 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fusion_replay import provenance
-from fusion_replay.errors import MissingError, UsageError
+from fusion_replay.errors import FusionReplayError, MissingError, UsageError
 from fusion_replay.record import Recorder
 from fusion_replay.telling import in_words
 
@@ -64,7 +63,7 @@ def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool,
         root: the project's folder, which relative paths of ``python`` start from and where ``command`` runs.
 
     Raises:
-        MissingError: no recipe, no leave, or nothing came out.
+        MissingError: no recipe, no leave, nothing came out, or what it ran failed.
         UsageError: a malformed recipe.
     """
     kind = kind_of(recipe)
@@ -74,6 +73,15 @@ def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool,
         raise MissingError(f"only its test records it again: pytest {recipe['test']}")
     if kind not in ON_SOFTWARE and not leave:
         raise MissingError(f"its recipe runs code ({in_a_few_words(recipe)}); allow that with --run-recipes")
+    try:
+        _follow(recipe, kind, target, root)
+    except FusionReplayError:
+        raise
+    except Exception as error:  # of the code that the recipe names, or of the device
+        raise MissingError(f"{in_a_few_words(recipe)} failed: {in_words(error)}") from error
+
+
+def _follow(recipe: Mapping[str, Any], kind: str, target: Path, root: Path) -> None:
     if kind == "matrix":
         from fusion_replay.workloads.matrix import cases
 
@@ -110,7 +118,8 @@ def record_run(run: Any, target: Path, *, about: Mapping[str, Any] | None = None
     with Recorder(target, on_error="raise", everything=False) as recorder:
         for callable_ in run.callables:
             recorder.attach(callable_)
-        recorder.writer.set_provenance(provenance.gather() if about is None else about)
+        if about is not None:
+            recorder.writer.set_provenance(about)
         run.execute()
     _need_steps(recorder, run.describe())
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check goldens: does the reference still agree with what was recorded, and does the NPU still give it?
 
-The first question needs only the golden. The second records again from the recipe, on the software NPU or a real one.
-A thin golden has no contents, so it is always recorded again and answers both at once.
+The first question needs only the golden. The second records again from the recipe, on the software NPU or a real one,
+or dispatches what was recorded again where the recording can run by itself. A thin golden has no contents, so it is
+always recorded again and answers both at once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fusion_replay.compare import compare
 from fusion_replay.diverge.environment import environment_changes
 from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
 from fusion_replay.golden import again, moves
+from fusion_replay.golden.dispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.observe import Observation, observe
 from fusion_replay.golden.pending import propose
@@ -74,6 +76,7 @@ def check_folder(
     Args:
         only: a pattern such as ``npu1-*``, or a part of the name.
         workers: goldens that are checked at a time, by default one per core; the report is the same for any number.
+            On an NPU always one.
         progress: called with (goldens done, goldens in all).
 
     Raises:
@@ -85,11 +88,14 @@ def check_folder(
         some = ", ".join(name_of(p) for p in listing.goldens[:3])
         raise UsageError(f"{folder}: no golden matches {only!r}; it has {len(listing.goldens)}, such as {some}")
 
+    device = Device()
+
     def one(path: Path) -> GoldenResult:
-        return check_golden(path, options, project)
+        return check_golden(path, options, project, device)
 
     results: list[GoldenResult] = []
-    with ThreadPoolExecutor(max(1, workers or os.cpu_count() or 1), "golden") as pool:
+    at_a_time = 1 if options.on == "npu" else max(1, workers or os.cpu_count() or 1)
+    with ThreadPoolExecutor(at_a_time, "golden") as pool:
         for result in pool.map(one, chosen):
             results.append(result)
             if progress is not None:
@@ -99,15 +105,20 @@ def check_folder(
     return GoldenReport(str(folder), options.on, tuple(results), tuple(problems), left_out)
 
 
-def check_golden(path: Path, options: Options = Options(), project: Project | None = None) -> GoldenResult:
-    """Check the golden at ``path``; whatever is wrong with it is in the result."""
+def check_golden(
+    path: Path, options: Options = Options(), project: Project | None = None, device: Device | None = None
+) -> GoldenResult:
+    """Check the golden at ``path``; whatever is wrong with it is in the result.
+
+    ``device`` is one for all goldens that are checked on an NPU: once it is lost the others are not run.
+    """
     name = name_of(path)
     project = Project.find(path.parent) if project is None else project
     try:
         golden = Golden.read(path)
     except SnapshotError as error:
         return GoldenResult(name, str(path), problems=(Problem("unreadable", name, str(error)),))
-    return _Check(golden, path, options, project).result()
+    return _Check(golden, path, options, project, device or Device()).result()
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -118,8 +129,9 @@ def matches(name: str, pattern: str) -> bool:
 class _Check:
     """One golden under way: what is open, and what was found so far."""
 
-    def __init__(self, golden: Golden, path: Path, options: Options, project: Project) -> None:
+    def __init__(self, golden: Golden, path: Path, options: Options, project: Project, device: Device) -> None:
         self.golden, self.path, self.options, self.project = golden, path, options, project
+        self.device = device
         self.steps: list[StepOutcome] = []
         self.problems = document_problems(golden, name_of(path))
         self.notes: list[str] = []
@@ -133,7 +145,9 @@ class _Check:
             if recorded is not None:
                 self._judge(recorded)
             if self.options.on is not None or self.golden.contents is None:
-                self._again(stack, recorded)
+                scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusion-replay-")))
+                if recorded is None or not self._dispatched(recorded, scratch):
+                    self._again(stack, recorded, scratch)
             return self._finished()
 
     def _recorded(self, stack: ExitStack) -> Snapshot | None:
@@ -153,10 +167,25 @@ class _Check:
         self._found(steps, problems, provenance.gather(), _JUDGING)
         self._could_be(seen, None, self.golden.provenance)
 
-    def _again(self, stack: ExitStack, recorded: Snapshot | None) -> None:
+    def _dispatched(self, recorded: Snapshot, scratch: Path) -> bool:
+        """Question two, from what was recorded; False where a new recording is needed for it."""
+        on = self.options.on
+        if on is None or not can_dispatch(self.golden, recorded, on, self.options.run_recipes):
+            return False
+        try:
+            steps = dispatch_again(self.golden, recorded, on, self.device, scratch, exact=self.options.exact)
+        except FusionReplayError as error:
+            kind = "contents" if isinstance(error, SnapshotError) else "missing"
+            self.problems.append(Problem(kind, self.golden.name, f"can't be dispatched again: {error}"))
+            return True
+        self._found(steps, (), provenance.gather(), None)
+        if self.options.write_new and any(s.state == "moved" for s in steps):
+            self.notes.append("dispatched again, not recorded again: --run-recipes makes what can be reviewed")
+        return True
+
+    def _again(self, stack: ExitStack, recorded: Snapshot | None, scratch: Path) -> None:
         """Question two, from a recording made now; of a thin golden both."""
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusion-replay-")))
-        target = folder / f"{self.golden.name}.h5"
+        target = scratch / f"{self.golden.name}.h5"
         try:
             again.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
             fresh = stack.enter_context(open_snapshot(target, cache_bytes=_CACHE))
@@ -191,7 +220,8 @@ class _Check:
     ) -> None:
         self.steps += steps
         self.problems += problems
-        self.environment = self.environment or _environment(self.golden.provenance, now, keys)
+        changed = _environment(self.golden.provenance, now, keys)
+        self.environment = tuple(dict.fromkeys((*self.environment, *changed)))
 
     def _could_be(self, seen: Observation, contents: Path | None, about: Mapping[str, Any]) -> None:
         """What the golden would be if what was found is right; a step that can't be judged has no place in one."""

@@ -20,7 +20,7 @@ State = Literal["same", "within", "moved", "follows", "not_compared"]
 
 UNUSABLE = ("unreadable", "contents")
 MISSING = (
-    *("unknown_operator", "reference_missing", "not_kept", "in_flight", "failed"),
+    *("unknown_operator", "reference_missing", "not_kept", "in_flight", "failed", "not_run"),
     *("recipe", "not_compared", "missing"),
 )
 """Kinds of problems by exit status: 3, 4; all the others are 1."""

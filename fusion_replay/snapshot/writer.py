@@ -156,6 +156,7 @@ class SnapshotWriter:
         self._lost: dict[tuple[str, str], int] = {}
         self._pending: dict[tuple[str, str], int] = {}  # those of them that the journal does not hold yet
         self._vital: list[records.Frame] = []
+        self._provenance: dict[str, Any] = {}
         self._bytes_seen = self._bytes_unique = 0
         self._report: WriteReport | None = None
         self._closed = False
@@ -365,7 +366,13 @@ class SnapshotWriter:
     def set_provenance(self, provenance: Mapping[str, Any]) -> None:
         """Replace the provenance by this JSON data."""
         with self._lock:
-            self._write_vital(records.json_frame(frames.PROVENANCE, dict(provenance)))
+            self._provenance = dict(provenance)
+            self._write_vital(records.json_frame(frames.PROVENANCE, self._provenance))
+
+    def add_provenance(self, more: Mapping[str, Any]) -> None:
+        """Say more of the run; what is known already stays."""
+        with self._lock:
+            self.set_provenance({**self._provenance, **more})
 
     def close(self) -> WriteReport:
         """Wait for the compression, seal to :attr:`target`, remove the journal. A second call gives the same report.

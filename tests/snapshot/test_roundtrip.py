@@ -372,6 +372,16 @@ def test_provenance_can_be_replaced_and_holds_odd_things(tmp_path: Path) -> None
         assert snap.provenance == {"n": 3, "p": "/x", "a": [0, 1], "t": [1, 2], "s": ["a", "b"], "ü": "ß"}
 
 
+def test_more_provenance_takes_nothing_away(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path / "t.h5", provenance={"command": ["x"], "recording": {"level": "full"}})
+    writer.add_provenance({"recipe": {"workload": "op:GELU"}})
+    writer.close()
+    with open_snapshot(tmp_path / "t.h5") as snap:
+        assert snap.provenance == {
+            "command": ["x"], "recording": {"level": "full"}, "recipe": {"workload": "op:GELU"},
+        }  # fmt: skip
+
+
 def test_the_cache_is_bounded_and_damage_in_it_is_not_possible(tmp_path: Path) -> None:
     record(tmp_path / "t.h5", 3, columns=1000)
     with open_snapshot(tmp_path / "t.h5", cache_bytes=20_000) as snap:
