@@ -99,7 +99,13 @@ class ArrayStep:
         expected = self._recorder.remembered_outputs(self._key) or self._cataloged(inputs)
         self._args = self._arrange(reads, announced, expected)
         writer = self._recorder.writer
-        invocation = writer.begin_invocation(self._recorder.sequence_id(self._describe()))
+        sequence = self._recorder.sequence_id(self._describe())
+        invocation = writer.begin_invocation(sequence)
+        withheld = self._recorder.withheld(sequence, invocation, 0)
+        if withheld is not None and self._recorder.keeping.only_matching:
+            writer.leave_out(f"steps {withheld}; not recorded")
+            writer.end_invocation(invocation)
+            return
         position = {arg.name: i for i, arg in enumerate(self._args)}
         inout = {name: array for name, array in inputs.items() if name in watched}
         writer.begin_step(
@@ -109,6 +115,7 @@ class ArrayStep:
             previous={position[name]: array for name, array in {**inout, **previous}.items()},
             watched={position[name]: array for name, array in watched.items() if name not in inout},
             values={name: jsonable(value) for name, value in self._values.items()},
+            withheld=withheld,
         )
         self._on_disk = {*inputs, *previous, *watched}
         self._inputs, self._previous, self._declared = {}, {}, {}  # the run may want the memory

@@ -41,6 +41,8 @@ class Process:
     """The writer's report; None where the process ended without sealing."""
     unseen: dict[tuple[str, str], int] = field(default_factory=dict)
     """What was dispatched and not recorded, where no snapshot keeps that: (kind, detail) -> how often."""
+    unmatched: str | None = None
+    """What is wrong with the filters, where they chose nothing."""
     failure: str | None = None
     """Why it recorded nothing, where the reason is ours."""
 
@@ -63,6 +65,7 @@ def read(book: str | os.PathLike[str]) -> list[Process]:
                 process.path = Path(str(data.get("path")))
             case "sealed":
                 process.report = data.get("report")
+                process.unmatched = data.get("unmatched")
             case "failure":
                 process.failure = process.failure or str(data.get("detail"))
             case "unseen":

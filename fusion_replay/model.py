@@ -112,6 +112,11 @@ class OperandUse:
         """``name`` for a whole buffer, ``name[start:stop]`` (bytes) for a slice, as a runlist spells it."""
         return self.buffer if self.stop is None else f"{self.buffer}[{self.start}:{self.stop}]"
 
+    def touches(self, buffer: str, start: int = 0, stop: int | None = None) -> bool:
+        """Whether it shares bytes with ``buffer``, or with its bytes from ``start`` to ``stop``."""
+        inside = stop is None or (self.start < stop and start < self.start + self.spec.nbytes)
+        return self.buffer == buffer and inside
+
 
 @dataclass(frozen=True, slots=True)
 class StepDescription:

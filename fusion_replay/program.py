@@ -35,6 +35,7 @@ def start() -> None:
     """Called once per process that ``record`` has started, or whose parent it has."""
     try:
         settings = Settings.from_environ(os.environ)
+        _ = settings.keeping
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
@@ -75,8 +76,9 @@ class Program:
                     self._say("unseen", kind=kind, detail=detail, count=count)
                 return
             report = recorder.close()
-            if report is not None:
-                self._say("sealed", report=report.to_dict())
+            if report is not None or recorder.unmatched is not None:
+                made = None if report is None else report.to_dict()
+                self._say("sealed", report=made, unmatched=recorder.unmatched)
 
     # --- the host -----------------------------------------------------------------------------------------------
 
@@ -125,7 +127,7 @@ class Program:
                     out,
                     if_exists=policy if self._is_first() else "number",
                     on_error=s.on_error,
-                    level=s.level,
+                    keeping=s.keeping,
                     verify_static=s.verify_static,
                     with_reference=s.with_reference,
                     binaries=s.binaries,

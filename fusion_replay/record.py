@@ -16,12 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusion_replay import provenance, sources
+from fusion_replay import operators, provenance, sources
 from fusion_replay.errors import RecordingError, UsageError
 from fusion_replay.hooks.everything import Everything
+from fusion_replay.keeping import BEYOND, Doorkeeper, Keeping, Level, Texts
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.sources.protocol import StepObserver, StepSource
-from fusion_replay.telling import in_words, say
+from fusion_replay.telling import human_bytes, in_words, say
 from fusion_replay.watchdog import TimedWatch, Watchdog
 
 if TYPE_CHECKING:
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 IfExists = Literal["error", "replace", "number"]
 OnError = Literal["warn", "raise"]
-Level = Literal["full", "digest"]
+
+EVERYTHING = Keeping()
+WORTH_TELLING = 32_000_000
+"""Bytes on disk after the first call, from which on the recorder says what is to come."""
 
 
 def record(
@@ -51,6 +55,14 @@ def record(
     whole_calls: bool = False,
     weights_in: str | os.PathLike[str] | None = None,
     no_weights: bool = False,
+    op: Texts | None = None,
+    step: Texts | int | None = None,
+    buffer: Texts | None = None,
+    invocation: Texts | int | None = None,
+    only_matching: bool = False,
+    max_bytes: int | str | None = None,
+    max_steps: int | None = None,
+    max_invocations: int | None = None,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
@@ -77,15 +89,35 @@ def record(
             recordings share it, and it is made or added to as needed.
         no_weights: keep only the digests of such contents; ``open(path, weights=...)`` brings them back from a side
             file.
+        op, step, buffer, invocation: keep contents of these steps alone, by operator type, number in the runlist or
+            address (``412``, ``10-20``, ``3:412``), buffer (``name`` or ``name[start:end]``), call (``0,3-5``). Of the
+            other steps digests are kept, so that two runs can still be compared as a whole. Values of one filter are
+            alternatives (a sequence, or separated by commas), all filters must agree.
+        only_matching: what the filters leave out is not recorded at all.
+        max_bytes: keep contents of so many bytes (before compression; an int, or text such as ``"2G"``), then digests.
+        max_steps, max_invocations: keep contents of the first so many, then digests. The run goes on, and the losses
+            count what was not kept.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
-        UsageError: an unknown level or policy, or both ``weights_in`` and ``no_weights``.
+        UsageError: an unknown level or policy, a malformed filter or limit, or both ``weights_in`` and ``no_weights``;
+            when the block ends: filters that matched no step. The digests are kept; with ``only_matching`` there are
+            none, and no file is made.
     """
     return Recorder(
         path,
         callable_,
-        level=level,
+        keeping=Keeping.of(
+            level,
+            op=op,
+            step=step,
+            buffer=buffer,
+            invocation=invocation,
+            only_matching=only_matching,
+            max_bytes=max_bytes,
+            max_steps=max_steps,
+            max_invocations=max_invocations,
+        ),
         if_exists=if_exists,
         on_error=on_error,
         with_reference=with_reference,
@@ -100,12 +132,13 @@ def record(
 
 
 class Recorder:
-    """What :func:`record` returns; see there for its arguments.
+    """What :func:`record` returns; see there for its arguments; ``keeping`` has those that choose what is kept.
 
     Attributes:
         path: where the snapshot is, or will be (the numbered name, once the block is entered).
         report: what was written, after the block; None where sealing failed.
         error: the first failure of the recorder itself, in words; None while all is well.
+        unmatched: after the block, what is wrong with the filters, which matched nothing; else None.
     """
 
     def __init__(
@@ -113,7 +146,7 @@ class Recorder:
         path: str | os.PathLike[str],
         callable_: Any = None,
         *,
-        level: Level = "full",
+        keeping: Keeping = EVERYTHING,
         if_exists: IfExists = "error",
         on_error: OnError = "warn",
         with_reference: bool = False,
@@ -127,8 +160,6 @@ class Recorder:
         everything: bool = True,
         summary: bool = True,
     ) -> None:
-        if level not in ("full", "digest"):
-            raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
         if if_exists not in ("error", "replace", "number"):
             raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
         if on_error not in ("warn", "raise"):
@@ -143,7 +174,10 @@ class Recorder:
         self.with_reference = with_reference
         self.binaries = binaries
         self.verify_static = verify_static
-        self._level: Level = level
+        self.keeping = keeping
+        self.unmatched: str | None = None
+        self._doorkeeper = Doorkeeper(keeping, operators.canonical)
+        self._expectation_told = False
         self._if_exists: IfExists = if_exists
         self._on_error = on_error
         self._lock = threading.RLock()  # rec.step may be used from several threads
@@ -177,12 +211,22 @@ class Recorder:
             raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
         from fusion_replay.snapshot.writer import SnapshotWriter
 
-        about = {"level": self._level, "static": "verified" if self.verify_static else "assumed"}
+        about: dict[str, Any] = {
+            "level": self.keeping.level,
+            "static": "verified" if self.verify_static else "assumed",
+        }
+        if kept := self.keeping.to_dict():
+            about["kept"] = kept
         gathered = {**provenance.gather(), "recording": about}
         keeper = self._weights_keeper()
         try:
             self._writer = SnapshotWriter(
-                self.path, if_exists=self._if_exists, provenance=gathered, level=self._level, weights=keeper
+                self.path,
+                if_exists=self._if_exists,
+                provenance=gathered,
+                level=self.keeping.level,
+                max_bytes=self.keeping.max_bytes,
+                weights=keeper,
             )
         except BaseException:
             if keeper is not None:
@@ -204,7 +248,10 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        ended_before = self._writer is None
         self._finish(body_failed=error is not None)
+        if self.unmatched is not None and error is None and not ended_before:
+            raise UsageError(f"{self.path}: {self.unmatched}")
 
     def _weights_keeper(self) -> WeightsKeeper | None:
         from fusion_replay.snapshot.weights import WeightsKeeper
@@ -276,7 +323,11 @@ class Recorder:
         writer, self._writer = self._writer, None
         if writer is None or os.getpid() != self._pid:
             return  # a forked child leaves the recording to its parent
+        self.unmatched = self._doorkeeper.unmatched
         try:
+            if self.unmatched is not None and self.keeping.only_matching and not writer.steps:
+                writer.discard()
+                return
             self.report = writer.close()
         except Exception as error:
             self.error = self.error or str(error)
@@ -296,8 +347,10 @@ class Recorder:
             if self.report.losses:
                 why = "the reason was told above" if self._told else _lost(self.report.losses)
             say(f"nothing was recorded in {self.path}: {why}")
-        elif self.report.losses and not self._told:
-            say(f"{self.path} is incomplete: {_lost(self.report.losses)}")
+        elif (lost := [x for x in self.report.losses if x.kind != "left out"]) and not self._told:
+            say(f"{self.path} is incomplete: {_lost(lost)}")
+        elif limits := [x for x in self.report.losses if x.kind == "left out" and BEYOND in x.detail]:
+            say(f"{self.path}: a limit was reached: {_lost(limits)}")
         for note in self.report.notes:
             say(f"{self.path}: {note}")
 
@@ -334,6 +387,19 @@ class Recorder:
     def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
         """As :meth:`guard`, for the hooks: what fails in there is a dispatch that was not recorded."""
         return self.guard(what, "dispatch")
+
+    def withheld(self, sequence: int, invocation: int, step: int) -> str | None:
+        """Why the contents of a step that begins are not to be kept; None: they are."""
+        return self._doorkeeper.reason(sequence, self.writer.sequence(sequence), invocation, step, self.writer.full)
+
+    def expect(self) -> None:
+        """After a call, say once what a recording of many will come to, where that is a size to think about."""
+        if self._expectation_told or self._writer is None:
+            return
+        self._expectation_told = True
+        once, each = self._writer.traffic.on_disk()
+        if once + each >= WORTH_TELLING:
+            say(f"{self.path}: about {human_bytes(once)} once + {human_bytes(each)} per invocation")
 
     def sequence_id(self, sequence: SequenceDescription) -> int:
         """The number of a sequence given as data; an equal one is described once."""

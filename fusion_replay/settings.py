@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
+from fusion_replay.keeping import Keeping
 
 PREFIX = "FUSION_REPLAY_"
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -31,7 +32,8 @@ class Settings:
         on_error: "warn" or "raise": what a failure of the recorder itself does.
         separate: sequences with auto or fused dispatch get separate dispatch.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
-        level: "full", or "digest": the digests of all contents alone.
+        level, op, step, buffer, invocation, only_matching, max_bytes, max_steps, max_invocations: what is kept, as
+            :class:`~fusion_replay.keeping.Keeping` says; max_bytes also as ``2G``.
         verify_static: look at weights at every step, instead of taking them for unchanged.
         with_reference: keep what each operator's own ``reference()`` gives.
         binaries: keep the xclbin and instruction files behind the kernels; otherwise their digests alone.
@@ -48,6 +50,14 @@ class Settings:
     separate: bool = False
     whole_calls: bool = False
     level: Literal["full", "digest"] = "full"
+    op: str | None = None
+    step: str | None = None
+    buffer: str | None = None
+    invocation: str | None = None
+    only_matching: bool = False
+    max_bytes: str | None = None
+    max_steps: int | None = None
+    max_invocations: int | None = None
     verify_static: bool = False
     with_reference: bool = False
     binaries: bool = True
@@ -71,6 +81,25 @@ class Settings:
             if environ.get(variable(field.name))
         }
         return cls(**given)
+
+    @property
+    def keeping(self) -> Keeping:
+        """What of the run is kept.
+
+        Raises:
+            UsageError: malformed, or at odds with each other.
+        """
+        return Keeping.of(
+            self.level,
+            op=self.op,
+            step=self.step,
+            buffer=self.buffer,
+            invocation=self.invocation,
+            only_matching=self.only_matching,
+            max_bytes=self.max_bytes,
+            max_steps=self.max_steps,
+            max_invocations=self.max_invocations,
+        )
 
     def to_environ(self) -> dict[str, str]:
         """The variables that say exactly this; defaults are left out."""
@@ -100,6 +129,10 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         if text.lower() not in _WORDS:
             raise UsageError(f"{name}={text!r}: expected 1 or 0; correct or unset it")
         return _WORDS[text.lower()]
+    if kind is int:
+        if not (text.isascii() and text.isdigit()):
+            raise UsageError(f"{name}={text!r}: expected a count; correct or unset it")
+        return int(text)
     if kind is float:
         try:
             number = float(text)

@@ -14,6 +14,16 @@ def in_words(error: BaseException) -> str:
     return (f"{name}: {text}" if text else name)[:2000]
 
 
+def human_bytes(n: int) -> str:
+    """``1536`` -> ``1.5 kB``: decimal units, as disks and networks count."""
+    value, unit = float(n), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def say(message: str) -> None:
     """One line on stderr; a closed stderr stops nothing."""
     with contextlib.suppress(Exception):
@@ -21,4 +31,4 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-__all__ = ["in_words", "say"]
+__all__ = ["human_bytes", "in_words", "say"]

@@ -50,7 +50,7 @@ class Watch:
     def before(self, step: LiveStep) -> None:
         self._begun = False
         with self._recorder.guard(self._words(step), "step"):
-            if self._invocation is None:
+            if self._invocation is None or self._sequence is None:
                 raise UsageError("its invocation could not be opened")
             inputs: dict[int, npt.NDArray[Any]] = {}
             previous: dict[int, npt.NDArray[Any]] = {}
@@ -58,9 +58,14 @@ class Watch:
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
             self._before = None
+            withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
+            if withheld is not None and self._recorder.keeping.only_matching:
+                self._recorder.writer.leave_out(f"steps {withheld}; not recorded")
+                return
             for position, use in enumerate(step.description.operands):
                 known = self._known(use)
-                if known is not None and not self._looks_again:
+                there = known is not None and (withheld is not None or self._recorder.writer.holds(known))
+                if known is not None and there and not self._looks_again:
                     assumed[position] = known
                 elif use.spec.reads:
                     inputs[position] = step.read(position)
@@ -75,10 +80,11 @@ class Watch:
                 watched=watched,
                 values=step.values,
                 assumed=assumed,
+                withheld=withheld,
             )
             self._begun = True
             self._remember_static(step, contents)
-            if self._recorder.with_reference:  # the kernel may write over what it read
+            if self._recorder.with_reference and withheld is None:  # the kernel may write over what it read
                 partial = self._is_partial(step.description)
                 old = {i: previous[i] for i in previous if partial and i not in inputs}
                 self._before = ([x.copy() for x in inputs.values()], [x.copy() for x in old.values()])
@@ -117,6 +123,7 @@ class Watch:
         if self._invocation is not None:
             with self._recorder.guard("the end of an invocation", "invocation"):
                 self._recorder.writer.end_invocation(self._invocation)
+                self._recorder.expect()
 
     def _reference(
         self, step: LiveStep, inputs: list[npt.NDArray[Any]], previous: list[npt.NDArray[Any]]
@@ -148,7 +155,7 @@ class Watch:
                 continue
             known = self._known(use)
             self._static[use.buffer, use.start, use.spec.nbytes, use.spec.dtype] = content
-            if known not in (None, content):
+            if known is not None and not self._recorder.writer.same(known, content):
                 rewritten.append(use.spec.name)
                 where = f"{self._words(step)} {use.spec.name} of {use.label}".removeprefix("step ")
                 self._recorder.writer.notice("buffers taken for static that changed", where)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.imports import load_named
+from fusion_replay.cli.keeping import keeping_options, take_keeping
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
@@ -21,7 +22,7 @@ from fusion_replay.settings import Settings
 
 if TYPE_CHECKING:
     from fusion_replay.model import SequenceDescription, StepDescription
-    from fusion_replay.record import IfExists, Level
+    from fusion_replay.record import IfExists
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
     from fusion_replay.workloads import Option, Run, Workload
@@ -110,11 +111,7 @@ def _click_option(o: Option) -> click.Option:
     type=click.Choice(["error", "replace", "number"]),
     help="What to do about an existing F.  [default: error with -o, else number]",
 )
-@click.option(
-    "--level",
-    type=click.Choice(["full", "digest"]),
-    help="digest: of every tensor its digest alone, enough to compare two runs.  [default: full]",
-)
+@keeping_options
 @click.option("--verify-static", is_flag=True, help="Look at weights at every step, not only the first time.")
 @click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
 @click.option("--weights-in", metavar="W.h5", help="Weights go into this side file, which later recordings share.")
@@ -147,7 +144,6 @@ def command(
     only: str | None,
     output: str | None,
     if_exists: IfExists | None,
-    level: Level | None,
     verify_static: bool,
     with_reference: bool,
     no_binaries: bool,
@@ -167,15 +163,17 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
     recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
-    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
+    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES, _MAX_STEPS,
+    _MAX_INVOCATIONS, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
     _ON_ERROR (warn or raise).
     """
+    kept = take_keeping(options)
     if weights_in is not None and no_weights:
         raise UsageError(f"record --weights-in {weights_in}: goes without --no-weights; leave out one of them")
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
 
-        if program or workload or sim or fault or if_exists or with_reference:
+        if program or workload or sim or fault or if_exists or with_reference or kept:
             raise UsageError("record --matrix: takes --device, --only and -o; leave the other options out")
         return record_matrix(device, only, output, Terminal())
     if device or only:
@@ -192,7 +190,7 @@ def command(
             "if_exists": if_exists,
             "separate": separate or None,
             "whole_calls": whole_calls or None,
-            "level": level,
+            **kept,
             "verify_static": verify_static or None,
             "with_reference": with_reference or None,
             "binaries": False if no_binaries else None,
@@ -219,7 +217,7 @@ def command(
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     how = {
-        "level": level or "full",
+        **kept,
         "verify_static": verify_static,
         "with_reference": with_reference,
         "slow_after": 10.0 if slow_after is None else slow_after,
@@ -257,6 +255,7 @@ def _record(
             recorder.attach(callable_)
         recorder.writer.add_provenance({"recipe": recipe})
         failure = _run(run)
+        recorder.close()
     if failure is None:
         for name, value in run.result().items():
             out.say(f"{name}: {_brief(value)}")
@@ -268,6 +267,10 @@ def _record(
         click.echo(f"error: the recorded run failed: {what}: {one_line(str(failure))}", err=True)
     status = failure.exit_code if isinstance(failure, FusionReplayError) else 1 if failure is not None else 0
     report = recorder.report
+    if recorder.unmatched is not None:
+        click.echo(f"error: {one_line(recorder.unmatched)}", err=True)
+        out.close(False, next=None if report is None else command_line("show", report.path))
+        return status or UsageError.exit_code
     if report is None:  # could not be sealed; the recorder has said why, and how to get at what was recorded
         out.close(False, next=command_line("fsck", "--recover", recorder.path))
         return status or SnapshotError.exit_code

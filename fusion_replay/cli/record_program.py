@@ -148,7 +148,7 @@ def _terminal_is_ours() -> bool:
 
 def _sealed(process: Process) -> Process:
     """A process that was killed, or left without its exit handlers, leaves a journal: seal it in its place."""
-    if process.path is None or process.report is not None:
+    if process.path is None or process.report is not None or process.unmatched is not None:
         return process
     from fusion_replay.snapshot import fsck, open_snapshot
 
@@ -174,6 +174,9 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
         if process.failure:
             out.note(process.failure)
     missed = _missed(processes)
+    unmatched = _unmatched(processes)
+    if unmatched is not None:
+        out.note(f"error: {one_line(unmatched)}")
     said = f"Recorded {count(invocations, 'invocation')} ({count(steps, 'step')})"
     where = f" in {_shown(written[0].report['path'])}" if written and written[0].report is not None else ""
     also = f"{said}{where}." + (f" Not recorded: {missed}." if missed else "")
@@ -181,10 +184,18 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
         also += f" {_why_nothing(processes, words)}"
     ended = _ending(status)
     next_ = command_line("replay", _shown(written[0].report["path"])) if written and written[0].report else None
-    out.close(status == 0 and steps > 0, also=f"{ended}{one_line(also)}", next=next_)
+    out.close(status == 0 and steps > 0 and unmatched is None, also=f"{ended}{one_line(also)}", next=next_)
     if status < 0:
         _end_like(-status)
+    if unmatched is not None:
+        return status or UsageError.exit_code
     return status or (0 if steps else MissingError.exit_code)
+
+
+def _unmatched(processes: Sequence[Process]) -> str | None:
+    """What is wrong with the filters; None where they matched in one of the processes that recorded."""
+    found = [p.unmatched for p in processes if p.path is not None]
+    return next(iter(found), None) if all(found) else None
 
 
 def _missed(processes: Sequence[Process]) -> str:

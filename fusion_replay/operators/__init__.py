@@ -16,7 +16,16 @@ A *flavour* says whose rounding a reference follows:
 from __future__ import annotations
 
 from fusion_replay.operators.evaluation import evaluate, reference
-from fusion_replay.operators.registry import builtin, find, lookup, register, specs, template_command, user_specs
+from fusion_replay.operators.registry import (
+    builtin,
+    canonical,
+    find,
+    lookup,
+    register,
+    specs,
+    template_command,
+    user_specs,
+)
 from fusion_replay.operators.spec import (
     FLAVOURS,
     REQUIRED,
@@ -39,6 +48,7 @@ __all__ = [
     "Param",
     "Runlist",
     "builtin",
+    "canonical",
     "evaluate",
     "find",
     "lookup",

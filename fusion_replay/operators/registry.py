@@ -92,6 +92,12 @@ def lookup(op_type: str) -> OperatorSpec | None:
     return _find(op_type)
 
 
+def canonical(op_type: str) -> str:
+    """What names are compared by: an operator's own in lower case, whatever alias or case was given."""
+    spec = lookup(op_type)
+    return (op_type if spec is None else spec.type).lower()
+
+
 def specs() -> Iterator[OperatorSpec]:
     """Every known operator, the user's first, each group by name."""
     plugins.ready()

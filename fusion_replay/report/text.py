@@ -5,20 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from fusion_replay.telling import human_bytes as human_bytes
+
 
 def one_line(text: str) -> str:
     """``text`` on one line, control characters (of a hostile file's names) shown instead of obeyed."""
     return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text.strip())
-
-
-def human_bytes(n: int) -> str:
-    """``1536`` -> ``1.5 kB``: decimal units, as disks and networks count."""
-    value, unit = float(n), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.95:
-            break
-        value, unit = value / 1000, larger
-    return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def human_seconds(s: float) -> str:

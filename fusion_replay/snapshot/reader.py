@@ -162,13 +162,15 @@ class Snapshot:
         """Per sequence and runlist entry: does it pass the filters?"""
         if op is None and buffer is None:
             return None
-        wanted_op = None if op is None else _canonical(op)
+        from fusion_replay.operators import canonical  # listing steps needs none of it
+
+        wanted_op = None if op is None else canonical(op)
         wanted = None if buffer is None else parse_buffer(buffer)
         chosen = []
         for sequence in self.sequences:
-            types = [wanted_op is None or _canonical(o.type) == wanted_op for o in sequence.operators]
+            types = [wanted_op is None or canonical(o.type) == wanted_op for o in sequence.operators]
             flags = [
-                types[s.operator] and (wanted is None or any(_touches(use, wanted) for use in s.operands))
+                types[s.operator] and (wanted is None or any(use.touches(*wanted) for use in s.operands))
                 for s in sequence.steps
             ]
             chosen.append(np.array(flags or [False], np.bool_))
@@ -274,17 +276,3 @@ def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snaps
 def _again(file: BinaryIO) -> BinaryIO:
     # The same open file, since its name may be gone: the recording may have been sealed meanwhile.
     return os.fdopen(os.dup(file.fileno()), "rb", buffering=1 << 16)
-
-
-def _canonical(op_type: str) -> str:
-    from fusion_replay import operators
-
-    spec = operators.lookup(op_type)
-    return (spec.type if spec is not None else op_type).lower()
-
-
-def _touches(use: Any, wanted: tuple[str, int, int | None]) -> bool:
-    name, start, stop = wanted
-    if use.buffer != name:
-        return False
-    return stop is None or (use.start < stop and start < use.start + use.spec.nbytes)

@@ -242,6 +242,11 @@ class RecordedStep:
         return dict(found) if isinstance(found, dict) else None
 
     @property
+    def withheld(self) -> str | None:
+        """Why its contents were not kept, digests alone: ``outside the filter``, ``beyond max_steps 10``; else None."""
+        return self._text("withheld")
+
+    @property
     def noticed(self) -> dict[str, Any]:
         """What the recorder noticed of the inputs, by argument name; keys that there is nothing of are left out.
 

@@ -46,7 +46,8 @@ from fusion_replay.snapshot.schema import (
 )
 from fusion_replay.snapshot.side import Weight
 from fusion_replay.snapshot.spill import Spill, Task
-from fusion_replay.snapshot.target import IfExists, beside, claim
+from fusion_replay.snapshot.target import IfExists, beside, claim, remove_working_files
+from fusion_replay.snapshot.traffic import Traffic, own_bytes
 from fusion_replay.snapshot.weights import WeightsKeeper
 
 Level = Literal["full", "digest"]
@@ -95,6 +96,8 @@ class _Batch:
     what: str
     contents: list[tuple[records.ContentRecord, Any]]
     keys: dict[Key, int]
+    withheld: str | None = None
+    """Why some of what it was to hold is not kept."""
 
     def frames(self) -> list[records.Frame]:
         return [record.frame(raw) for record, raw in self.contents]
@@ -108,6 +111,7 @@ class SnapshotWriter:
         if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
         provenance: JSON data about the run.
         level: "full", or "digest": of every tensor its digest alone.
+        max_bytes: of contents, as :attr:`bytes_kept` counts them; from the first that does not fit on, digests alone.
         weights: takes the weights instead; closed with this writer.
         side: this is the side file of such a keeper: closing joins it with the file that is there.
         threads: that compress while recording (then the caller's own takes part); when None the number of cores less
@@ -124,6 +128,7 @@ class SnapshotWriter:
         if_exists: IfExists = "error",
         provenance: Mapping[str, Any] | None = None,
         level: Level = "full",
+        max_bytes: int | None = None,
         threads: int | None = None,
         weights: WeightsKeeper | None = None,
         side: bool = False,
@@ -144,6 +149,14 @@ class SnapshotWriter:
         self._news = News()
         self._flow = Flow()
         self._level = level
+        self._max_bytes = max_bytes
+        self.steps = 0
+        """Begun so far."""
+        self._withheld: set[tuple[int, int]] = set()  # steps under way of which the digests alone are kept
+        self._left_out: dict[tuple[str, str], int] = {}  # said at the end of an invocation: a frame each would be many
+        self.full = False
+        """Whether a content did not fit into ``max_bytes``: none is kept any more."""
+        self._traffic = Traffic()
         self._digest_of: list[bytes] = []  # by content
         self._noticed: dict[str, tuple[int, str]] = {}
         self._weights = weights
@@ -253,6 +266,7 @@ class SnapshotWriter:
         watched: Arrays = _NOTHING,
         values: Mapping[str, int | float] = _NOTHING,
         assumed: Mapping[int, int] = _NOTHING,
+        withheld: str | None = None,
     ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
 
@@ -263,6 +277,7 @@ class SnapshotWriter:
             values: runtime values of this dispatch.
             assumed: inputs that nobody looked at, and the content each of them is taken to have still: an id that an
                 earlier call returned. The snapshot says so of the step.
+            withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
 
         Returns:
             The content of each of ``inputs`` by position, for those that are kept as this level asks for.
@@ -274,7 +289,11 @@ class SnapshotWriter:
             if not self._writes():
                 return {}
             batch = _Batch(f"step {invocation}:{step}", [], {})
+            if withheld is not None:
+                self._withheld.add((invocation, step))
+                self.leave_out(f"steps {withheld}; their digests are kept")
             found = self._rows(batch, invocation, step, INPUT, inputs)
+            self.steps += 1
             rows = found + self._assumed(invocation, step, assumed)
             rows += self._rows(batch, invocation, step, PREVIOUS, previous)
             rows += self._rows(batch, invocation, step, WATCHED, watched)
@@ -283,6 +302,8 @@ class SnapshotWriter:
                 detail["assumed"] = [self._operand(invocation, step, position).spec.name for position in assumed]
             if clobbered := self._clobbered(invocation, step, found):
                 detail["clobbered"] = clobbered
+            if reason := withheld or batch.withheld:
+                detail["withheld"] = reason
             if not self._commit_batch(batch, records.step_begin_frame(invocation, step, rows, detail)):
                 self._lost_steps.add((invocation, step))
                 self._lose("step", "steps that could not be written", 1)
@@ -292,7 +313,7 @@ class SnapshotWriter:
                 sequence = self._invocations[invocation]
                 place = sequence, invocation, step
                 self._news.expect(place, self._sequences[sequence], inputs, previous, values, contents)
-            wanted = self._level == "digest"
+            wanted = self._level == "digest" or withheld is not None
             return {
                 position: content
                 for position, _, content in found
@@ -322,8 +343,10 @@ class SnapshotWriter:
                 digests = {position: self._digest_of[content] for position, _, content in rows}
                 self._flow.wrote(self._invocations[invocation], invocation, step, digests)
             rows += self._rows(batch, invocation, step, REFERENCE, reference)
-            self._news.ended(invocation, step)
+            self._ended(invocation, step)
             detail = {} if state is None else {"state": state}
+            if batch.withheld is not None:
+                detail["withheld"] = batch.withheld
             if not self._commit_batch(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._lose("outputs", "ends of steps that could not be written; they show as in flight", 1)
 
@@ -332,7 +355,7 @@ class SnapshotWriter:
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            self._news.ended(invocation, step)
+            self._ended(invocation, step)
             detail = {"error": error} if state is None else {"error": error, "state": state}
             if not self._commit([records.step_failed_frame(invocation, step, detail)]):
                 self._lose("outputs", "failures of steps that could not be written; they show as in flight", 1)
@@ -351,8 +374,47 @@ class SnapshotWriter:
             count, first = self._noticed.get(what, (0, where))
             self._noticed[what] = count + 1, first
 
+    def holds(self, content: int) -> bool:
+        """Whether this content is kept as the level asks for: not where it belongs to steps left out alone."""
+        return self._level == "digest" or content not in self._bare or content in self._set_aside
+
+    def sequence(self, number: int) -> SequenceDescription:
+        """As it was added."""
+        return self._sequences[number]
+
+    def same(self, content: int, other: int) -> bool:
+        """Whether two contents have the same bytes: one may have been kept, and the other only digested."""
+        return self._digest_of[content] == self._digest_of[other]
+
+    def leave_out(self, detail: str, count: int = 1) -> None:
+        """Count what was not kept because nobody wanted it; in the losses from the end of the invocation on."""
+        with self._lock:
+            key = "left out", detail
+            self._left_out[key] = self._left_out.get(key, 0) + count
+
+    @property
+    def bytes_kept(self) -> int:
+        """Of contents, before compression; what other contents give, and what lies in a side file, is not counted."""
+        return self._traffic.kept
+
+    @property
+    def traffic(self) -> Traffic:
+        """What it came to so far, by whether it came from outside or was computed."""
+        return self._traffic
+
+    def _ended(self, invocation: int, step: int) -> None:
+        self._news.ended(invocation, step)
+        self._withheld.discard((invocation, step))
+
+    def _say_left_out(self) -> None:
+        for (kind, detail), count in self._left_out.items():
+            self._lose(kind, detail, count)
+        self._left_out.clear()
+
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
+            if self._writes():
+                self._say_left_out()
             if self._writes() and not self._commit([records.invocation_end_frame(invocation)]):
                 self._lose("invocation", "ends of invocations that could not be written", 1)
 
@@ -389,6 +451,7 @@ class SnapshotWriter:
                 if self._closed:
                     raise UsageError(f"{self.target}: this recording was abandoned")
                 self._seal_weights()
+                self._say_left_out()
                 self._spill.drain()
                 if not self._commit([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
                     self._commit([(frames.CLOSE, [b""])])
@@ -414,6 +477,13 @@ class SnapshotWriter:
                     notes=tuple(f"{what}: {n}, first at {where}" for what, (n, where) in self._noticed.items()),
                 )
             return self._report
+
+    def discard(self) -> None:
+        """Stop, and leave nothing: of a recording in which there is no step. A file that was there stays."""
+        with self._lock:
+            if not self._closed:
+                remove_working_files(self.target)
+                self._release()
 
     def abandon(self) -> None:
         """Stop without sealing; the journal stays, readable, for ``fsck --recover``."""
@@ -461,7 +531,7 @@ class SnapshotWriter:
             if not 0 <= position < len(operands):
                 raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
             place = Place(self._invocations[invocation], invocation, step, position, role, operands[position])
-            keep = role != WATCHED and self._level == "full"
+            keep = role != WATCHED and self._level == "full" and (invocation, step) not in self._withheld
             rows.append((position, role, self._content(batch, array, place.use.spec, keep, place)))
         return rows
 
@@ -517,6 +587,14 @@ class SnapshotWriter:
         link: Link | None = self._taken(raw, key, place) if aside and place is not None else None
         if link is None and keep and place is not None:
             link = self._news.link(place, raw, key, self._stored)
+        size = own_bytes(link, raw.nbytes)
+        if keep and place is not None and not self._fits(size):
+            keep, link = False, None
+            batch.withheld = f"beyond max_bytes {self._max_bytes}"
+            self.leave_out(f"tensors {batch.withheld}; their digests are kept")
+        if keep and place is not None:
+            spilled = link is None and raw.nbytes >= INLINE_BELOW
+            self._traffic.keep(content, size, outside=self._from_outside(place), spilled=spilled)
         if link is not None:
             where = records.LINKED
         elif keep and raw.nbytes < INLINE_BELOW:
@@ -537,6 +615,17 @@ class SnapshotWriter:
         if keep and where == records.DIGEST:
             self._lose("contents", "tensors that could not be written; their digests are kept", 1)
         return content
+
+    def _fits(self, size: int) -> bool:
+        """Whether so many more bytes may be kept."""
+        if self._max_bytes is not None and self._traffic.kept + size > self._max_bytes:
+            self.full = True
+        return not self.full
+
+    def _from_outside(self, place: Place) -> bool:
+        """Whether a new content was there before this call: weights and state, not what is handed over or computed."""
+        inputs = self._sequences[place.sequence].input_args
+        return place.role in (INPUT, PREVIOUS) and place.use.buffer not in inputs
 
     def _taken(self, raw: npt.NDArray[np.uint8], key: Key, place: Place) -> Side | None:
         """A weight that its keeper has, or has to have, noted; None: it can't take it."""
@@ -624,3 +713,4 @@ class SnapshotWriter:
             self._journal.append([records.placed_frame(task.content, task.piece, mask, len(chunk), offset)])
 
         self._chunks.append(chunk, tell)
+        self._traffic.compressed(task.content, task.nbytes, len(chunk))
