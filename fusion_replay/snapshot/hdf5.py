@@ -26,6 +26,7 @@ ZSTD_FILTER = 32015
 _STAND_IN = memoryview(
     np.random.default_rng(0).bytes(MAX_PIECE + (1 << 10))
 )  # passed for chunks that are there already
+_RUN = 1 << 20  # bytes that are written at a time, where HDF5 writes them one behind the other
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 
 
@@ -36,6 +37,8 @@ class ElsewhereError(OSError):
 class PartFile:
     """The file under HDF5, in Python so that HDF5 never sees a write fail: out of space it can neither flush nor let go
     of its file, and takes the whole process down at exit. The first error is kept and raised by :meth:`check`.
+
+    HDF5 writes each of its small objects by itself, most of them one behind the other: such a run goes out as one.
 
     Args:
         path: made anew, but for its bytes of ``kept`` (start, stop), which are there already and stay as they are.
@@ -50,6 +53,8 @@ class PartFile:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self.error: OSError | None = None
         self._kept = kept
+        self._run = bytearray()
+        self._run_at = 0
         self._at = self._end = 0  # the end that HDF5 knows of: it makes a new file of an empty one only
         self._watched: Any = None
         self._may_be_at: int | None = None
@@ -57,6 +62,10 @@ class PartFile:
 
     def check(self) -> None:
         """Raise what a write met since the beginning."""
+        self.flush()
+        self._raise()
+
+    def _raise(self) -> None:
         if self.error is not None:
             raise self.error
 
@@ -69,13 +78,13 @@ class PartFile:
 
     def readinto(self, buffer: memoryview) -> int:
         count = 0
+        self.flush()
         with contextlib.suppress(OSError):
             count = os.preadv(self.fd, [buffer], self._at)
         buffer[count:] = bytes(len(buffer) - count)  # never written, or lost to an error that check() tells
         return len(buffer)
 
     def write(self, data: memoryview) -> int:
-        done = 0
         self._end = max(self._end, self._at + len(data))
         if self._watched is not None and len(data) == len(self._watched) and self._is_watched(data):
             self._watched, self._seen_at = None, self._at
@@ -83,11 +92,10 @@ class PartFile:
                 return len(data)
         if self._at < self._kept[1] and self._at + len(data) > self._kept[0] and self.error is None:
             self.error = ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} writes over what is kept")
-        try:
-            while self.error is None and done < len(data):
-                done += os.pwrite(self.fd, data[done:], self._at + done)
-        except OSError as error:
-            self.error = error
+        if self._at != self._run_at + len(self._run) or len(self._run) + len(data) > _RUN:
+            self.flush()
+            self._run_at = self._at
+        self._run += data
         return len(data)
 
     def write_chunk(self, dataset: Any, place: tuple[int, ...], chunk: bytes, mask: int) -> int:
@@ -97,7 +105,7 @@ class PartFile:
         """
         self._watched, self._seen_at, self._may_be_at = chunk, None, None
         dataset.write_direct_chunk(place, chunk, mask)
-        self.check()
+        self._raise()
         seen_at: int | None = self.__dict__["_seen_at"]  # which HDF5 has set through write()
         if seen_at is None:
             raise OSError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} did not write a chunk when asked to")
@@ -111,7 +119,7 @@ class PartFile:
         """
         self._watched, self._seen_at, self._may_be_at = _STAND_IN[:size], None, offset
         dataset.write_direct_chunk(place, self._watched, mask)
-        self.check()
+        self._raise()
         if self._seen_at != offset:
             raise ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} puts a chunk elsewhere than expected")
 
@@ -120,6 +128,7 @@ class PartFile:
         return len(data) > 1 << 16 or bytes(data) == bytes(self._watched)
 
     def truncate(self, size: int) -> int:
+        self.flush()
         try:
             if self.error is None:
                 os.ftruncate(self.fd, max(size, self._kept[1]))
@@ -129,7 +138,14 @@ class PartFile:
         return size
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Write the run that is held back. Raises nothing: HDF5 calls this too."""
+        data, done = memoryview(self._run), 0
+        try:
+            while self.error is None and done < len(data):
+                done += os.pwrite(self.fd, data[done:], self._run_at + done)
+        except OSError as error:
+            self.error = error
+        self._run = bytearray()
 
     def close(self) -> None:
         """Whatever HDF5 writes later meets a closed file, never somebody else's that got the same number."""
@@ -211,7 +227,12 @@ def group(parent: Any, name: str) -> Any:
 
 def chunked(parent: Any, name: str, kind: Any, shape: tuple[int, ...], chunk: tuple[int, ...]) -> Any:
     """An empty chunked dataset with the pipeline declared; its chunks come by ``write_direct_chunk``."""
-    return h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), _pipeline(chunk))
+    return h5d.create(parent, name.encode(), kind, _space(shape), _pipeline(chunk))
+
+
+@lru_cache(maxsize=256)
+def _space(shape: tuple[int, ...]) -> Any:
+    return h5s.create_simple(shape)
 
 
 @lru_cache(maxsize=256)
@@ -243,10 +264,15 @@ def reshaped(parent: Any, name: str, kind: Any, shape: tuple[int, ...], source: 
     h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
 
 
+@cache
+def _scalar() -> Any:
+    return h5s.create(h5s.SCALAR)
+
+
 def attribute(target: Any, name: str, text: str) -> None:
     data = text.encode("utf-8", "replace")
     if len(data) > _MAX_ATTRIBUTE:
         data = b"too long for an attribute; see /index"
     kind = text_type(len(data))
-    made = h5a.create(target, name.encode(), kind, h5s.create(h5s.SCALAR))
+    made = h5a.create(target, name.encode(), kind, _scalar())
     made.write(np.array(data or b"\0", dtype=f"S{max(1, len(data))}"), kind)

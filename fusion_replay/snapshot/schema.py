@@ -63,7 +63,7 @@ IN_SPILL, IN_CHUNKS = 0x80, 0x40
 
 NO_CONTENT = 0xFFFFFFFF
 
-_READ = 1 << 24  # bytes read at a time for the digest of the whole
+_READ = 1 << 18  # bytes read at a time for the digest of the whole: they stay in a core's cache
 
 INVOCATIONS = np.dtype([("sequence", "<u4"), ("status", "u1")])
 STEPS = np.dtype(

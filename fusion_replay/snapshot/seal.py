@@ -210,7 +210,7 @@ def _fill(
     datasets = copier.copy_all()
     if kept[1]:
         hdf5.hand_back(root)
-    Tree(root, index, store, datasets).write()
+    Tree(root, index, datasets).write()
     tables = hdf5.group(root, "index")
     entries: dict[str, Any] = {}
     made_anew = {"contents": copier.contents, "chunks": copier.chunks}

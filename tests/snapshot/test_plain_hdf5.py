@@ -42,21 +42,23 @@ def test_the_tree_and_the_values(tmp_path: Path) -> None:
             data = contents(0, number)
             steps = file[f"invocation_{number:04d}"]
             for name, want in {
-                "step_0000_GEMV/inputs/A": data["W"],
-                "step_0000_GEMV/inputs/B": data["x"],
-                "step_0000_GEMV/outputs/C": data["y0"],
-                "step_0001_SiLU/inputs/A": data["y0"],
-                "step_0001_SiLU/outputs/B": data["y1"],
-                "step_0002_Bump/inputs/A": data["y1"][4:],
-                "step_0002_Bump/outputs/A": data["y2"],
+                "step_0000_GEMV/inputs.A": data["W"],
+                "step_0000_GEMV/inputs.B": data["x"],
+                "step_0000_GEMV/outputs.C": data["y0"],
+                "step_0001_SiLU/inputs.A": data["y0"],
+                "step_0001_SiLU/outputs.B": data["y1"],
+                "step_0002_Bump/inputs.A": data["y1"][4:],
+                "step_0002_Bump/outputs.A": data["y2"],
             }.items():
                 assert np.array_equal(steps[name][()], as_float(want)), name
                 assert steps[name].shape == want.shape
-        attributes = file["invocation_0001/step_0000_GEMV"].attrs
-        assert attributes["label"] == b"1:0 GEMV W, x -> y"
-        assert attributes["status"] == b"complete"
-        assert json.loads(attributes["params"]) == {"M": 8, "K": 16}
-        assert json.loads(attributes["values"]) == {"n": 1}
+        assert json.loads(file["invocation_0001/step_0000_GEMV"].attrs["about"]) == {
+            "label": "1:0 GEMV W, x -> y",
+            "status": "complete",
+            "params": {"M": 8, "K": 16},
+            "values": {"n": 1},
+            "state": "COMPLETED",
+        }
         assert file["sequences/0000_tiny"].attrs["name"] == b"tiny"
         assert list(file["sequences/0000_tiny/runlist"]) == [
             b"0 GEMV W, x -> y",
@@ -96,7 +98,7 @@ def test_the_bf16_type_is_hdf5s_and_keeps_the_bits(tmp_path: Path) -> None:
     writer.begin_step(writer.begin_invocation(writer.add_sequence(sequence)), 0, {0: patterns.view(BF16)})
     writer.close()
     with h5py.File(tmp_path / "t.h5") as file:
-        dataset = file["invocation_0000/step_0000_Any/inputs/A"]
+        dataset = file["invocation_0000/step_0000_Any/inputs.A"]
         kind = dataset.id.get_type()
         # sign bit, exponent at and wide, mantissa at and wide: H5T_FLOAT_BFLOAT16LE of HDF5 2.0
         assert (kind.get_fields(), kind.get_size(), kind.get_ebias()) == ((15, 7, 8, 0, 7), 2, 127)
@@ -118,10 +120,10 @@ def test_large_and_uneven_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None
     writer.begin_step(invocation, 0, {0: array, 1: array.reshape(-1)})
     writer.close()
     with h5py.File(tmp_path / "t.h5") as file:
-        inputs = file["invocation_0000/step_0000_Any/inputs"]
-        assert np.array_equal(inputs["A"][()], as_float(array))
-        assert inputs["B"].shape == flat.shape
-        assert np.array_equal(inputs["B"][()], as_float(array).reshape(-1))
+        step = file["invocation_0000/step_0000_Any"]
+        assert np.array_equal(step["inputs.A"][()], as_float(array))
+        assert step["inputs.B"].shape == flat.shape
+        assert np.array_equal(step["inputs.B"][()], as_float(array).reshape(-1))
         assert len(file["contents"]) == 1
 
 
@@ -134,8 +136,8 @@ def test_names_that_hdf5_or_a_shell_would_not_take(tmp_path: Path) -> None:
     writer.begin_step(invocation, 0, {n: np.array([n, 7], np.int32) for n in range(len(specs))})
     writer.close()
     with h5py.File(tmp_path / "t.h5") as file:
-        inputs = file["invocation_0000/step_0000_My_Op/inputs"]
-        assert sorted(int(inputs[name][0]) for name in inputs) == list(range(len(specs)))
+        step = file["invocation_0000/step_0000_My_Op"]
+        assert sorted(int(step[name][0]) for name in step) == list(range(len(specs)))
         assert list(file["sequences"]) == ["0000_se_q"]
 
 
@@ -196,6 +198,6 @@ def test_a_step_in_flight_is_visible(tmp_path: Path) -> None:
     writer.close()
     with h5py.File(tmp_path / "t.h5") as file:
         step = file["invocation_0000/step_0001_SiLU"]
-        assert step.attrs["status"] == b"in_flight"
-        assert np.array_equal(step["inputs/A"][()], as_float(contents(0, 0)["y0"]))
-        assert not len(step["outputs"])
+        assert json.loads(step.attrs["about"])["status"] == "in_flight"
+        assert list(step) == ["inputs.A"]
+        assert np.array_equal(step["inputs.A"][()], as_float(contents(0, 0)["y0"]))
