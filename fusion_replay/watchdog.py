@@ -1,45 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says so while a step runs far longer than its like: whoever waits for a hung kernel learns which one it is.
 
-A thread of its own looks at the clock; the dispatching thread only notes when a step begins and ends. It can speak
-where the kernel's wait gives up Python's lock. pyxrt's ``run.wait`` keeps it (Xilinx/XRT
-``src/python/pybind11/src/pyxrt.cpp``, d269eb9e656ce3670b54a2ecc4e3a812f9192e34): nothing is told there until the driver
-gives the command up.
+The dispatching thread notes in shared memory when a step begins and ends, without a system call; a process beside the
+program (:mod:`fusion_replay.watcher`) looks at it, so that a kernel whose wait keeps Python's lock is told too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import mmap
 import os
-import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fusion_replay import watcher
+from fusion_replay.settings import PREFIX
 from fusion_replay.sources.protocol import LiveStep, StepResult
-from fusion_replay.telling import say
+from fusion_replay.telling import in_words, say
 from fusion_replay.watch import Watch
+from fusion_replay.watcher import LABEL, SLOT, SLOTS, STARTED, STARTED_AT
 
 if TYPE_CHECKING:
     from fusion_replay.record import Recorder
 
 _LIKE = 64  # durations remembered per operator type of a sequence
-_FAR = 100.0  # times the median is far longer, below --step-timeout and above slow_after
-_GRACE = 5.0  # seconds for a KeyboardInterrupt to arrive before the process is ended
+_AGAIN = 16  # durations after which the median is taken again
+GRACE = 5.0  # seconds for a signal to be heeded before the next, harder one
 
 
-@dataclass(slots=True)
-class _Running:
-    label: Callable[[], str]
-    like: deque[float]
-    started: float
-    told: bool = False
-    interrupted: float | None = None
-    ended: bool = False
+class _Like:
+    """How long steps of one kind took."""
+
+    __slots__ = ("_count", "_seconds", "median")
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_LIKE)
+        self._count = 0
+        self.median = math.nan
+
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        self._count += 1
+        if self._count < _AGAIN or self._count % _AGAIN == 0:
+            self.median = statistics.median(self._seconds)
 
 
 class Watchdog:
@@ -47,73 +56,89 @@ class Watchdog:
 
     Args:
         slow_after: seconds below which no step is worth a line; 0 never says anything.
-        step_timeout: seconds after which the program is interrupted (KeyboardInterrupt in the main thread) and, where
-            that has not helped after 5 s, ended by SIGTERM, then SIGKILL; None never.
+        step_timeout: seconds after which the program is interrupted (SIGINT: a KeyboardInterrupt in the main thread)
+            and, where that has not helped after 5 s, ended by SIGTERM, then SIGKILL; None never.
         safe_in: where the inputs of the step in flight are, for the message.
     """
 
     def __init__(self, slow_after: float, step_timeout: float | None, safe_in: str) -> None:
         self._slow_after, self._timeout, self._safe_in = slow_after, step_timeout, safe_in
-        self._running: dict[int, _Running] = {}
-        self._durations: dict[str, deque[float]] = {}
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._period = min([1.0, *(t / 4 for t in (slow_after, step_timeout) if t)])
+        self.active = bool(slow_after or step_timeout)
+        self._pid = os.getpid()
+        self._memory: mmap.mmap | None = None
+        self._lifeline: int | None = None
+        self._free = list(range(SLOTS))
+        self._running: dict[int, tuple[int, float, _Like]] = {}  # by thread: slot, start, its like
+        self._likes: dict[str, _Like] = {}
+        self._lock = threading.Lock()
 
-    @property
-    def active(self) -> bool:
-        return bool(self._slow_after or self._timeout)
-
-    def began(self, kind: str, label: Callable[[], str]) -> None:
-        """A step is about to run in this thread; ``kind`` names its like, ``label`` is asked for when it is slow."""
-        if not self.active:
+    def began(self, kind: str, label: str) -> None:
+        """A step is about to run in this thread; ``kind`` names its like, ``label`` is for the message."""
+        if not self.active or os.getpid() != self._pid or not (self._memory or self._start()):
             return
-        like = self._durations.setdefault(kind, deque(maxlen=_LIKE))
-        self._running[threading.get_ident()] = _Running(label, like, time.monotonic())
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="fusion-replay watchdog", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                self._thread.start()
+        self.ended(came_back=False)
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            return
+        like = self._likes.get(kind) or self._likes.setdefault(kind, _Like())
+        started = time.monotonic()
+        self._running[threading.get_ident()] = slot, started, like
+        assert self._memory is not None
+        SLOT.pack_into(self._memory, slot * SLOT.size, label.encode()[:LABEL], like.median, started)
 
     def ended(self, *, came_back: bool) -> None:
         running = self._running.pop(threading.get_ident(), None)
-        if running is not None and came_back:
-            running.like.append(time.monotonic() - running.started)
+        if running is None or self._memory is None or os.getpid() != self._pid:
+            return
+        slot, started, like = running
+        STARTED.pack_into(self._memory, slot * SLOT.size + STARTED_AT, 0.0)
+        self._free.append(slot)
+        if came_back:
+            like.add(time.monotonic() - started)
 
     def close(self) -> None:
-        self._stop.set()
+        """The watcher ends; steps that still run in other threads are not watched any more."""
+        self.active = False
+        lifeline, self._lifeline = self._lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._period):
-            for running in list(self._running.values()):
-                with contextlib.suppress(Exception):
-                    self._look(running, time.monotonic() - running.started)
+    def _start(self) -> bool:
+        with self._lock:
+            if self._memory is None and self.active:
+                try:
+                    self._memory = self._launch()
+                except Exception as error:
+                    self.active = False
+                    say(f"steps that hang won't be told: {in_words(error)}")
+            return self._memory is not None
 
-    def _look(self, running: _Running, seconds: float) -> None:
-        if self._timeout is not None and seconds >= self._timeout:
-            self._give_up(running, seconds)
-        elif self._slow_after and not running.told and seconds >= self._slow_after:
-            median = statistics.median(running.like) if running.like else None
-            if median is None or seconds >= _FAR * median:
-                running.told = True
-                beside = "the first of its kind" if median is None else f"median {_duration(median)}"
-                say(
-                    f"{running.label()} has run {_duration(seconds)} ({beside}); its inputs are safe in "
-                    f"{self._safe_in}; Ctrl-C is safe"
-                )
-
-    def _give_up(self, running: _Running, seconds: float) -> None:
-        if running.interrupted is None:
-            running.interrupted = time.monotonic()
-            say(
-                f"{running.label()} has run {_duration(seconds)}, longer than the step timeout of "
-                f"{_duration(self._timeout or 0)}; its inputs are safe in {self._safe_in}; stopping the program"
+    def _launch(self) -> mmap.mmap:
+        """Start the watcher as nobody's child: a program that waits for all of its children must not wait for it."""
+        with contextlib.ExitStack() as opened:
+            fds = [os.memfd_create("fusion-replay steps"), os.pidfd_open(self._pid), *os.pipe()]
+            shared, program, pipe, lifeline = fds
+            for fd in fds[:3]:
+                opened.callback(os.close, fd)
+            failed = opened.enter_context(contextlib.ExitStack())
+            failed.callback(os.close, lifeline)
+            os.ftruncate(shared, SLOTS * SLOT.size)
+            times = (self._slow_after, self._timeout or 0.0, GRACE)
+            words = [str(word) for word in (shared, pipe, program, *times, self._safe_in)]
+            subprocess.run(  # the shell ends at once and leaves the watcher to init, deaf to Ctrl-C
+                ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", "-S", watcher.__file__, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=fds[:3],
+                env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+                start_new_session=True,
+                check=True,
             )
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        elif time.monotonic() - running.interrupted >= _GRACE:
-            say(f"{running.label()} can't be interrupted; ending the process")
-            os.kill(os.getpid(), signal.SIGKILL if running.ended else signal.SIGTERM)
-            running.interrupted, running.ended = time.monotonic(), True
+            memory = mmap.mmap(shared, SLOTS * SLOT.size)
+            failed.pop_all()
+            self._lifeline = lifeline
+            return memory
 
 
 class TimedWatch(Watch):
@@ -125,7 +150,7 @@ class TimedWatch(Watch):
 
     def before(self, step: LiveStep) -> None:
         super().before(step)
-        self._watchdog.began(self._kind(step), lambda: self._words(step).removeprefix("step "))
+        self._watchdog.began(self._kind(step), self._words(step).removeprefix("step "))
 
     def after(self, step: LiveStep, result: StepResult) -> None:
         self._watchdog.ended(came_back=True)
@@ -138,12 +163,6 @@ class TimedWatch(Watch):
     def _kind(self, step: LiveStep) -> str:
         described = self._description
         return "" if described is None else described.operator_of(step.description.index).type
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
-    return f"{seconds * 1e3:.3g} ms"
 
 
 __all__ = ["TimedWatch", "Watchdog"]

@@ -400,6 +400,31 @@ def test_killed_in_a_hung_kernel_leaves_the_step_in_flight(tmp_path: Path) -> No
         assert snap["1:0"].inputs[0].numpy().tobytes() == draw(7).tobytes()
 
 
+def test_a_hang_that_keeps_pythons_lock_is_told_and_ended(tmp_path: Path) -> None:
+    """As in pyxrt's ``run.wait``: nothing in the process can speak or act, what watches beside it does."""
+    body = (
+        """
+    import ctypes
+    from fusion_replay import watchdog
+    watchdog.GRACE = 0.5
+    from aie.utils.hostruntime.xrtruntime.hostruntime import KERNELS
+    lib, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    KERNELS["Hang"] = lambda *_: (lib.pthread_mutex_lock(mutex), lib.pthread_mutex_lock(mutex))
+    """
+        + HANGING
+    )
+    words = ["--slow-after", "0.3", "--step-timeout", "1.5"]
+    done = record(*words, sys.executable, app(tmp_path, "v6", body), cwd=tmp_path)
+    assert done.returncode == -signal.SIGTERM
+    assert "1:0 Hang has run" in done.stderr
+    assert "longer than the step timeout of 1.5 s" in done.stderr
+    assert "1:0 Hang can't be interrupted; ending the process" in done.stderr
+    assert "child process" not in done.stderr, "the watcher is none of the program's"
+    with fr.open(tmp_path / "app-001.h5") as snap:
+        assert snap["1:0"].status == "in_flight"
+        assert snap["1:0"].inputs[0].numpy().tobytes() == draw(7).tobytes()
+
+
 def test_step_timeout_stops_the_program(tmp_path: Path) -> None:
     done = record("--step-timeout", "0.5", sys.executable, app(tmp_path, "v3", HANGING), cwd=tmp_path)
     assert done.returncode == -signal.SIGINT
