@@ -120,7 +120,7 @@ def test_every_try_is_on_the_disk_before_it_is_made(tmp_path: Path) -> None:
     journal.trying("0:1")
     journal.close(keep=True)
     with path.open("a") as file:
-        file.write('{"done": {"addr')  # the machine went down here
+        file.write('{"done": "0:1", "val')  # the machine went down here
     again = TryJournal(path, "p")
     assert list(again.done) == ["0:0"]
     assert again.done["0:0"].continued
@@ -139,14 +139,15 @@ def test_every_try_is_on_the_disk_before_it_is_made(tmp_path: Path) -> None:
 def test_a_foreign_journal_is_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "j"
     path.write_text(text, "latin-1")
-    with pytest.raises(UsageError, match="is no journal of this redispatch; move it away, or give --journal"):
+    with pytest.raises(UsageError, match="is the journal of something else; move it away, or give --journal"):
         TryJournal(path, "p")
     assert path.read_text("latin-1") == text
 
 
 def test_entries_that_are_none_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    path.write_text('{"plan": "p"}\n3\n{"done": {}}\n{"done": {"address": 1}}\n{"nothing": 1}\n')
+    values = ['{"done": {}}', '{"done": "0:0", "value": {"address": 1}}', '{"done": "0:0", "value": 3}']
+    path.write_text("\n".join(['{"plan": "p"}', "3", *values, '{"nothing": 1}', ""]))
     journal = TryJournal(path, "p")
     assert (journal.done, journal.hung) == ({}, {})
 
