@@ -77,7 +77,7 @@ class TestNames:
         assert set(SMALL) <= {s.type for s in specs()}
 
     def test_a_registered_operator_must_not_hide_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(operators, "_USER", {})
+        monkeypatch.setattr(operators.registry, "_USER", {})
         operators.register(made_up())
         assert find("MadeUp").type == "MadeUp"
         with pytest.raises(UsageError, match="MadeUp"):

@@ -303,7 +303,8 @@ def test_unknown_buffers_are_named() -> None:
 
 def test_an_operator_without_a_kernel() -> None:
     from fusion_replay.model import ArgSpec
-    from fusion_replay.operators import _USER, OperatorSpec, register
+    from fusion_replay.operators import OperatorSpec, register
+    from fusion_replay.operators.registry import _USER
 
     spec = OperatorSpec(
         type="OnlyDescribed", args=lambda p: (ArgSpec("A", "in", (4,)),), params=(), flavours={}, tolerance={}

@@ -25,7 +25,7 @@ BF16 = ml_dtypes.bfloat16
 @pytest.fixture(autouse=True)
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(user, "_USER", {})
-    monkeypatch.setattr(catalogue, "_USER", {})
+    monkeypatch.setattr(catalogue.registry, "_USER", {})
     yield
     ops._CLASSES.clear()
 
