@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.snapshot.frames import START, JournalFile, ScanResult, scan
 from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
+from fusion_replay.telling import say
 
 IfExists = Literal["error", "replace", "number"]
 
@@ -24,7 +26,7 @@ def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
     """The target that a recording to ``path`` will become, and its new journal, locked.
 
     ``number`` makes ``app.h5`` the next free of ``app-001.h5``, ``app-002.h5``, ... ``replace`` leaves the old file
-    alone until the new one is complete; the journal of a recording that was killed under that name is given up.
+    alone until the new one is complete; what is left of a recording that was killed under that name is put aside.
 
     Raises:
         TargetExistsError: the file exists, or somebody records there, or an unfinished recording lies there.
@@ -105,16 +107,34 @@ def _create(target: Path, if_exists: IfExists) -> JournalFile:
     except FileExistsError:
         pass
     try:
-        JournalFile(path, create=False).close()
+        lock = JournalFile(path, create=False)
     except BlockingIOError:
         raise TargetExistsError(f"{target}: {owner(path)} is recording there ({path}); choose another name") from None
-    if if_exists == "error":
-        raise TargetExistsError(
-            f"{path}: an unfinished recording lies there; seal it with `fusion-replay fsck --recover {target}`, "
-            "or delete it"
-        )
-    path.unlink()
+    try:
+        if if_exists == "error":
+            raise TargetExistsError(
+                f"{path}: an unfinished recording lies there; seal it with `fusion-replay fsck --recover {target}`, "
+                "or delete it"
+            )
+        if not os.path.samestat(os.fstat(lock.fd), os.stat(path)):
+            raise TargetExistsError(f"{target}: another process has begun to record there; choose another name")
+        _put_aside(target)
+    finally:
+        lock.close()
     return JournalFile(path)
+
+
+def _put_aside(target: Path) -> None:
+    """Another name for the working files of a recording that was killed; its journal last, then it can be recovered."""
+    for number in range(1, 1_000_000):
+        other = target.with_name(f"{target.stem}-left-{number:03d}{target.suffix}")
+        if not other.exists() and not beside(other, JOURNAL_SUFFIX).exists():
+            break
+    beside(target, PART_SUFFIX).unlink(missing_ok=True)  # a seal that was not finished: the journal has it all
+    for suffix in (CHUNKS_SUFFIX, SPILL_SUFFIX, JOURNAL_SUFFIX):
+        with contextlib.suppress(FileNotFoundError):
+            beside(target, suffix).rename(beside(other, suffix))
+    say(f"{target}: a recording that was killed lay there; it is kept, see: fusion-replay fsck --recover {other}")
 
 
 def owner(journal: Path) -> str:

@@ -129,6 +129,42 @@ def test_run_test_and_composites(tmp_path: Path) -> None:
     assert fr.replay(tmp_path / "tests.h5").passed
 
 
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["options", "environment"])
+def test_filters_and_limits_reach_the_program(tmp_path: Path, by: str) -> None:
+    path = app(tmp_path, "v6", "from common_app import *\nsequence(calls=2)\n")
+    options = ["--op", "relu", "--max-steps", "1"] if by == "options" else []
+    more = {} if options else {"FUSION_REPLAY_OP": "relu", "FUSION_REPLAY_MAX_STEPS": "1"}
+    done = record(*options, sys.executable, path, cwd=tmp_path, **more)
+    assert done.returncode == 0, done.stderr
+    assert "4 x steps outside the filter" in last_line(done)
+    with fr.open(tmp_path / "app-001.h5") as snap:
+        assert [s.address for s in snap if s.withheld is None] == ["0:2"]
+        assert snap["1:2"].withheld == "beyond max_steps 1"
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_filter_that_matches_nothing_in_the_program(tmp_path: Path, only: bool) -> None:
+    path = app(tmp_path, "v6", "from common_app import *\nsequence(calls=1)\nprint('ran')\n")
+    flags = ["--only-matching"] if only else []
+    done = record("--op", "Typo", *flags, sys.executable, path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.endswith("ran\n")
+    assert "no step matched op Typo" in done.stderr
+    assert "ReLU; buffers" in done.stderr
+    assert last_line(done).startswith("FAILED")
+    assert (tmp_path / "app-001.h5").exists() is not only
+
+
+def test_a_limit_in_the_environment_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = app(tmp_path, "v6", "print('ran')\n")
+    done = record(sys.executable, path, cwd=tmp_path, FUSION_REPLAY_MAX_STEPS="0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "max_steps 0: expected a count above 0" in done.stderr
+
+
 # --- the program stays what it was ------------------------------------------------------------------------------
 
 

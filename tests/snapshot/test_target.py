@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from fusion_replay.errors import TargetExistsError, UnsealedError, UsageError
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot import seal as seal_module
-from fusion_replay.snapshot.fsck import check
-from snapshot_maker import contents, gemv_silu, record, run
+from fusion_replay.snapshot.fsck import check, recover
+from snapshot_maker import bits, contents, gemv_silu, record, run
 
 
 def names(folder: Path) -> list[str]:
@@ -60,7 +61,52 @@ def test_replace_keeps_the_old_file_until_the_new_one_is_complete(
     writer.close()
     with open_snapshot(old) as snap:
         assert len(snap) == 3
-    assert names(tmp_path) == ["a.h5"]
+    left = ["a-left-001.h5.chunks", "a-left-001.h5.journal", "a-left-001.h5.spill"]
+    assert names(tmp_path) == [*left, "a.h5"]
+    assert recover(tmp_path / "a-left-001.h5").steps == 3
+
+
+def test_what_a_killed_process_left_is_put_aside_with_a_note(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = [contents(0, i, 8, 50_000) for i in range(2)]
+    for killed in (1, 2):
+        child = os.fork()
+        if child == 0:
+            writer = SnapshotWriter(tmp_path / "a.h5", if_exists="replace")
+            sequence = writer.add_sequence(gemv_silu(8, 50_000))
+            run(writer, sequence, data[killed - 1])
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    writer = SnapshotWriter(tmp_path / "a.h5", if_exists="replace")
+    run(writer, writer.add_sequence(gemv_silu()), contents(0, 5))
+    writer.close()
+    told = capfd.readouterr().err
+    for number in (1, 2):
+        left = tmp_path / f"a-left-00{number}.h5"
+        assert f"it is kept, see: fusion-replay fsck --recover {left}" in told
+        assert recover(left).ok
+        with open_snapshot(left) as snap:
+            assert bits(snap["0:0"].inputs["A"].numpy()) == bits(data[number - 1]["W"])
+            assert bits(snap["0:2"].outputs["A"].numpy()) == bits(data[number - 1]["y2"])
+    assert names(tmp_path) == ["a-left-001.h5", "a-left-002.h5", "a.h5"]
+
+
+def test_a_living_process_is_named(tmp_path: Path) -> None:
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        writer = SnapshotWriter(tmp_path / "a.h5")
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+        run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
+        writer.close()
+        os._exit(0)
+    os.read(ready[0], 1)
+    for if_exists in ("error", "replace"):
+        with pytest.raises(TargetExistsError, match=f"process {child} is recording there"):
+            SnapshotWriter(tmp_path / "a.h5", if_exists=if_exists)  # type: ignore[arg-type]
+    os.write(go[1], b"1")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert check(tmp_path / "a.h5").steps == 3
 
 
 def test_numbers_go_up_past_files_and_running_recordings(tmp_path: Path) -> None:
