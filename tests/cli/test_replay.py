@@ -140,5 +140,5 @@ def test_the_first_mismatch_has_a_pattern_and_a_place(run, tmp_path: Path) -> No
     found = run("replay", str(path))
     assert "pattern  columns-swapped: columns 2 and 5 have changed places" in found.out
     assert any(f"where    columns {first} (50%), {second} (50%) of 8" in found.out for first, second in ("25", "52"))
-    assert all(len(line) <= 100 for line in found.out.splitlines())
+    assert all(len(line) <= 100 for line in found.out.splitlines()[:-1]), "the last one has the path in it"
     assert "(down" in run("replay", str(path), "--all").out, "a map of the array"
