@@ -17,6 +17,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, human_bytes, one_line
 
 if TYPE_CHECKING:
+    from fusion_replay.golden.check import Options
     from fusion_replay.golden.results import GoldenReport
 
 _FAILURES_SHOWN = 20
@@ -123,7 +124,7 @@ def check_(
             click.echo(line)
     github.write_summary(report)
     out.say(report.sentence)
-    out.close(report.passed, next=_next(report, folder, options.write_new))
+    out.close(report.passed, next=_next(report, folder, options))
     return report.exit_status
 
 
@@ -138,16 +139,17 @@ def _lines(report: GoldenReport) -> list[str]:
     return lines
 
 
-def _next(report: GoldenReport, folder: Path, wrote: bool) -> str | None:
-    if report.passed:
+def _next(report: GoldenReport, folder: Path, options: Options) -> str | None:
+    """What to type after a failure: it leads to a review where there is something to review."""
+    if any(r.pending for r in report.failed):
+        elsewhere = options.new_dir is not None
+        return command_line("golden", "review", *((options.new_dir, "--into", folder) if elsewhere else (folder,)))
+    first = next((r for r in report.failed if r.steps), None)
+    if first is None or options.write_new:
         return None
-    pending = next((r.pending for r in report.failed if r.pending), None)
-    if pending is not None:
-        return command_line("golden", "review", Path(pending).parent)
-    first = next(iter(report.failed), None)
-    if first is None or wrote:
-        return None
-    return command_line("golden", "check", folder, "--filter", first.name, "--write-new")
+    on = () if options.on is None else ("--on", options.on)
+    leave = ("--run-recipes",) if options.run_recipes else ()
+    return command_line("golden", "check", folder, "--filter", first.name, "--write-new", *on, *leave)
 
 
 for _each in (add_, check_, review, accept, reject, lint):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
-from fusion_replay.errors import MismatchError, SnapshotError, UsageError
+from fusion_replay.errors import FusionReplayError, MismatchError, SnapshotError, UsageError
 from fusion_replay.report.text import count, human_bytes, one_line
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
     out = Terminal(as_json)
     folder = default_folder() if folder is None else folder
     pending = waiting(folder, into)
-    ask = sys.stdin.isatty() and sys.stdout.isatty() and not as_json
+    ask = at_a_terminal() and not as_json
     if ask and pending:
         refuse_in_ci("review")
-    left = 0
+    left: list[str] = []
     for each in pending:
         if as_json:
             from fusion_replay.report.jsonl import encode
@@ -54,13 +54,19 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
             out.say(one_line(line) if not line.startswith(" ") else f"  {one_line(line)}")
         answer = click.prompt("accept, reject or skip", type=click.Choice("ars"), default="s") if ask else "s"
         if answer == "a":
-            out.say(_accepted(each, folder if into is None else into, accept_mismatch))
+            try:
+                out.say(_accepted(each, folder if into is None else into, accept_mismatch))
+                continue
+            except FusionReplayError as error:  # the others can be decided all the same
+                click.echo(f"error: {one_line(str(error))}", err=True)
         elif answer == "r":
             reject(each)
-        else:
-            left += 1
-    out.say(f"{folder}: {count(len(pending), 'golden')} waiting, {left} left")
-    out.close(left == 0, next=command_line("golden", "accept", "--dir", folder, pending[0].name) if left else None)
+            out.say(f"{each.path}: removed")
+            continue
+        left.append(each.name)
+    out.say(f"{folder}: {count(len(pending), 'golden')} waiting, {len(left)} left")
+    to = () if into is None else ("--into", into)
+    out.close(not left, next=command_line("golden", "accept", left[0], "--dir", folder, *to) if left else None)
     return MismatchError.exit_code if left else 0
 
 
@@ -143,6 +149,11 @@ def lint(folder: Path | None, allow: tuple[str, ...], as_json: bool) -> int:
         return 0
     unusable = bool(report.problems) and all(p.kind in UNUSABLE for p in report.problems)
     return SnapshotError.exit_code if unusable else MismatchError.exit_code
+
+
+def at_a_terminal() -> bool:
+    """Whether a person is there to answer."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def default_folder() -> Path:

@@ -102,13 +102,19 @@ def add(
             f"{recording}: a thin golden is checked by recording it again; say how with --command or --python"
         )
     golden = replace(golden, accepted_mismatch=accept_mismatch.strip() if golden.mismatches else "")
+    copied = not (thin or adopted)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if copied:
+            write_new(contents, recording)
         if not thin:
-            if not adopted:
-                write_new(contents, recording)
             golden = replace(golden, contents=Contents.of(contents, contents.name))
-        write_new(path, golden.to_json())
+        try:
+            write_new(path, golden.to_json())
+        except OSError:
+            if copied:
+                contents.unlink()  # or it would lie there without a golden
+            raise
     except OSError as error:
         raise UsageError(f"{folder}: can't be written: {error.strerror or error}") from None
     return path, golden

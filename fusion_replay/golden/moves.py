@@ -27,6 +27,7 @@ WORDS = {
     "verdict": "verdict moved",
     "statistics": "statistics moved",
 }
+_SHOWN = 12  # digits of a digest in a sentence; the document has all
 _SKIPS = {"reference": "reference_missing"}
 
 Near = Callable[[GoldenStep], str | None]
@@ -132,7 +133,8 @@ def _digests(argument: str, changes: Sequence[Change]) -> str:
     """The first of the contents that differ, the others counted."""
     more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
     first = changes[0]
-    return f"{argument} {first.name}{more}: digest {first.new or 'none'}, accepted {first.old or 'none'}"
+    new, old = ((side or "none")[:_SHOWN] for side in (first.new, first.old))
+    return f"{argument} {first.name}{more}: digest {new}, accepted {old}"
 
 
 _KINDS = {"runlist": "steps", "environment": "verdict"}  # the verdict changed, and nothing that is known to decide it

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -185,10 +186,11 @@ def _download(url: str, target: tempfile._TemporaryFileWrapper[bytes], size: int
                     raise DamagedSnapshotError(f"{url}: longer than the {size:,} bytes that were accepted: not used")
                 digest.update(block)
                 target.write(block)
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         if isinstance(error, DamagedSnapshotError):
             raise
-        raise MissingError(f"{url}: can't be fetched: {getattr(error, 'reason', error)}") from None
+        why = " ".join(str(getattr(error, "reason", error)).split())  # of a redirect it has lines
+        raise MissingError(f"{url}: can't be fetched: {why}") from None
     if left:
         raise DamagedSnapshotError(f"{url}: {size - left:,} bytes, the golden was accepted with {size:,}: not used")
     return digest.hexdigest()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes that run code: a program under ``record``, a function; what they do wrong is the golden's failure alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusion_replay.golden.add import add
+from fusion_replay.golden.again import record_again
+from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.settings import PREFIX
+from golden_maker import record_workload
+from integration.test_record_program import app
+
+LEAVE = Options(on="npu", run_recipes=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.delenv(f"{PREFIX}OUT", raising=False)
+    return tmp_path
+
+
+def test_a_program_is_recorded_again(project: Path, goldens: Path) -> None:
+    """An IRON program on doubles of its dispatch: recorded, accepted, recorded again."""
+    app(project, "v6", "from common_app import *\nsequence(calls=1)\n")
+    recipe = {"command": [sys.executable, "app.py"]}
+    source = project / "first.h5"
+    record_again(recipe, source, leave=True, root=project)
+    path, golden = add(source, goldens, recipe=recipe)
+    assert [s.op for s in golden.steps] == ["ElementwiseAdd", "ElementwiseMul", "ReLU"]
+    found = check_golden(path, LEAVE)
+    assert found.passed, found.lines
+    assert {(s.question, s.state) for s in found.steps} == {("reference", "same"), ("npu", "same")}
+    assert sorted(p.name for p in project.iterdir() if p.suffix == ".h5") == ["first.h5"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        ({"command": [sys.executable, "-c", "raise SystemExit('no such model')"]}, "recorded nothing, exit status "),
+        ({"command": [sys.executable, "-c", "pass"]}, "recorded nothing, exit status 4"),
+        ({"command": ["no-such-program"]}, "recorded nothing, exit status "),
+        ({"command": []}, "expected a list of words"),
+        ({"command": "python app.py"}, "expected a list of words"),
+        ({"python": "build"}, "expected file.py:function or module:function"),
+        ({"python": "none.py:build"}, "recipe python 'none.py:build': "),
+        ({"python": "build.py:none"}, "has no attribute 'none'"),
+        ({"python": "build.py:number"}, "number is no function"),
+        ({"python": "build.py:fails"}, "python build.py:fails failed: ValueError: on two lines"),
+        ({"python": "build.py:nothing"}, "nothing was recorded; is there a device"),
+        ({"python": "build.py:seven"}, "gave int: expected a callable to record, or None"),
+        ({"workload": "op:ReLU", "device": "npu1", "options": {"param": ["size=x"]}}, "size"),
+        ({"workload": "op:ReLU", "device": "npu1", "faults": ["0:0:nonsense"]}, "nonsense"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_is_one_line(project: Path, goldens: Path, recipe: dict[str, Any], why: str) -> None:
+    (project / "build.py").write_text(
+        "number = 7\ndef fails():\n    raise ValueError('on two\\nlines')\n"
+        "def nothing():\n    pass\ndef seven():\n    return 7\n"
+    )
+    path, _ = add(record_workload(project / "x.h5", "op:ReLU", param=["size=256"]), goldens, recipe=recipe)
+    found = check_golden(path, Options(on="sim", run_recipes=True))
+    assert found.kinds == ("recipe",)
+    assert "can't be recorded again: " in found.headline
+    assert why in " ".join(found.headline.split())
+    assert found.compared == 1, "the reference is asked all the same"
