@@ -9,7 +9,7 @@ inputs, so this is for storing, not for judging.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,9 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import SnapshotWriter
+from fusion_replay.snapshot.news import WEIGHTS_FROM
 from fusion_replay.snapshot.writer import WriteReport
+from fusion_replay.sources.protocol import StepObserver, StepResult
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -107,6 +109,53 @@ def dispatch(workload: Workload, writer: SnapshotWriter) -> None:
         writer.begin_step(invocation, step.index, step.inputs, previous=step.previous, values=step.values)
         writer.end_step(invocation, step.index, step.outputs, elapsed_ns=1000)
     writer.end_invocation(invocation)
+
+
+class Live:
+    """A step as a source shows it to a recorder: arrays by what its buffers hold, weights named."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._held: dict[str, np.ndarray] = {}
+        written = {u.buffer for s in workload.sequence.steps for u in s.operands if u.spec.writes}
+        large = {b.name for b in workload.sequence.buffers if b.nbytes >= WEIGHTS_FROM}
+        self.static = frozenset(large - written - set(workload.sequence.input_args))
+        self.description = workload.sequence.steps[0]
+        self.values: Mapping[str, int] = {}
+
+    def put(self, step: Step) -> None:
+        """Before the kernel of ``step``."""
+        self.description, self.values = self._workload.sequence.steps[step.index], step.values
+        self._hold({**step.previous, **step.inputs})
+
+    def compute(self, step: Step) -> None:
+        self._hold(step.outputs)
+
+    def read(self, position: int) -> np.ndarray:
+        use = self.description.operands[position]
+        held = self._held.get(use.buffer)
+        return np.zeros(use.spec.shape, BF16) if held is None else held
+
+    def _hold(self, arrays: Mapping[int, np.ndarray]) -> None:
+        for position, array in arrays.items():
+            self._held[self.description.operands[position].buffer] = array
+
+
+def watch(workload: Workload, observer: StepObserver) -> None:
+    """As :func:`dispatch`, through what watches a source: weights are looked at once, old contents of outputs too."""
+    live = Live(workload)
+    invocation = -1
+    for step in workload.steps:
+        if step.invocation != invocation:
+            if invocation >= 0:
+                observer.invocation_finished()
+            observer.invocation_started(workload.sequence)
+            invocation = step.invocation
+        live.put(step)
+        observer.before(live)
+        live.compute(step)
+        observer.after(live, StepResult(1000))
+    observer.invocation_finished()
 
 
 def make(size: Size | None = None, seed: int = 0) -> Workload:

@@ -22,7 +22,15 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("record", ["--no-peers"]), ("seal", []), ("recover", []), ("size", []), ("replay", []), ("show", [])],
+    [
+        ("record", ["--no-peers"]),
+        ("seal", []),
+        ("recover", []),
+        ("size", []),
+        ("token", []),
+        ("replay", []),
+        ("show", []),
+    ],
 )
 def test_a_benchmark_tells_of_every_candidate_and_leaves_nothing_behind(
     name: str, options: list[str], tmp_path: Path

@@ -15,6 +15,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ class Layout:
     chunk_shape: tuple[int, ...] = ()
 
     @classmethod
+    @lru_cache(maxsize=1024)
     def of(cls, shape: tuple[int, ...], itemsize: int) -> Layout:
         """The layout for a tensor of ``shape`` (elements), pieces as near to 1 MiB as whole sub-arrays allow."""
         shape = shape or (1,)
