@@ -30,6 +30,7 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
         ("token", []),
         ("replay", []),
         ("show", []),
+        ("off", []),
     ],
 )
 def test_a_benchmark_tells_of_every_candidate_and_leaves_nothing_behind(
