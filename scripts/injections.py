@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,7 @@ import fusion_replay as fr
 from fusion_replay.diverge.diff import diff
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explain import explain, rounds
+from fusion_replay.diverge.pairwise import Pairwise
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.sources.simulator.errors import HostRuntimeError
 from fusion_replay.sources.simulator.faults import parse_fault, runtime
@@ -58,6 +60,7 @@ EXPECTED = {
 """Kind of fault -> the pattern that it is."""
 REPEATS = (7, 8, 9)
 """Seeds of the runs by which a fault that falls elsewhere each time is told."""
+EVALUATED = Pairwise._evaluated
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"workload": "llama-decode", "options": {"config": "narrow", "tokens": 2, "position": 5}},
     "minilm": {"workload": "minilm", "options": {}},
@@ -111,6 +114,7 @@ class Model:
         assert report.passed, report
         self.clean = fr.open(self.clean_path)
         self.digests = digests(self.clean)
+        self.evaluated: dict[str, Any] = {}
 
     def build(self, faults: Sequence[str], seed: int | None = None) -> Any:
         run = self.workload.build("npu2", faults, MODELS[self.name]["options"])
@@ -142,12 +146,21 @@ class Model:
 
     def diff(self, outcome: Outcome, snapshot: Any) -> None:
         """Is the first step of which ``diff`` says that a difference was introduced there the first that differs?"""
-        steps = diff(self.clean, snapshot, workers=1).steps
+        with mock.patch.object(Pairwise, "_evaluated", lambda pairwise, step: self._evaluated(pairwise, step)):
+            steps = diff(self.clean, snapshot, workers=1).steps
         outcome.introduced = tuple(s.address for s in steps if s.kind == "introduced")
         outcome.suspects = tuple(s.address for s in steps if s.suspect)
         outcome.diff_named = outcome.introduced[:1] == (outcome.first,)
         verdicts = [o.verdict for s in steps if s.address == outcome.first for o in s.outputs]
         outcome.changed = any(not v for v in verdicts if v is not None)
+
+    def _evaluated(self, pairwise: Pairwise, step: Any) -> Any:
+        """As diff does it, but the references of the clean recording are asked once and not for every injection."""
+        if step._store is not self.clean.store:
+            return EVALUATED(pairwise, step)
+        if step.address not in self.evaluated:
+            self.evaluated[step.address] = EVALUATED(pairwise, step)
+        return self.evaluated[step.address]
 
     def inject(self, fault: str, kind: str, address: str, *, with_diff: bool = True) -> Outcome:
         op = self.steps[int(address.split(":")[1])].spec.type
@@ -382,11 +395,14 @@ def run(
     diff_every: int = 1,
     progress: bool = False,
     log: Path | None = None,
+    skip: int = 0,
 ) -> list[Outcome]:
-    """``log``: every outcome as it comes, a line each; what is there already is not done again."""
+    """``log``: every outcome as it comes, a line each; what is there already is not done again. ``skip``: as many
+    of the plan are left out at its beginning."""
     made = [Model(name, folder) for name in models]
     outcomes = [] if log is None or not log.exists() else [Outcome(**json.loads(o)) for o in log.open(encoding="utf-8")]
-    for number, (model, kind, fault, address) in enumerate(plan(made, count, seed)):
+    planned = islice(plan(made, skip + count, seed), skip, None)
+    for number, (model, kind, fault, address) in enumerate(planned):
         if number < len(outcomes):
             if (outcomes[number].model, outcomes[number].fault) != (model.name, fault):
                 raise FusionReplayError(f"{log}: line {number + 1} is {outcomes[number].fault}, expected {fault}")
@@ -407,6 +423,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=500, help="injections")
     parser.add_argument("--seed", type=int, default=1, help="of steps and arguments")
     parser.add_argument("--models", default="llama,minilm", help="of llama, minilm")
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first N of those drawn (to share the work)")
     parser.add_argument("--json", type=Path, help="append every outcome to this file, one a line")
     parser.add_argument("--diff-every", type=int, default=1, help="ask diff about every Nth (it takes longest)")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line per injection on stderr")
@@ -416,7 +433,14 @@ def main() -> int:
         models = options.models.split(",")
         every, verbose = options.diff_every, options.verbose
         outcomes = run(
-            options.count, options.seed, models, folder, diff_every=every, progress=verbose, log=options.json
+            options.count,
+            options.seed,
+            models,
+            folder,
+            diff_every=every,
+            progress=verbose,
+            log=options.json,
+            skip=options.skip,
         )
     finally:
         shutil.rmtree(folder)

@@ -179,7 +179,7 @@ class _Run:
         if not found.outputs[number]:
             return base
         outputs = self.pairwise.outputs(a, b, writes, same_inputs=not inputs_differ)
-        judged = self.pairwise.judged(a, b)
+        judged = self.pairwise.judged(a, b, same_inputs=not inputs_differ)
         base = replace(base, outputs=outputs, judged=judged)
         beyond = any(o.verdict is not None and not o.verdict for o in outputs)
         if not inputs_differ:

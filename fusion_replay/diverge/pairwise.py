@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from fusion_replay import operators
 from fusion_replay.compare import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
+from fusion_replay.diverge.honest import excuse
 from fusion_replay.judging.history import WriteHistory
-from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.judging.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, tensors
 from fusion_replay.tolerance import Tolerance, exact
 
 if TYPE_CHECKING:
@@ -66,15 +67,41 @@ class Pairwise:
         verdict = compare(ours.numpy(), theirs.numpy(), self.plan.rule, tolerance=limit, exact_bits=exact_bits)
         return OutputDifference(ours.name, ours.buffer, verdict)
 
-    def judged(self, a: RecordedStep, b: RecordedStep) -> tuple[Judged, Judged]:
-        """Each side against its own reference on its own inputs."""
-        return self._judge(a, self.history_a), self._judge(b, self.history_b)
+    def judged(self, a: RecordedStep, b: RecordedStep, *, same_inputs: bool) -> tuple[Judged, Judged]:
+        """Each side against its own reference on its own inputs. Where b alone breaks the rule on inputs that differ,
+        and they may be why (:mod:`~fusion_replay.diverge.honest`), its ``ok`` is None, its detail that reason."""
+        ours, theirs = self._evaluated(b), self._evaluated(a)
+        judged = self._judge(a, theirs, self.history_a), self._judge(b, ours, self.history_b)
+        if same_inputs or not newly_wrong(judged):
+            return judged
+        assert isinstance(ours, Evaluation)
+        assert isinstance(theirs, Evaluation)
+        why = self._excuse(b, ours, theirs)
+        return judged[0], replace(judged[1], ok=None, detail=why) if why else judged[1]
 
-    def _judge(self, step: RecordedStep, history: WriteHistory) -> Judged:
+    def _excuse(self, b: RecordedStep, ours: Evaluation, theirs: Evaluation) -> str:
+        """One reason for every output that breaks the rule; "" where one has none."""
+        limits, exact_bits = self._limits(b)
+        if exact_bits:
+            return ""
+        inputs, reasons = [t.numpy() for t in tensors(b.inputs)], []
+        for tensor, expected, usual in zip(tensors(b.outputs), ours.results, theirs.results, strict=True):
+            actual = tensor.numpy()
+            if not compare(actual, expected, self.plan.rule, tolerance=limits):
+                excused = "" if tensor.unchanged else excuse(actual, expected, usual, inputs, self.plan.rule, limits)
+                reasons.append(excused)
+        return reasons[0] if reasons and all(reasons) else ""
+
+    def _evaluated(self, step: RecordedStep) -> Evaluation | str:
+        """What its reference makes of the step's inputs, or why there is none."""
         try:
-            evaluation = evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
+            return evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
         except NotComparedError as why:
-            return Judged(None, why.reason)
+            return why.reason
+
+    def _judge(self, step: RecordedStep, evaluation: Evaluation | str, history: WriteHistory) -> Judged:
+        if isinstance(evaluation, str):
+            return Judged(None, evaluation)
         actual = [t.numpy() for t in tensors(step.outputs)]
         report = judge(step, self.plan, evaluation, actual, lambda output: history.explains(step, output))
         worst = max((o.verdict.stats for o in report.outputs), key=lambda s: s.rel_l2)
