@@ -74,6 +74,7 @@ def record(
     skipped: Sequence[tuple[int, int]] = (),
     faults: Mapping[tuple[int, int], Callable[[list[np.ndarray]], list[np.ndarray]]] | None = None,
     stop_after: tuple[int, int] | None = None,
+    provenance: Mapping[str, object] | None = None,
 ) -> Path:
     """Run the entries on byte buffers and record them.
 
@@ -85,7 +86,7 @@ def record(
     """
     description = sequence(entries, outputs)
     memory = {b.name: np.zeros(SIZE, np.uint8) for b in description.buffers}
-    writer = SnapshotWriter(path, provenance={"host": "test"})
+    writer = SnapshotWriter(path, provenance={"host": "test", **(provenance or {})})
     number = writer.add_sequence(description)
     for i in range(invocations):
         for name, content in (host or {}).get(i, {}).items():

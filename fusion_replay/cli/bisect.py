@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 
@@ -38,6 +38,7 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
     help="With --run: a try that takes longer is killed and can't be judged.",
 )
 @click.option("--journal", metavar="FILE", help="Kept until it is done.  [default: F.bisect, GOLD.bisect]")
+@weights_option
 @json_option
 @verbosity_options
 def command(
@@ -53,7 +54,7 @@ def command(
 
     Either search goes on where it was killed; a version whose try never ended is skipped.
     """
-    steps = {k: given[k] for k in ("invocation", "output", "metric", "reference") if given[k] is not None}
+    steps = {k: given[k] for k in ("invocation", "output", "metric", "reference", "weights") if given[k] is not None}
     if run is None:
         if file is None or against or versions or timeout:
             raise UsageError("bisect: expected a recording F, or --run CMD with --against GOLD; see: bisect --help")
@@ -75,7 +76,7 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
     from fusion_replay.diverge.explain import explain_step
     from fusion_replay.snapshot import open_snapshot
 
-    with open_snapshot(file) as snapshot:
+    with open_snapshot(file, weights=options.pop("weights", None)) as snapshot:
         out.notes(snapshot.notes)
         with Progress("bisecting", quiet=out.quiet) as progress:
             found = bisect(snapshot, journal=Path(journal or f"{file}.bisect"), progress=progress, **options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MismatchError, MissingError
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 @click.option("--all", "every", is_flag=True, help="Every step that differs, every change of the environment.")
 @click.option("--align-anyway", is_flag=True, help="Compare what two different sequences have in common.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
+@weights_option
 @json_option
 @verbosity_options
-def command(a: str, b: str, invocation: int | None, every: bool, as_json: bool, **options: Any) -> int:
+def command(
+    a: str, b: str, invocation: int | None, every: bool, weights: str | None, as_json: bool, **options: Any
+) -> int:
     """What differs in B against A: two tokens, two boxes, two toolchains, before and after.
 
     F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Exit 0 where
@@ -44,7 +47,7 @@ def command(a: str, b: str, invocation: int | None, every: bool, as_json: bool, 
         for given in (a, b):
             file, number = split_invocation(given)
             assert not isinstance(file, Snapshot)
-            snapshots.append(stack.enter_context(open_snapshot(file)))
+            snapshots.append(stack.enter_context(open_snapshot(file, weights=weights)))
             numbers.append(invocation if number is None else number)
             out.notes(snapshots[-1].notes)
         with Progress("comparing", quiet=out.quiet) as progress:

@@ -21,6 +21,7 @@ from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.chain import Chain, follow
 from fusion_replay.judging.judge import NotComparedError, Plan, tensors
 from fusion_replay.snapshot.schema import COMPLETE
+from fusion_replay.snapshot.store import NOT_KEPT
 from fusion_replay.tensors import numpy_dtype
 
 if TYPE_CHECKING:
@@ -150,11 +151,13 @@ def _address(graph: Dataflow, row: int) -> tuple[int, int]:
 
 def _need_contents(snapshot: Snapshot, steps: Sequence[RecordedStep]) -> None:
     for step in steps:
-        lacking = [t.name for t in (*tensors(step.inputs), *tensors(step.outputs)) if not t.kept]
+        lacking = [t for t in (*tensors(step.inputs), *tensors(step.outputs)) if not t.kept]
         if lacking and step.status == "complete":
+            why = lacking[0].absent
+            names = ", ".join(t.name for t in lacking if t.absent == why)
             raise MissingError(
-                f"{snapshot.path}: the final output depends on {step.label}, whose contents of {', '.join(lacking)} "
-                "were not kept; record with level 'full' (and with the weights, or their side file)"
+                f"{snapshot.path}: the final output depends on {step.label}, and the contents of {names} {why}"
+                + ("; record with level 'full'" if why == NOT_KEPT else "")
             )
 
 

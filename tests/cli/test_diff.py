@@ -11,19 +11,22 @@ from typing import Any
 import jsonschema
 import ml_dtypes
 import numpy as np
-import pytest
 
+import byte_runlists
 import fusion_replay as fr
+from byte_runlists import Entry, Use
 from fusion_replay.report.jsonl import schema
 
 Run = Callable[..., Any]
 BF16 = ml_dtypes.bfloat16
 
 
-def adds(path: Path, *, off: dict[int, float] | None = None, calls: int = 4, op: str = "ElementwiseAdd") -> Path:
+def adds(
+    path: Path, *, off: dict[int, float] | None = None, calls: int = 4, op: str = "ElementwiseAdd", level: Any = "full"
+) -> Path:
     """``calls`` additions; call i is off by ``off[i]`` in element 3."""
     rng = np.random.default_rng(3)
-    with fr.record(path) as rec:
+    with fr.record(path, level=level) as rec:
         for i in range(calls):
             a, b = (rng.standard_normal(64).astype(BF16) for _ in "ab")
             with rec.step(op, {"A": a, "B": b}, {"size": 64}) as step:
@@ -115,16 +118,35 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
     assert len(refused.err.splitlines()) == 1
 
 
-def test_digests_alone_say_where_and_not_how_much(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = adds(tmp_path / "a.h5"), adds(tmp_path / "b.h5", off={2: 9.0})
-    from fusion_replay.snapshot.store import ContentStore
-
-    monkeypatch.setattr(ContentStore, "kept", lambda self, row: False)
+def test_digests_alone_say_where_and_not_how_much(run: Run, tmp_path: Path) -> None:
+    a, b = adds(tmp_path / "a.h5", level="digest"), adds(tmp_path / "b.h5", off={2: 9.0}, level="digest")
     found = run("diff", a, b)
     assert found.status == 4
     assert "first: 2:0" in found.out
     assert "only digests were kept" in found.out
+    assert "record both with their contents" in " ".join(found.out.split())
     assert run("diff", a, a).status == 0
+    assert run("diff", adds(tmp_path / "c.h5"), b).status == 4, "one side alone"
+
+
+def test_two_toolchains_are_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    chain = [Entry((Use("x", "in"), Use("y", "out"))), Entry((Use("y", "in"), Use("z", "out")), "Second")]
+
+    def on(name: str, build: str, **options: Any) -> Path:
+        packages = {"packages": {"llvm-aie": build, "numpy": "2.4"}}
+        return byte_runlists.record(
+            tmp_path / name, chain, invocations=2, outputs=["z"], provenance=packages, **options
+        )
+
+    a = on("a.h5", "2026082101")
+    b = on("b.h5", "2026082401", faults={(1, 0): lambda given: [given[0] ^ 1]})
+    assert run("diff", a, b).out.splitlines()[0] == "2 of 4 steps differ; llvm-aie 2026082101 -> 2026082401"
+    equal = on("c.h5", "2026082401")
+    assert run("diff", a, equal).out.splitlines()[0] == "none of 4 steps differ; llvm-aie 2026082101 -> 2026082401"
+    records = map(json.loads, run("diff", a, b, "--json").out.splitlines())
+    assert [r for r in records if r["type"] == "diff_environment"] == [
+        {"type": "diff_environment", "name": "llvm-aie", "old": "2026082101", "new": "2026082401"}
+    ]
 
 
 def test_an_operator_without_reference(run: Run, tmp_path: Path) -> None:

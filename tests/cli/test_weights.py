@@ -56,6 +56,26 @@ def test_without_the_weights_replay_says_which_are_missing(tmp_path: Path, told:
     assert told("show", path)[0] == 0
 
 
+def test_diff_and_bisect_ask_for_weights_that_were_left_out(tmp_path: Path, told: Told) -> None:
+    side, a, b = tmp_path / "W.h5", tmp_path / "a.h5", tmp_path / "b.h5"
+    assert told(*DECODE, "-o", tmp_path / "with.h5", "--weights-in", side)[0] == 0
+    assert told(*DECODE, "-o", a, "--no-weights")[0] == 0
+    assert told(*DECODE, "-o", b, "--no-weights", "--fault", "0:37:bitflip:3:9")[0] == 0
+    status, text = told("diff", a, b)
+    assert status == 1
+    assert "first: 0:37" in text
+    assert "not decided: 1 step with other inputs, first 0:40 GEMV W_out_head" in text
+    assert "with --weights" in " ".join(text.split())
+    status, text = told("bisect", b)
+    assert status == 4
+    assert "--weights" in text
+    status, text = told("diff", a, b, "--weights", side)
+    assert (status, "not decided" in text) == (1, False)
+    status, text = told("bisect", b, "--weights", side)
+    assert status == 1
+    assert text.startswith("0:37 GEMV")
+
+
 def test_other_weights_are_refused(tmp_path: Path, told: Told) -> None:
     side, path = tmp_path / "W.h5", tmp_path / "b.h5"
     told(*DECODE, "-o", path, "--no-weights")

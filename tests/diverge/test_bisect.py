@@ -202,6 +202,16 @@ def test_a_recording_that_never_finished_has_no_final_output(tmp_path: Path) -> 
         fr.bisect(path)
 
 
+def test_digests_alone_have_nothing_to_compute_with(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    run = find("llama-decode").build("npu2", (), {"tokens": 1, "context": 64, "layers": 1})
+    with fr.record(path, run.callable, level="digest"):
+        run.execute()
+    with pytest.raises(MissingError, match=r"were not kept; record with level 'full'"):
+        fr.bisect(path)
+    assert main(["bisect", str(path)]) == 4
+
+
 def test_metrics_by_hand() -> None:
     a, b = np.array([3.0, 4.0]), np.array([3.0, 5.0])
     assert rel_l2(b, a) == pytest.approx(1 / 5)

@@ -8,6 +8,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 import fusion_replay as fr
@@ -15,6 +17,8 @@ from byte_runlists import Entry, Use, record
 from fusion_replay.errors import MismatchError, UsageError
 from fusion_replay.sources.simulator.errors import HostRuntimeError
 from fusion_replay.workloads import find
+
+BF16 = ml_dtypes.bfloat16
 
 
 def llama(path: Path, *faults: str, seed: int = 0, device: str = "npu2", **options: Any) -> Path:
@@ -118,6 +122,58 @@ def test_two_invocations_of_one_recording(clean: Path) -> None:
     assert fr.diff(clean, clean, invocation=1).compared == 41
     with pytest.raises(UsageError, match="no invocation 7"):
         fr.diff(f"{clean}@0", f"{clean}@7")
+
+
+def fusing(path: Path, fused: bool, *faults: str) -> Path:
+    """The gated half of a feed-forward, its three steps one by one or fused into one design, between two others."""
+    from fusion_replay.sources.simulator import operators as op
+
+    m, k = 64, 128
+    gate = [
+        (op.GEMV(M=m, K=k), "W_gate", "x", "gate"),
+        (op.GEMV(M=m, K=k), "W_up", "x", "up"),
+        (op.SiLU(size=m), "gate", "gate"),
+        (op.ElementwiseMul(size=m), "gate", "up", "hidden"),
+    ]
+    one = [(op.DualGEMVSiLUMul(M=m, K=k, num_aie_columns=1), "W_both", "x", "hidden")]
+    before = [
+        (op.ElementwiseAdd(size=k), "in", "bias", "sum"),
+        (op.ElementwiseMul(size=k), "sum", "scale", "scaled"),
+        (op.ReLU(size=k), "scaled", "x"),
+    ]
+    behind = [
+        (op.GEMV(M=m, K=m), "W_down", "hidden", "down"),
+        (op.ElementwiseAdd(size=m), "down", "offset", "out"),
+        (op.SiLU(size=m), "out", "y"),
+    ]
+    call = fr.simulate([*before, *(one if fused else gate), *behind], device="npu2", faults=faults)
+    rng = np.random.default_rng(5)
+    half = {n: rng.standard_normal((m, k)).astype(BF16) / 8 for n in ("W_gate", "W_up")}
+    filled = {n: rng.standard_normal(k) for n in ("in", "bias", "scale")} | {"offset": rng.standard_normal(m), **half}
+    filled["W_down"] = rng.standard_normal((m, m)) / 8
+    if fused:
+        filled = {n: x for n, x in filled.items() if n not in half} | {"W_both": np.concatenate([*half.values()])}
+    for name, values in filled.items():
+        call.get_buffer(name).numpy_view()[:] = values.astype(BF16).reshape(-1)
+        call.get_buffer(name).to("npu")
+    with fr.record(path, call):
+        call()
+    return path
+
+
+def test_a_fused_step_shifts_nothing_and_is_named(tmp_path: Path) -> None:
+    apart, fused = fusing(tmp_path / "a.h5", False), fusing(tmp_path / "b.h5", True)
+    report = fr.diff(apart, fused)
+    told = [(s.kind, s.address, s.op) for s in report.steps]
+    removed = [("removed", f"0:{i}", op) for i, op in enumerate(("GEMV", "GEMV", "SiLU", "ElementwiseMul"), 3)]
+    assert [t for t in told if t[0] == "removed"] == removed
+    assert [t for t in told if t[0] == "added"] == [("added", "0:3", "DualGEMVSiLUMul")]
+    assert report.compared == 6, "what stands before and behind it, by what they are"
+    assert not report.introduced
+    assert {t[1] for t in told if t[0] == "inherited"} <= {"0:4", "0:5", "0:6"}
+    assert all(f.verdict is not None and f.verdict.stats.rel_l2 < 0.02 for f in report.final), "rounded less often"
+    broken = fr.diff(apart, fusing(tmp_path / "c.h5", True, "0:5:shift:7"))
+    assert [s.address for s in broken.introduced] == ["0:5"], "and of what is behind it a fault is still seen"
 
 
 CHAIN = [
