@@ -41,14 +41,18 @@ def before_first_use(load: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def reading_project() -> Iterator[None]:
+def reading_project(start: str | os.PathLike[str] = ".") -> Iterator[None]:
     """Inside the block the first question to the registry reads ``pyproject.toml``, see :func:`load_project`."""
-    before_first_use(load_project)
+
+    def read() -> None:
+        load_project(start)
+
+    before_first_use(read)
     try:
         yield
     finally:
-        if load_project in _waiting:  # nobody asked
-            _waiting.remove(load_project)
+        if read in _waiting:  # nobody asked
+            _waiting.remove(read)
 
 
 def ready() -> None:

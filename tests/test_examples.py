@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,8 @@ def commands(folder: Path) -> list[str]:
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *words = command.split()
-    return subprocess.run([*PROGRAMS[program], *words], cwd=folder, capture_output=True, text=True)
+    env = {**os.environ, "PYTEST_PLUGINS": "fusion_replay.golden.pytest_plugin"}  # installed or not
+    return subprocess.run([*PROGRAMS[program], *words], cwd=folder, env=env, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def test_every_command_of_its_readme_works(copied: Path) -> None:
     for command in typed:
         ran = run(command, copied)
         assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
-    named = " ".join(typed)
+    project = copied / "pyproject.toml"  # names what every command imports
+    named = " ".join([*typed, project.read_text() if project.exists() else ""])
     assert [p.name for p in copied.glob("*.py") if p.name not in named] == []  # no example that nothing runs
 
 

@@ -106,11 +106,18 @@ def check_folder(
 
 
 def check_golden(
-    path: Path, options: Options = Options(), project: Project | None = None, device: Device | None = None
+    path: Path,
+    options: Options = Options(),
+    project: Project | None = None,
+    device: Device | None = None,
+    *,
+    remade: Path | None = None,
 ) -> GoldenResult:
     """Check the golden at ``path``; whatever is wrong with it is in the result.
 
-    ``device`` is one for all goldens that are checked on an NPU: once it is lost the others are not run.
+    Args:
+        device: one for all goldens that are checked on an NPU: once it is lost the others are not run.
+        remade: a recording that was made again already; its device and recipe are the caller's business.
     """
     name = name_of(path)
     project = Project.find(path.parent) if project is None else project
@@ -118,7 +125,7 @@ def check_golden(
         golden = Golden.read(path)
     except SnapshotError as error:
         return GoldenResult(name, str(path), problems=(Problem("unreadable", name, str(error)),))
-    return _Check(golden, path, options, project, device or Device()).result()
+    return _Check(golden, path, options, project, device or Device(), remade).result()
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -129,9 +136,11 @@ def matches(name: str, pattern: str) -> bool:
 class _Check:
     """One golden under way: what is open, and what was found so far."""
 
-    def __init__(self, golden: Golden, path: Path, options: Options, project: Project, device: Device) -> None:
+    def __init__(
+        self, golden: Golden, path: Path, options: Options, project: Project, device: Device, remade: Path | None
+    ) -> None:
         self.golden, self.path, self.options, self.project = golden, path, options, project
-        self.device = device
+        self.device, self.remade = device, remade
         self.steps: list[StepOutcome] = []
         self.problems = document_problems(golden, name_of(path))
         self.notes: list[str] = []
@@ -144,7 +153,7 @@ class _Check:
             recorded = self._recorded(stack)
             if recorded is not None:
                 self._judge(recorded)
-            if self.options.on is not None or self.golden.contents is None:
+            if self.options.on is not None or self.golden.contents is None or self.remade is not None:
                 scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fusion-replay-")))
                 if recorded is None or not self._dispatched(recorded, scratch):
                     self._again(stack, recorded, scratch)
@@ -185,9 +194,10 @@ class _Check:
 
     def _again(self, stack: ExitStack, recorded: Snapshot | None, scratch: Path) -> None:
         """Question two, from a recording made now; of a thin golden both."""
-        target = scratch / f"{self.golden.name}.h5"
+        target = scratch / f"{self.golden.name}.h5" if self.remade is None else self.remade
         try:
-            again.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
+            if self.remade is None:
+                again.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
             fresh = stack.enter_context(open_snapshot(target, cache_bytes=_CACHE))
         except FusionReplayError as error:
             self.problems.append(Problem("recipe", self.golden.name, f"can't be recorded again: {error}"))

@@ -44,6 +44,8 @@ def propose(path: Path, golden: Golden, contents: Path | None, new_dir: Path | N
     if path.exists() and replace(said, replaces="").to_json() == path.read_text("utf-8"):
         return None
     if target.exists():
+        if contents is None and target.read_bytes() == said.to_json().encode("utf-8"):
+            return target  # it waits already
         raise TargetExistsError(
             f"{target}: left over from before, it was not overwritten; `fusion-replay golden accept {name}` or `reject "
             f"{name}`, then check again"
