@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrays of an export under one name each, the same in every format: the path in the snapshot's own tree."""
+"""The arrays of an export under one name each, the same in every format: invocation, step, side, argument."""
 
 from __future__ import annotations
 
