@@ -19,7 +19,7 @@ def torn_test(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_few_full_disks(torn_test: ModuleType, tmp_path: Path) -> None:
-    outcomes = torn_test.fill(2, 2, tmp_path)
+    outcomes = torn_test.fill(2, 3, tmp_path)  # a quarter and a half of the room that it takes
     assert [o.problems for o in outcomes] == [[]] * 2
     assert sum(o.missing for o in outcomes) > 0
 
