@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import fusion_replay as fr
 from fusion_replay.model import (
     ArgSpec,
     BufferDescription,
@@ -17,6 +18,8 @@ from fusion_replay.model import (
 )
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check
+from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS
+from fusion_replay.sources.simulator.operators import ReLU, Repeat, StridedCopy
 from snapshot_maker import BF16
 
 HERE = Path(__file__).parent
@@ -101,3 +104,69 @@ def test_it_was_made_as_it_says(tmp_path: Path) -> None:
         assert new.sequences == old.sequences
         digests = [[t.digest for s in snap for t in (*s.inputs.values(), *s.outputs.values())] for snap in (new, old)]
         assert digests[0] == digests[1]
+
+
+ROWS, COLS = 128, 64
+FILLED = ((np.arange(ROWS * COLS) * 37) % 251 - 125).astype(BF16)
+
+
+def token(i: int) -> np.ndarray:
+    return np.arange(i, i + COLS).astype(BF16)
+
+
+def make_1_1(path: Path) -> None:
+    """How the file of version 1.1 was made: versions of a cache as patches, a slice as a part, a derived output."""
+    copy = StridedCopy(
+        input_sizes=(COLS,),
+        input_strides=(1,),
+        input_offset=0,
+        output_sizes=(COLS,),
+        output_strides=(1,),
+        output_offset=0,
+        input_buffer_size=COLS,
+        output_buffer_size=ROWS * COLS,
+        output_offset_parameter="offset",
+    )
+    runlist = [
+        (copy, "x", "cache"),
+        (Repeat(rows=ROWS, cols=COLS, repeat=2), "cache", "wide"),
+        (ReLU(size=ROWS * COLS), f"wide[0:{2 * ROWS * COLS}]", "y"),
+    ]
+    call = fr.simulate(runlist, device="npu2")
+    call.get_buffer("cache").numpy_view()[:] = FILLED
+    with fr.record(path, call, on_error="raise") as rec:
+        rec.writer.set_provenance({"made": "once"})
+        for i in range(3):
+            call.get_buffer("x").numpy_view()[:] = token(i)
+            call.write_values({"offset": i * COLS})
+            call()
+
+
+def check_1_1(path: Path) -> None:
+    assert check(path).ok
+    with open_snapshot(path) as snap:
+        assert snap.format_version == (1, 1)
+        assert set(snap.index.contents["encoding"].tolist()) == {CHUNKED, DELTA, PARTS, DERIVED, DIGEST_ONLY}
+        cache = FILLED.copy()
+        for i in range(3):
+            write, repeat, relu = (snap[i, n] for n in range(3))
+            assert write.values["offset"] == i * COLS
+            assert write.outputs[0].previous is not None
+            assert write.outputs[0].previous.numpy().tobytes() == cache.tobytes()
+            cache[i * COLS : (i + 1) * COLS] = token(i)
+            assert write.inputs[0].numpy().tobytes() == token(i).tobytes()
+            assert write.outputs[0].numpy().tobytes() == repeat.inputs[0].numpy().tobytes() == cache.tobytes()
+            wide = repeat.outputs[0].numpy().reshape(-1)
+            assert wide.size == 2 * ROWS * COLS
+            assert relu.inputs[0].numpy().tobytes() == wide[: ROWS * COLS].tobytes()
+            assert relu.outputs[0].numpy().tobytes() == np.maximum(wide[: ROWS * COLS], 0).astype(BF16).tobytes()
+    assert fr.replay(path).passed
+
+
+def test_version_1_1() -> None:
+    check_1_1(HERE / "snapshot-1.1.h5")
+
+
+def test_version_1_1_was_made_as_it_says(tmp_path: Path) -> None:
+    make_1_1(tmp_path / "again.h5")
+    check_1_1(tmp_path / "again.h5")
