@@ -14,6 +14,8 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.diverge.explain import explain
+from fusion_replay.judging.judge import Plan
+from fusion_replay.operators import FLAVOURS
 from fusion_replay.sources.simulator.faults.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -90,12 +92,14 @@ def matrix() -> list[Path]:
 
 
 @pytest.mark.long
-def test_clean_recordings_of_the_matrix_have_no_confident_pattern() -> None:
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_clean_recordings_of_the_matrix_have_no_confident_pattern(flavour: str) -> None:
+    """Nor have they one against a flavour that they were not made like."""
     recordings = wrong = 0
     for path in matrix():
         with fr.open(path) as snapshot:
             steps = [s for s in snapshot.steps() if all(t.kept for t in (*s.inputs.values(), *s.outputs.values()))]
-            told = [explain(step, snapshot) for step in steps]
+            told = [explain(step, snapshot, plan=Plan(reference=flavour)) for step in steps]
             recordings += bool(steps)
             wrong += any(p.confident for t in told if t is not None for p in t.patterns)
     assert recordings >= 100
@@ -110,6 +114,7 @@ def test_hundreds(script: ModuleType, model: str, tmp_path: Path, capsys: pytest
         print("\n" + script.report(outcomes, 0.0), file=sys.stderr)
     counted = [o for o in outcomes if o.counted]
     assert all(o.step_named and o.diff_named for o in counted)
+    assert all(o.beyond is not False for o in counted if o.changed), "replay names what is beyond the tolerance"
     assert sum(o.verdict in ("right", "alias") for o in counted) >= 0.95 * len(counted)
     gross = [o for o in counted if o.kind in script.GROSS and o.beyond is not None]
     assert sum(bool(o.beyond) for o in gross) >= 0.95 * len(gross)
