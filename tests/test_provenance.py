@@ -103,7 +103,7 @@ def test_gather_is_json_and_names_the_versions() -> None:
     assert version in found["python"]
 
 
-def testxrt_version_and_iron_in_use_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_xrt_version_and_iron_in_use_are_read_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "version.json").write_text(json.dumps({"BUILD_VERSION": "2.26.0", "VERSION_HASH": "963c58ee", "x": 1}))
     package = tmp_path / "checkout" / "iron" / "__init__.py"
     package.parent.mkdir(parents=True)

@@ -103,7 +103,7 @@ class StepView:
                 more = ", ..." if len(t.contents.head) == HEAD else ""
                 lines.append(f"  {t.phase} {t.name} = [{', '.join(f'{v:.6g}' for v in t.contents.head)}{more}]")
             if t.phase == "output" and t.unchanged:
-                lines.append(f"  output {t.name}: every bit is as it was before the step: never written?")
+                lines.append(f"  output {t.name}: completed but wrote nothing: every bit is as it was before the step")
         return "\n".join(lines)
 
     def _how(self) -> str:
