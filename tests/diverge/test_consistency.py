@@ -93,6 +93,8 @@ def test_the_caches_that_a_prefill_filled_are_named(tmp_path: Path) -> None:
 
 
 def test_a_cache_written_at_the_same_offset_in_every_token(tmp_path: Path) -> None:
+    """https://github.com/amd/IRON/pull/117: separate dispatch copies to the offset it was compiled with in every token;
+    https://github.com/amd/IRON/pull/168: the offset at run time, not tried on hardware by its author."""
     (found,) = decode(tmp_path / "a.h5", frozen("cache_offset"))
     assert (found.kind, found.weight) == ("same_offset", "suspect")
     assert found.buffers == ("keys_cache_0", "values_cache_0", "keys_cache_1", "values_cache_1")
