@@ -218,7 +218,7 @@ class _Reports:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         lines = tally(self.config).lines()
         if lines:
-            terminalreporter.section("fusion-replay")
+            terminalreporter.write_sep("=", "fusion-replay")
             for line in lines:
                 terminalreporter.write_line(line)
 

@@ -20,6 +20,8 @@ pytest_plugins = "pytester"
 
 PLUGIN = "fusion_replay.golden.pytest_plugin"
 FAKE_IRON = Path(__file__).parents[1] / "fake_iron"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "golden_project"
+EXAMPLE_GOLDEN = "tests.test_softcap.test_capped_sum"
 
 CHECK = """
 def build():
@@ -141,6 +143,50 @@ def test_a_folder_that_guards_nothing_is_red(pytester: pytest.Pytester, project:
     nowhere = go(pytester, "--fr-dir", "nowhere")
     assert nowhere.ret == pytest.ExitCode.USAGE_ERROR
     nowhere.stderr.fnmatch_lines(["*nowhere: expected a folder of goldens*"])
+
+
+def test_a_folder_whose_goldens_all_fail_to_load_is_red(pytester: pytest.Pytester, project: Path) -> None:
+    for path in (project / "goldens").glob("*.golden.json"):
+        path.write_text("{")
+    result = go(pytester, "--fr-dir", "goldens")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2, passed=1)  # of the folder itself nothing is wrong
+    result.stdout.fnmatch_lines(["GELU: *no JSON*", "SiLU: *no JSON*", "0 of 2 goldens hold; 0 steps compared*"])
+
+
+def test_an_operator_that_the_project_does_not_know(pytester: pytest.Pytester, project: Path) -> None:
+    shutil.copytree(EXAMPLE / "goldens", project / "example", ignore=shutil.ignore_patterns("*.new"))
+    result = go(pytester, "example", "--fr-dir", "example", "--junitxml=j.xml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([f"{EXAMPLE_GOLDEN}: 0:1 SoftCap sum -> out: *SoftCap*"])
+    case = next(c for c in ET.parse(project / "j.xml").iter("testcase") if c.get("name") == "steps")
+    said = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert said["fr_compared"] == "1", "the other step was compared"
+    assert said["fr_moved"] == "unknown_operator"
+    assert "SoftCap" in (said["fr_step 0:1"] or "")
+
+
+def test_what_waits_for_a_review_is_named_and_not_overwritten(pytester: pytest.Pytester, project: Path) -> None:
+    other_limits(project / "goldens" / "GELU.golden.json")
+    waits = project / "goldens" / "GELU.golden.json.new"
+    waits.write_text("somebody's")
+    result = go(pytester, "goldens/GELU.golden.json", "--fr-dir", "goldens")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*goldens/GELU.golden.json.new: left over from before, it was not overwritten*"])
+    assert waits.read_text() == "somebody's"
+
+
+def test_a_failure_names_its_step_in_its_first_line_and_in_junit(pytester: pytest.Pytester, project: Path) -> None:
+    other_limits(project / "goldens" / "GELU.golden.json")
+    assert go(pytester, "--fr-dir", "goldens", "--junitxml=j.xml").ret == 1
+    case = next(c for c in ET.parse(project / "j.xml").iter("testcase") if "GELU" in (c.get("classname") or ""))
+    failure = case.find("failure")
+    assert failure is not None
+    assert (failure.text or "").startswith("GELU: 0:0 GELU ")
+    assert (failure.get("message") or "").startswith("GELU: 0:0 GELU ")
+    said = {p.get("name"): p.get("value") for p in case.iter("property")}
+    assert said["fr_moved"] == "tolerance"
+    assert (said["fr_step 0:0"] or "").startswith("tolerance moved: limits were 77 bf16 ulp")
 
 
 def test_github_gets_annotations_and_a_summary(
