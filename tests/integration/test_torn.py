@@ -21,7 +21,7 @@ def torn_test(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_few_full_disks(torn_test: ModuleType, tmp_path: Path) -> None:
     outcomes = torn_test.fill(2, 3, tmp_path)  # a quarter and a half of the room that it takes
     assert [o.problems for o in outcomes] == [[]] * 2
-    assert sum(o.missing for o in outcomes) > 0
+    assert any(o.ended != "sealed" for o in outcomes)
 
 
 def test_the_last_bytes_of_a_journal(torn_test: ModuleType, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_loss_would_be_noticed(torn_test: ModuleType, tmp_path: Path, monkeypa
         return [(returned[max(0, i - 1)][0], *r[1:]) for i, r in enumerate(returned)]
 
     monkeypatch.setattr(torn_test, "record_journal", early)
-    assert any("is gone" in problem for problem in torn_test.cut(50, 1, tmp_path))
+    assert any("is gone" in problem for problem in torn_test.cut(1000, 1, tmp_path)), "it stops at the first twenty"
 
 
 @pytest.mark.long
