@@ -32,10 +32,7 @@ def attribution(file: str, every: bool, weights: str | None, out: Terminal, opti
         with Progress("attributing", quiet=out.quiet) as progress:
             found = attribute(snapshot, every=every, progress=progress, **{k: options[k] for k in TAKES})
     if out.as_json:
-        from fusion_replay.report.jsonl import encode
-
-        for record in found.records():
-            click.echo(encode(record))
+        out.records(found.records())
     else:
         from fusion_replay.report.attribution import layout
 

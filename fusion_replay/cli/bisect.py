@@ -86,7 +86,7 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
     if out.as_json:
         *evaluations, answer = found.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
-        _print([*evaluations, *explained, answer])
+        out.records([*evaluations, *explained, answer])
     else:
         from fusion_replay.report.divergence import layout
 
@@ -102,7 +102,7 @@ def _one_try(run: str, against: str, rule: str, timeout: float | None, out: Term
 
     found = one_try(run, against, rule=rule, timeout=timeout)
     if out.as_json:
-        _print([{"type": "try", **found.to_dict()}])
+        out.records([{"type": "try", **found.to_dict()}])
     out.close(found.status == GOOD, also=one_line(str(found)))
     return found.status
 
@@ -118,7 +118,7 @@ def _versions(
 
     found = find_version(run, against, names, rule=rule, timeout=timeout, journal=journal, told=told)
     if out.as_json:
-        _print(list(found.records()))
+        out.records(list(found.records()))
     out.say("\n".join(wrap(found.sentence, "")))
     out.close(not found.first_bad and found.good is not None)
     if found.first_bad:
@@ -132,10 +132,3 @@ def _listed(versions: str) -> list[str]:
         lines = Path(versions).read_text("utf-8").splitlines()
         return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     return [name.strip() for name in versions.split(",")]
-
-
-def _print(records: list[dict[str, Any]]) -> None:
-    from fusion_replay.report.jsonl import encode
-
-    for record in records:
-        click.echo(encode(record))

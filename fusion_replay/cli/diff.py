@@ -55,12 +55,9 @@ def command(
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
         why = explain_diff(report, snapshots[0], snapshots[1])
     if as_json:
-        from fusion_replay.report.jsonl import encode
-
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
-        for record in [*records, *explained, summary]:
-            click.echo(encode(record))
+        out.records([*records, *explained, summary])
     else:
         out.say(report.text(every=every, why=why))
     status = exit_status(report)

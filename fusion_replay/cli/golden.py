@@ -113,10 +113,7 @@ def check_(
     with Progress("checking goldens", quiet=out.quiet) as progress:
         report = check_folder(folder, options, only=only, workers=workers, progress=progress)
     if as_json:
-        from fusion_replay.report.jsonl import encode
-
-        for record in report.records():
-            click.echo(encode(record))
+        out.records(report.records())
     else:
         for line in _lines(report):
             out.say(line)

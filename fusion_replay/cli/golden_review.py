@@ -134,10 +134,7 @@ def lint(folder: Path | None, allow: tuple[str, ...], as_json: bool) -> int:
     report = look(default_folder() if folder is None else folder)
     report = replace(report, problems=tuple(p for p in report.problems if p.kind not in allow))
     if as_json:
-        from fusion_replay.report.jsonl import encode
-
-        for record in report.records():
-            click.echo(encode(record))
+        out.records(report.records())
     for problem in report.problems[:_SHOWN]:
         out.say(one_line(f"{problem.kind}: {problem}"))
     if len(report.problems) > _SHOWN:

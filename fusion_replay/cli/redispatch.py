@@ -73,10 +73,7 @@ def run(file: str, every: bool, weights: str | None, out: Terminal, options: dic
         with Progress("dispatching again", quiet=out.quiet) as progress:
             report = redispatch(snapshot, progress=progress, **options)
     if out.as_json:
-        from fusion_replay.report.jsonl import encode
-
-        for record in report.records():
-            click.echo(encode(record))
+        out.records(report.records())
     else:
         for line in report.lines(every=every):
             indent = line[: len(line) - len(line.lstrip(" "))]

@@ -106,12 +106,9 @@ def command(
         found = () if selected else findings(snapshot)  # they are about the whole recording
         why = explain_first(snapshot, report)
     if as_json:
-        from fusion_replay.report.jsonl import encode
-
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
-        for record in [*records, *(f.record() for f in found), *explained, summary]:
-            click.echo(encode(record))
+        out.records([*records, *(f.record() for f in found), *explained, summary])
     else:
         from fusion_replay.report.terminal import besides, layout
 

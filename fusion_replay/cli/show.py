@@ -113,9 +113,8 @@ def _steps(snapshot: Snapshot, file: str, op: str | None, invocation: int | None
             f"{file}: no recorded step of {wanted or 'any kind'}; it has "
             f"{count(len(snapshot.invocations), 'invocation')} and the operators {', '.join(types) or 'none'}"
         )
-    for step in found:
-        if out.as_json:
-            _json([_step_record(step)])
+    if out.as_json:
+        out.records(_step_record(step) for step in found)
     rows = [[s.label, s.status, human_bytes(_nbytes(s)), human_ns(s.elapsed_ns)] for s in found]
     out.say(table(rows, indent="", right=(2, 3)))
     out.next(command_line("show", file, found[0].address))
@@ -139,16 +138,9 @@ def _nbytes(step: RecordedStep) -> int:
 
 def _print(view: _View, out: Terminal) -> None:
     if out.as_json:
-        _json(view.records())
+        out.records(view.records())
     else:
         out.say(str(view))
-
-
-def _json(records: Any) -> None:
-    from fusion_replay.report.jsonl import encode
-
-    for record in records:
-        click.echo(encode(record))
 
 
 def _provenance(provenance: Any, prefix: str = "") -> list[str]:

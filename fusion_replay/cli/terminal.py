@@ -78,6 +78,13 @@ class Terminal:
         if not (self.quiet or self.as_json):
             click.echo(text)
 
+    def records(self, records: Iterable[Any]) -> None:
+        """JSON Lines on stdout, whatever the verbosity."""
+        from fusion_replay.report.jsonl import encode
+
+        for record in records:
+            click.echo(encode(record))
+
     def note(self, text: str) -> None:
         if not self.quiet:
             click.echo(f"note: {one_line(text)}", err=True)
