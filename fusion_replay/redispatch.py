@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,13 +84,9 @@ def redispatch(
         SnapshotError: no usable snapshot, or one whose contents are damaged.
     """
     _check(on, build_dir, repeat, timeout, device, rule)
-    if isinstance(snapshot, (str, os.PathLike)):
-        from fusion_replay.snapshot import open_snapshot
+    from fusion_replay.snapshot import opened
 
-        context: Any = open_snapshot(snapshot)
-    else:
-        context = nullcontext(snapshot)
-    with context as snap:
+    with opened(snapshot) as snap:
         selected = select(snap, steps, op, buffer, invocation)
         _need_steps(snap, selected)
         target = _target(snap, selected, on, None if build_dir is None else Path(build_dir), device)

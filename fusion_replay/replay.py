@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import NothingComparedError, UsageError
@@ -79,13 +79,9 @@ def replay(
     """
     _check_names(reference, rule, mode, array)
     _check_numbers(mode, workers, cache_bytes)
-    if isinstance(snapshot, (str, os.PathLike)):
-        from fusion_replay.snapshot import open_snapshot
+    from fusion_replay.snapshot import opened
 
-        context: Any = open_snapshot(snapshot, weights=weights)
-    else:
-        context = nullcontext(snapshot)
-    with context as snap:
+    with opened(snapshot, weights=weights) as snap:
         selected = select(snap, steps, op, buffer, invocation)
         budget = snap.store.budget if cache_bytes is None else cache_bytes
         run = _Run(snap, Plan(rule, reference, array), budget, progress, fail_fast)

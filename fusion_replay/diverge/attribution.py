@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -192,25 +191,22 @@ def attribute(
     Raises:
         UsageError, MissingError, SnapshotError: as :func:`fusion_replay.bisect`.
     """
-    if isinstance(snapshot, (str, os.PathLike)):
-        from fusion_replay.snapshot import open_snapshot
+    from fusion_replay.snapshot import opened
 
-        context: Any = open_snapshot(snapshot)
-    else:
-        context = nullcontext(snapshot)
-    with context as snap:
+    with opened(snapshot) as snap:
         plan = Plan(rule, reference)
         hybrid = Hybrid(snap, plan, invocation=invocation, output=output)
         addresses = [s.address for s in hybrid.steps]
         judged = {s.address: s for s in replay(snap, steps=addresses, rule=rule, reference=reference).steps}
         chains: dict[int, Chain] = {}
         handed = [_handed(step, plan, chains) for step in hybrid.steps]
-        shares = _shares(hybrid, judged, every, progress)
+        recorded, truth = hybrid.recorded(), hybrid.run(0)
+        shares = _shares(hybrid, recorded - truth, judged, every, progress)
         steps = tuple(
             _share(step, judged.get(step.address), errors, shares.get(i))
             for i, (step, errors) in enumerate(zip(hybrid.steps, handed, strict=True))
         )
-        total = rel_l2(hybrid.recorded(), hybrid.run(0))
+    total = rel_l2(recorded, truth)
     own = [s.isolated for s in steps if s.isolated is not None]
     return Attribution(hybrid.invocation, hybrid.outputs, total, float(np.linalg.norm(own)), steps)
 
@@ -230,12 +226,12 @@ def _handed(step: RecordedStep, plan: Plan, chains: dict[int, Chain]) -> tuple[f
 
 def _shares(
     hybrid: Hybrid,
+    whole: Floats,
     judged: dict[str, StepReport],
     every: bool,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, float]:
-    """Share of the final error by the step's number in ``hybrid.steps``."""
-    whole = hybrid.recorded() - hybrid.run(0)
+    """Share of the final error ``whole``, a vector, by the step's number in ``hybrid.steps``."""
     size = float(np.dot(whole, whole))
     if not np.isfinite(size) or not size:
         return {}

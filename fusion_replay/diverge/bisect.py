@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,13 +163,9 @@ def bisect(
     """
     if metric not in METRICS:
         raise UsageError(f"metric {metric!r}: expected one of {', '.join(METRICS)}")
-    if isinstance(snapshot, (str, os.PathLike)):
-        from fusion_replay.snapshot import open_snapshot
+    from fusion_replay.snapshot import opened
 
-        context: Any = open_snapshot(snapshot)
-    else:
-        context = nullcontext(snapshot)
-    with context as snap:
+    with opened(snapshot) as snap:
         hybrid = Hybrid(snap, Plan(rule, reference), invocation=invocation, output=output)
         plan = canonical_json(
             {

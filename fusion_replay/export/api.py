@@ -6,10 +6,9 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusion_replay.errors import UsageError
 from fusion_replay.export.result import ExportReport, Request
@@ -91,7 +90,9 @@ def export(
         raise UsageError("with_weights goes with issue; other exports keep every contents that was kept")
     format_ = ISSUE if issue else FORMATS[as_]
     _check_compression(as_, format_, compression)
-    with _opened(snapshot) as snap:
+    from fusion_replay.snapshot import opened
+
+    with opened(snapshot) as snap:
         addresses = [steps] if isinstance(steps, str) else list(steps)
         selected = chosen = select(snap, addresses, op, buffer, invocation)
         if slice_ or issue:
@@ -115,14 +116,6 @@ def default_name(snapshot: Snapshot, format_: Format, addresses: Sequence[str]) 
     """``decode.h5`` -> ``decode-3-412.npz``, in the current folder."""
     stem = snapshot.path.name.removesuffix(".journal").removesuffix(".h5")
     return Path("-".join([stem, *(address.replace(":", "-") for address in addresses[:1])]) + format_.suffix)
-
-
-def _opened(snapshot: Any) -> Any:
-    if not isinstance(snapshot, (str, os.PathLike)):
-        return nullcontext(snapshot)
-    from fusion_replay.snapshot import open_snapshot
-
-    return open_snapshot(snapshot)
 
 
 def _check_compression(as_: str, format_: Format, compression: str | None) -> None:

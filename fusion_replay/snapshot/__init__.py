@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.snapshot.binaries import DeviceFile, KernelBinaries
-from fusion_replay.snapshot.reader import Invocation, Snapshot, open_snapshot
+from fusion_replay.snapshot.reader import Invocation, Snapshot, open_snapshot, opened
 from fusion_replay.snapshot.schema import Loss
 from fusion_replay.snapshot.step import OperandMap, RecordedStep, RecordedTensor
 
@@ -25,6 +25,7 @@ __all__ = [
     "SnapshotWriter",
     "WriteReport",
     "open_snapshot",
+    "opened",
 ]
 
 

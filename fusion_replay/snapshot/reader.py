@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -246,6 +247,15 @@ def _open(path: Path, cache_bytes: int) -> Snapshot:
     if beside.exists():
         notes = (f"an unfinished recording lies beside it: {beside}",)
     return Snapshot(path, index, ContentStore(index, file, cache_bytes=cache_bytes), sealed=True, notes=notes)
+
+
+def opened(
+    snapshot: str | os.PathLike[str] | Snapshot, *, weights: str | os.PathLike[str] | None = None
+) -> AbstractContextManager[Snapshot]:
+    """A file, opened for the block; or an open Snapshot, which the block leaves open. Errors: :func:`open_snapshot`."""
+    if isinstance(snapshot, (str, os.PathLike)):
+        return open_snapshot(snapshot, weights=weights)
+    return nullcontext(snapshot)
 
 
 def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snapshot:
