@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from fusion_replay.snapshot.pages import write_whole
+
 HEAD = 4096
 """Bytes before the first chunk: the user block, HDF5's superblock, its root group and its first block of metadata."""
 
@@ -36,9 +38,7 @@ class ChunkFile:
         """
         with self._lock:
             try:
-                done = 0
-                while done < len(chunk):
-                    done += os.pwrite(self.fd, memoryview(chunk)[done:], self._end + done)
+                write_whole(self.fd, chunk, self._end)
                 tell(self._end)
             except BaseException:
                 os.ftruncate(self.fd, self._end)

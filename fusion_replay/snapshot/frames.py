@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 import xxhash
 
+from fusion_replay.snapshot.pages import write_whole
+
 FRAME_MAGIC = b"FRF\x1a"
 HEADER = struct.Struct("<4sB3xQQ")  # magic, kind, payload length, xxh3-64 of the payload
 FRAME_HEADER = HEADER.size + 8  # ... and xxh3-64 of those 24 bytes
@@ -89,9 +91,7 @@ def write_all(fd: int, buffers: Sequence[Any], total: int, offset: int) -> None:
     written = os.pwritev(fd, buffers, offset) if len(buffers) <= 1000 else 0
     if written == total:
         return
-    rest = memoryview(b"".join(bytes(b) for b in buffers))
-    while written < total:
-        written += os.pwrite(fd, rest[written:], offset + written)
+    write_whole(fd, b"".join(bytes(b) for b in buffers)[written:], offset + written)
 
 
 def _header(kind: int, parts: Sequence[Any]) -> tuple[bytes, int]:

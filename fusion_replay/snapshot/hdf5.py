@@ -20,13 +20,13 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
 from fusion_replay.snapshot.chunkfile import HEAD
+from fusion_replay.snapshot.pages import Pages
 from fusion_replay.snapshot.schema import MAX_PIECE, USER_BLOCK
 
 ZSTD_FILTER = 32015
 _STAND_IN = memoryview(
     np.random.default_rng(0).bytes(MAX_PIECE + (1 << 10))
 )  # passed for chunks that are there already
-_RUN = 1 << 20  # bytes that are written at a time, where HDF5 writes them one behind the other
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 
 
@@ -37,8 +37,6 @@ class ElsewhereError(OSError):
 class PartFile:
     """The file under HDF5, in Python so that HDF5 never sees a write fail: out of space it can neither flush nor let go
     of its file, and takes the whole process down at exit. The first error is kept and raised by :meth:`check`.
-
-    HDF5 writes each of its small objects by itself, most of them one behind the other: such a run goes out as one.
 
     Args:
         path: made anew, but for its bytes of ``kept`` (start, stop), which are there already and stay as they are.
@@ -53,8 +51,7 @@ class PartFile:
             self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         self.error: OSError | None = None
         self._kept = kept
-        self._run = bytearray()
-        self._run_at = 0
+        self._pages = Pages(self.fd)
         self._at = self._end = 0  # the end that HDF5 knows of: it makes a new file of an empty one only
         self._watched: Any = None
         self._may_be_at: int | None = None
@@ -92,10 +89,11 @@ class PartFile:
                 return len(data)
         if self._at < self._kept[1] and self._at + len(data) > self._kept[0] and self.error is None:
             self.error = ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} writes over what is kept")
-        if self._at != self._run_at + len(self._run) or len(self._run) + len(data) > _RUN:
-            self.flush()
-            self._run_at = self._at
-        self._run += data
+        try:
+            if self.error is None:
+                self._pages.write(self._at, data)
+        except OSError as error:
+            self.error = error
         return len(data)
 
     def write_chunk(self, dataset: Any, place: tuple[int, ...], chunk: bytes, mask: int) -> int:
@@ -138,14 +136,12 @@ class PartFile:
         return size
 
     def flush(self) -> None:
-        """Write the run that is held back. Raises nothing: HDF5 calls this too."""
-        data, done = memoryview(self._run), 0
+        """Write what is held back. Raises nothing: HDF5 calls this too."""
         try:
-            while self.error is None and done < len(data):
-                done += os.pwrite(self.fd, data[done:], self._run_at + done)
+            if self.error is None:
+                self._pages.flush()
         except OSError as error:
             self.error = error
-        self._run = bytearray()
 
     def close(self) -> None:
         """Whatever HDF5 writes later meets a closed file, never somebody else's that got the same number."""

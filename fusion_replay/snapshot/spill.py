@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.snapshot.codec import Encoder, Way
+from fusion_replay.snapshot.pages import write_whole
 from fusion_replay.snapshot.schema import MAX_PIECE
 
 SLOT = MAX_PIECE
@@ -70,9 +71,7 @@ class Spill:
         """
         slot = self._take()
         try:
-            offset, done = slot * SLOT, 0
-            while done < piece.size:
-                done += os.pwrite(self.fd, piece.data[done:], offset + done)
+            write_whole(self.fd, piece.data, slot * SLOT)
         except BaseException:
             with self._change:
                 self._free.append(slot)
