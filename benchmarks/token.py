@@ -54,11 +54,11 @@ def tokens(choice: dict[str, object], rounds: int, folder: Path) -> tuple[Result
     with Recorder(folder / "tokens.h5", None, everything=False) as recorder:
         observer, writer = recorder.observer(), recorder.writer
         for round_ in range(rounds + 1):
-            before = writer._bytes_seen
+            before = writer.bytes_seen
             source.attach(observer)
             recorded = timed(token, writer._spill.drain)
             source.detach()
-            seen = writer._bytes_seen - before
+            seen = writer.bytes_seen - before
             plain = timed(token)
             whole, rest = divmod(seen, _BLOCK)
             arrays = [noise] * whole + [noise[:rest]]

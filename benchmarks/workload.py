@@ -27,7 +27,7 @@ from fusion_replay.model import (
 )
 from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.news import WEIGHTS_FROM
-from fusion_replay.snapshot.writer import WriteReport
+from fusion_replay.snapshot.written import WriteReport
 from fusion_replay.sources.protocol import StepObserver, StepResult
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

@@ -128,7 +128,7 @@ class ArrayStep:
         if not found:
             message = f"step {invocation}:0 {self._operator.type} left nothing in its outputs"
             writer.lose("outputs", message)
-            self._recorder.tell(message)
+            self._recorder.guard.tell(message)
         elif [(a.name, a.shape, a.dtype) for a in self._args if a.writes] != [
             (a.name, a.shape, a.dtype) for a in found
         ]:

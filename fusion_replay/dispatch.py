@@ -15,7 +15,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MissingDependencyError, MissingError, UsageError
-from fusion_replay.record import IfExists, OnError, Recorder
+from fusion_replay.how import How, IfExists, OnError
+from fusion_replay.record import Recorder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -47,7 +48,7 @@ def RecordingDispatch(
         UsageError: an unknown ``if_exists`` or ``on_error``.
     """
     policy = type("RecordingDispatch", (_Records, _separate_dispatch()), {"__module__": __name__})()
-    policy.recorder = Recorder(path, if_exists=if_exists, on_error=on_error, with_reference=with_reference)
+    policy.recorder = Recorder(path, how=How(if_exists, on_error, with_reference))
     return policy
 
 

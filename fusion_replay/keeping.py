@@ -23,6 +23,7 @@ FILTERED = "outside the filter"
 BEYOND = "beyond max_"
 """Why a step's contents are not kept; those of a limit name it: ``beyond max_steps 10``."""
 
+_FILTERS = ("op", "step", "buffer", "invocation")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
 _FACTORS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _MOST = 1 << 62
@@ -81,36 +82,17 @@ class Keeping:
             )
 
     @classmethod
-    def of(
-        cls,
-        level: Level = "full",
-        *,
-        op: Texts | None = None,
-        step: Texts | int | None = None,
-        buffer: Texts | None = None,
-        invocation: Texts | int | None = None,
-        only_matching: bool = False,
-        max_bytes: int | str | None = None,
-        max_steps: int | None = None,
-        max_invocations: int | None = None,
-    ) -> Keeping:
+    def of(cls, **given: Any) -> Keeping:
         """From what a caller may give: several values as one text or as a sequence, sizes as ``"2G"``."""
-        return cls(
-            level,
-            op=_joined(op),
-            step=_joined(step),
-            buffer=_joined(buffer),
-            invocation=_joined(invocation),
-            only_matching=only_matching,
-            max_bytes=size_in_bytes(max_bytes) if isinstance(max_bytes, str) else max_bytes,
-            max_steps=max_steps,
-            max_invocations=max_invocations,
-        )
+        given.update({name: _joined(given[name]) for name in _FILTERS if name in given})
+        if isinstance(size := given.get("max_bytes"), str):
+            given["max_bytes"] = size_in_bytes(size)
+        return cls(**given)
 
     @property
     def filters(self) -> dict[str, str]:
         """Those given, by name."""
-        given = {name: getattr(self, name) for name in ("op", "step", "buffer", "invocation")}
+        given = {name: getattr(self, name) for name in _FILTERS}
         return {name: value for name, value in given.items() if value is not None}
 
     def to_dict(self) -> dict[str, Any]:

@@ -121,22 +121,9 @@ class Program:
                 atexit.unregister(self.end)
                 atexit.register(self.end)
                 s = self._settings
-                out = s.out or "app.h5"
-                policy = s.if_exists or "error"
+                first = s.if_exists or "error" if self._is_first() else "number"
                 recorder = Recorder(
-                    out,
-                    if_exists=policy if self._is_first() else "number",
-                    on_error=s.on_error,
-                    keeping=s.keeping,
-                    verify_static=s.verify_static,
-                    with_reference=s.with_reference,
-                    binaries=s.binaries,
-                    weights_in=s.weights_in,
-                    no_weights=s.no_weights,
-                    slow_after=s.slow_after,
-                    step_timeout=s.step_timeout,
-                    everything=False,
-                    summary=False,
+                    s.out or "app.h5", keeping=s.keeping, how=s.how(first), everything=False, summary=False
                 )
                 recorder.__enter__()
                 self._recorder = recorder

@@ -9,16 +9,18 @@ asks for it), and what could not be recorded is counted in the snapshot's losses
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from fusion_replay import operators, provenance, sources
 from fusion_replay.errors import RecordingError, UsageError
+from fusion_replay.guard import Guard, in_short
 from fusion_replay.hooks.everything import Everything
+from fusion_replay.how import How, IfExists, OnError
 from fusion_replay.keeping import BEYOND, Doorkeeper, Keeping, Level, Texts
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.sources.protocol import StepObserver, StepSource
@@ -27,15 +29,10 @@ from fusion_replay.watchdog import TimedWatch, Watchdog
 
 if TYPE_CHECKING:
     from fusion_replay.array_step import ArrayStep
-    from fusion_replay.snapshot import SnapshotWriter
-    from fusion_replay.snapshot.schema import Loss
+    from fusion_replay.snapshot import SnapshotWriter, WriteReport
     from fusion_replay.snapshot.weights import WeightsKeeper
-    from fusion_replay.snapshot.writer import WriteReport
 
-IfExists = Literal["error", "replace", "number"]
-OnError = Literal["warn", "raise"]
-
-EVERYTHING = Keeping()
+EVERYTHING, PLAINLY = Keeping(), How()
 WORTH_TELLING = 32_000_000
 """Bytes on disk after the first call, from which on the recorder says what is to come."""
 
@@ -104,40 +101,23 @@ def record(
             when the block ends: filters that matched no step. The digests are kept; with ``only_matching`` there are
             none, and no file is made.
     """
+    given = dict(locals())
     return Recorder(
-        path,
-        callable_,
-        keeping=Keeping.of(
-            level,
-            op=op,
-            step=step,
-            buffer=buffer,
-            invocation=invocation,
-            only_matching=only_matching,
-            max_bytes=max_bytes,
-            max_steps=max_steps,
-            max_invocations=max_invocations,
-        ),
-        if_exists=if_exists,
-        on_error=on_error,
-        with_reference=with_reference,
-        verify_static=verify_static,
-        binaries=binaries,
-        slow_after=slow_after,
-        step_timeout=step_timeout,
-        whole_calls=whole_calls,
-        weights_in=weights_in,
-        no_weights=no_weights,
+        path, callable_, keeping=Keeping.of(**_arguments(given, Keeping)), how=How(**_arguments(given, How))
     )
 
 
+def _arguments(given: Mapping[str, Any], of: type[Keeping] | type[How]) -> dict[str, Any]:
+    """Those that ``of`` has a field for: together the two have one for each."""
+    return {field.name: given[field.name] for field in dataclasses.fields(of)}
+
+
 class Recorder:
-    """What :func:`record` returns; see there for its arguments; ``keeping`` has those that choose what is kept.
+    """What :func:`record` returns; see there for its arguments, which come as ``keeping`` and ``how``.
 
     Attributes:
         path: where the snapshot is, or will be (the numbered name, once the block is entered).
         report: what was written, after the block; None where sealing failed.
-        error: the first failure of the recorder itself, in words; None while all is well.
         unmatched: after the block, what is wrong with the filters, which matched nothing; else None.
     """
 
@@ -147,56 +127,31 @@ class Recorder:
         callable_: Any = None,
         *,
         keeping: Keeping = EVERYTHING,
-        if_exists: IfExists = "error",
-        on_error: OnError = "warn",
-        with_reference: bool = False,
-        verify_static: bool = False,
-        binaries: bool = True,
-        slow_after: float = 10.0,
-        step_timeout: float | None = None,
-        whole_calls: bool = False,
-        weights_in: str | os.PathLike[str] | None = None,
-        no_weights: bool = False,
+        how: How = PLAINLY,
         everything: bool = True,
         summary: bool = True,
     ) -> None:
-        if if_exists not in ("error", "replace", "number"):
-            raise UsageError(f"if_exists={if_exists!r}: expected 'error', 'replace' or 'number'")
-        if on_error not in ("warn", "raise"):
-            raise UsageError(f"on_error={on_error!r}: expected 'warn' or 'raise'")
-        if weights_in is not None and no_weights:
-            raise UsageError(f"weights_in={os.fspath(weights_in)!r}: goes with no_weights=False; leave out one of them")
         self.path = Path(path)
-        self._weights_in = None if weights_in is None else Path(weights_in)
-        self._no_weights = no_weights
+        self.how, self.keeping = how, keeping
         self.report: WriteReport | None = None
-        self.error: str | None = None
-        self.with_reference = with_reference
-        self.binaries = binaries
-        self.verify_static = verify_static
-        self.keeping = keeping
         self.unmatched: str | None = None
+        self.guard = Guard(self.path, how.on_error)
         self._doorkeeper = Doorkeeper(keeping, operators.canonical)
         self._expectation_told = False
-        self._if_exists: IfExists = if_exists
-        self._on_error = on_error
-        self._lock = threading.RLock()  # rec.step may be used from several threads
         self._writer: SnapshotWriter | None = None
         self._entered, self._pid = False, 0
-        self._told = False
         self._sequence_ids: dict[str, int] = {}
         self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
-        self._slow_after, self._step_timeout = slow_after, step_timeout
         self._watchdog: Watchdog | None = None
-        self._summary, self._whole_calls = summary, whole_calls
+        self._summary = summary
         self._everything: Everything | None = None
         self._sources: list[StepSource] = []
         if callable_ is not None and sources.is_operator_call(callable_):
             self._everything = Everything(only=callable_)
         elif callable_ is not None:
-            self._sources.append(sources.attach(callable_, whole_calls=whole_calls))
+            self._sources.append(sources.attach(callable_, whole_calls=how.whole_calls))
         elif everything:
-            self._everything = Everything(whole_calls=whole_calls)
+            self._everything = Everything(whole_calls=how.whole_calls)
 
     # --- the block ----------------------------------------------------------------------------------------------
 
@@ -213,7 +168,7 @@ class Recorder:
 
         about: dict[str, Any] = {
             "level": self.keeping.level,
-            "static": "verified" if self.verify_static else "assumed",
+            "static": "verified" if self.how.verify_static else "assumed",
         }
         if kept := self.keeping.to_dict():
             about["kept"] = kept
@@ -222,7 +177,7 @@ class Recorder:
         try:
             self._writer = SnapshotWriter(
                 self.path,
-                if_exists=self._if_exists,
+                if_exists=self.how.if_exists,
                 provenance=gathered,
                 level=self.keeping.level,
                 max_bytes=self.keeping.max_bytes,
@@ -233,8 +188,9 @@ class Recorder:
                 keeper.abandon()
             raise
         self._entered, self._pid = True, os.getpid()
-        self.path = self._writer.target
-        self._watchdog = Watchdog(self._slow_after, self._step_timeout, f"{self.path}.journal")
+        self.path = self.guard.path = self._writer.target
+        self.guard.writer = self._writer
+        self._watchdog = Watchdog(self.how.slow_after, self.how.step_timeout, f"{self.path}.journal")
         try:
             for source in self._sources:
                 self.watch(source)
@@ -256,11 +212,12 @@ class Recorder:
     def _weights_keeper(self) -> WeightsKeeper | None:
         from fusion_replay.snapshot.weights import WeightsKeeper
 
-        if self._weights_in is None and not self._no_weights:
-            return None
-        if self._weights_in is not None and self._weights_in.absolute() == self.path.absolute():
+        if self.how.weights_in is None:
+            return WeightsKeeper(None) if self.how.no_weights else None
+        side = Path(self.how.weights_in)
+        if side.absolute() == self.path.absolute():
             raise UsageError(f"{self.path}: the recording and the side file of its weights can't be one file")
-        return WeightsKeeper(self._weights_in)
+        return WeightsKeeper(side)
 
     def attach(self, callable_: Any) -> None:
         """Watch one more callable until the block ends.
@@ -268,7 +225,7 @@ class Recorder:
         Raises:
             NotAttachableError: as :func:`record`.
         """
-        source = sources.attach(callable_, whole_calls=self._whole_calls)
+        source = sources.attach(callable_, whole_calls=self.how.whole_calls)
         if self._everything is not None and not self._everything.claim(callable_, source):
             return  # it was called in this block already
         self._sources.append(source)
@@ -321,6 +278,7 @@ class Recorder:
             with self.guard("detaching"):
                 source.detach()
         writer, self._writer = self._writer, None
+        self.guard.writer = None
         if writer is None or os.getpid() != self._pid:
             return  # a forked child leaves the recording to its parent
         self.unmatched = self._doorkeeper.unmatched
@@ -330,13 +288,13 @@ class Recorder:
                 return
             self.report = writer.close()
         except Exception as error:
-            self.error = self.error or str(error)
+            self.guard.error = self.guard.error or str(error)
             message = (
                 f"{self.path} could not be sealed: {in_words(error)}; "
                 f"what was recorded is kept, see: fusion-replay fsck --recover {self.path}"
-                + (f"; not recorded: {_lost(writer.losses)}" if writer.losses else "")
+                + (f"; not recorded: {in_short(writer.losses)}" if writer.losses else "")
             )
-            if self._on_error == "raise" and not body_failed:
+            if self.how.on_error == "raise" and not body_failed:
                 raise RecordingError(message) from error
             say(message)
             return
@@ -345,12 +303,12 @@ class Recorder:
         if self.report.steps == 0:
             why = "no watched callable ran inside the block and no step was given"
             if self.report.losses:
-                why = "the reason was told above" if self._told else _lost(self.report.losses)
+                why = "the reason was told above" if self.guard.told else in_short(self.report.losses)
             say(f"nothing was recorded in {self.path}: {why}")
-        elif (lost := [x for x in self.report.losses if x.kind != "left out"]) and not self._told:
-            say(f"{self.path} is incomplete: {_lost(lost)}")
+        elif (lost := [x for x in self.report.losses if x.kind != "left out"]) and not self.guard.told:
+            say(f"{self.path} is incomplete: {in_short(lost)}")
         elif limits := [x for x in self.report.losses if x.kind == "left out" and BEYOND in x.detail]:
-            say(f"{self.path}: a limit was reached: {_lost(limits)}")
+            say(f"{self.path}: a limit was reached: {in_short(limits)}")
         for note in self.report.notes:
             say(f"{self.path}: {note}")
 
@@ -378,6 +336,11 @@ class Recorder:
         source.attach(self.observer())
         if caution := source.sequence.origin.get("caution"):
             say(f"{source.sequence.name}: {caution}")
+
+    @property
+    def error(self) -> str | None:
+        """The first failure of the recorder itself, in words; None while all is well."""
+        return self.guard.error
 
     def unseen(self, kind: str, detail: str, count: int = 1) -> None:
         """Count something that was dispatched and not recorded."""
@@ -414,48 +377,6 @@ class Recorder:
 
     def remember_outputs(self, key: str, outputs: Iterable[ArgSpec]) -> None:
         self._outputs[key] = tuple(outputs)
-
-    def tell(self, message: str) -> None:
-        """On stderr, unless something was told before: one line is read, a thousand are not."""
-        told, self._told = self._told, True
-        if not told:
-            say(message)
-
-    @contextlib.contextmanager
-    def guard(self, what: str, loss: str | None = None, *, may_raise: bool = True) -> Iterator[None]:
-        """Run recording code so that its failure is a loss of kind ``loss``, told once, and never the run's.
-
-        With ``on_error="raise"`` it is a :class:`RecordingError`, except where ``may_raise`` is false: the run is
-        failing on its own there, and its error must come through.
-        """
-        try:
-            with self._lock:
-                yield
-        except Exception as error:
-            self._lose(what, loss, error, may_raise=may_raise)
-            return
-        failure = None if self._writer is None else self._writer.write_error
-        if failure is not None and not self._told:  # the writer has counted the loss itself
-            self._lose(what, None, failure, may_raise=may_raise)
-
-    def _lose(self, what: str, loss: str | None, error: Exception, *, may_raise: bool) -> None:
-        message = f"{what}: {in_words(error)}"
-        if self.error is None:
-            self.error = message
-        if loss is not None and self._writer is not None:
-            with contextlib.suppress(Exception), self._lock:
-                self._writer.lose(loss, message)
-        if self._on_error == "raise" and may_raise:
-            raise RecordingError(f"recording to {self.path} failed at {message}") from error
-        self.tell(
-            f"recording to {self.path} failed at {message}; the run goes on, the snapshot will say what is missing"
-        )
-
-
-def _lost(losses: Iterable[Loss]) -> str:
-    shown = [f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses]
-    more = [f"and {len(shown) - 5} more, see fusion-replay show"] if len(shown) > 5 else []
-    return "; ".join(shown[:5] + more)
 
 
 __all__ = ["Recorder", "record"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
+from fusion_replay.how import How, IfExists, OnError
 from fusion_replay.keeping import Keeping
 
 PREFIX = "FUSION_REPLAY_"
@@ -45,8 +46,8 @@ class Settings:
     """
 
     out: str | None = None
-    if_exists: Literal["error", "replace", "number"] | None = None
-    on_error: Literal["warn", "raise"] = "warn"
+    if_exists: IfExists | None = None
+    on_error: OnError = "warn"
     separate: bool = False
     whole_calls: bool = False
     level: Literal["full", "digest"] = "full"
@@ -89,17 +90,11 @@ class Settings:
         Raises:
             UsageError: malformed, or at odds with each other.
         """
-        return Keeping.of(
-            self.level,
-            op=self.op,
-            step=self.step,
-            buffer=self.buffer,
-            invocation=self.invocation,
-            only_matching=self.only_matching,
-            max_bytes=self.max_bytes,
-            max_steps=self.max_steps,
-            max_invocations=self.max_invocations,
-        )
+        return Keeping.of(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Keeping)})
+
+    def how(self, if_exists: IfExists) -> How:
+        """How it is recorded, where this is done about a file that is there."""
+        return How(**{f.name: getattr(self, f.name) for f in dataclasses.fields(How)} | {"if_exists": if_exists})
 
     def to_environ(self) -> dict[str, str]:
         """The variables that say exactly this; defaults are left out."""

@@ -45,7 +45,7 @@ class Watch:
             with self._recorder.guard("the device files of its kernels", "binaries"):
                 files = device_files(kernels())
                 if files:
-                    self._recorder.writer.add_binaries(self._sequence, files, keep=self._recorder.binaries)
+                    self._recorder.writer.add_binaries(self._sequence, files, keep=self._recorder.how.binaries)
 
     def before(self, step: LiveStep) -> None:
         self._begun = False
@@ -84,7 +84,7 @@ class Watch:
             )
             self._begun = True
             self._remember_static(step, contents)
-            if self._recorder.with_reference and withheld is None:  # the kernel may write over what it read
+            if self._recorder.how.with_reference and withheld is None:  # the kernel may write over what it read
                 partial = self._is_partial(step.description)
                 old = {i: previous[i] for i in previous if partial and i not in inputs}
                 self._before = ([x.copy() for x in inputs.values()], [x.copy() for x in old.values()])
@@ -140,7 +140,7 @@ class Watch:
 
     @property
     def _looks_again(self) -> bool:
-        return self._recorder.verify_static or self._recorder.with_reference
+        return self._recorder.how.verify_static or self._recorder.how.with_reference
 
     def _known(self, use: OperandUse) -> int | None:
         """The content that a weight had when it was first read."""

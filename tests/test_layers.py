@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # Rooms (or single modules of one, where a room has two floors), earlier ones first; those of a line are one layer.
 LAYERS = """
 errors
-model bf16 keeping ledger telling provenance tries watcher
-settings
+model bf16 how keeping ledger telling provenance tries watcher
+guard settings
 tensors tolerance tiling blocks
 deviation
 rules

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -22,6 +24,8 @@ from fusion_replay.errors import (
     TargetExistsError,
     UsageError,
 )
+from fusion_replay.how import How
+from fusion_replay.keeping import Keeping
 from fusion_replay.snapshot.writer import SnapshotWriter
 from fusion_replay.sources.simulator import operators as sim
 
@@ -625,3 +629,14 @@ def test_a_recorded_llama_decode_is_as_an_unrecorded_one(device: str, tmp_path: 
     assert contents(recorded.callable) == contents(plain.callable)
     assert rec.report is not None
     assert (rec.report.steps, rec.report.invocations, rec.report.losses) == (160, 2, ())
+
+
+def test_every_argument_of_record_says_what_is_kept_or_how(tmp_path: Path) -> None:
+    """One list of arguments: each is a field of one of two dataclasses, with the same default, and arrives there."""
+    taken = list(inspect.signature(fr.record).parameters.values())[2:]
+    fields = {field.name: field for kind in (Keeping, How) for field in dataclasses.fields(kind)}
+    assert {p.name: p.default for p in taken} == {name: field.default for name, field in fields.items()}
+    given = {"level": "digest", "op": ["GEMV", "SiLU"], "only_matching": True, "slow_after": 3.0, "no_weights": True}
+    rec = fr.record(tmp_path / "r.h5", **given)
+    assert rec.keeping == Keeping("digest", op="GEMV,SiLU", only_matching=True)
+    assert rec.how == How(slow_after=3.0, no_weights=True)

@@ -14,8 +14,8 @@ from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import MismatchError
 
 if TYPE_CHECKING:
+    from fusion_replay.how import IfExists
     from fusion_replay.model import StepDescription
-    from fusion_replay.record import IfExists
     from fusion_replay.workloads import Run
 
 DEVICE = "npu2"

@@ -21,8 +21,8 @@ from fusion_replay.report.text import count, human_bytes, human_seconds, one_lin
 from fusion_replay.settings import Settings
 
 if TYPE_CHECKING:
+    from fusion_replay.how import IfExists
     from fusion_replay.model import SequenceDescription, StepDescription
-    from fusion_replay.record import IfExists
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
     from fusion_replay.workloads import Option, Run, Workload

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion_replay.how import How
 from fusion_replay.record import Recorder
 from fusion_replay.telling import in_words
 
@@ -37,7 +38,7 @@ def recorded(item: pytest.Item, folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             numbered = target.exists()
-            recorder = stack.enter_context(Recorder(target, if_exists="number" if numbered else "error", summary=False))
+            recorder = stack.enter_context(Recorder(target, how=How("number" if numbered else "error"), summary=False))
         except Exception as error:
             item.user_properties.append(("fr_not_recorded", in_words(error)))
         try:

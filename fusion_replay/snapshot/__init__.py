@@ -11,7 +11,8 @@ from fusion_replay.snapshot.schema import Loss
 from fusion_replay.snapshot.step import OperandMap, RecordedStep, RecordedTensor
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.writer import SnapshotWriter, WriteReport
+    from fusion_replay.snapshot.writer import SnapshotWriter
+    from fusion_replay.snapshot.written import WriteReport
 
 __all__ = [
     "DeviceFile",
