@@ -26,10 +26,11 @@ def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
     """The target that a recording to ``path`` will become, and its new journal, locked.
 
     ``number`` makes ``app.h5`` the next free of ``app-001.h5``, ``app-002.h5``, ... ``replace`` leaves the old file
-    alone until the new one is complete; what is left of a recording that was killed under that name is put aside.
+    alone until the new one is complete. What is left of a recording that was killed under that name is put aside, and
+    told.
 
     Raises:
-        TargetExistsError: the file exists, or somebody records there, or an unfinished recording lies there.
+        TargetExistsError: the file exists, or somebody records there.
         UsageError: a directory, a missing folder, no permission.
     """
     if if_exists not in ("error", "replace", "number"):
@@ -43,7 +44,7 @@ def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
             raise TargetExistsError(
                 f"{path}: exists already; choose another name, or ask to replace it or to number the new one"
             )
-        return path, _create(path, if_exists)
+        return path, _create(path)
     except UsageError:
         raise
     except OSError as error:
@@ -100,7 +101,7 @@ def _bump(target: Path) -> Path:
     return target
 
 
-def _create(target: Path, if_exists: IfExists) -> JournalFile:
+def _create(target: Path) -> JournalFile:
     path = beside(target, JOURNAL_SUFFIX)
     try:
         return JournalFile(path)
@@ -111,11 +112,6 @@ def _create(target: Path, if_exists: IfExists) -> JournalFile:
     except BlockingIOError:
         raise TargetExistsError(f"{target}: {owner(path)} is recording there ({path}); choose another name") from None
     try:
-        if if_exists == "error":
-            raise TargetExistsError(
-                f"{path}: an unfinished recording lies there; seal it with `fusion-replay fsck --recover {target}`, "
-                "or delete it"
-            )
         if not os.path.samestat(os.fstat(lock.fd), os.stat(path)):
             raise TargetExistsError(f"{target}: another process has begun to record there; choose another name")
         _put_aside(target)

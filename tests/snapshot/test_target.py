@@ -134,14 +134,21 @@ def test_two_recorders_never_share_a_name(tmp_path: Path, if_exists: str) -> Non
     assert writer.close().steps == 3
 
 
-def test_the_journal_of_a_killed_recording_is_not_overwritten(tmp_path: Path) -> None:
+def test_what_a_killed_recording_left_is_put_aside_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     writer = SnapshotWriter(tmp_path / "a.h5")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     writer.abandon()
-    with pytest.raises(TargetExistsError, match=r"an unfinished recording lies there; .*fsck --recover .*a\.h5"):
-        SnapshotWriter(tmp_path / "a.h5")
-    with open_snapshot(tmp_path / "a.h5") as snap:
+    another = SnapshotWriter(tmp_path / "a.h5")
+    left = tmp_path / "a-left-001.h5"
+    assert f"a recording that was killed lay there; it is kept, see: fusion-replay fsck --recover {left}" in (
+        capsys.readouterr().err
+    )
+    assert another.close().steps == 0
+    with open_snapshot(left) as snap:
         assert len(snap) == 3
+    assert names(tmp_path)[:2] == ["a-left-001.h5.chunks", "a-left-001.h5.journal"]
 
 
 @pytest.mark.parametrize("if_exists", ["error", "replace", "number"])
