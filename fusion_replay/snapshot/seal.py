@@ -8,11 +8,12 @@ complete and on the disk does it get its name, and only then do journal and spil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def seal(
         UnsealedError: it could not be written; the journal is kept.
         TargetExistsError: ``target`` exists; the journal is kept.
     """
-    try:
+    with sealing(target, journal_path):
         files, summary = journal.open_journal(journal_path)
         index = summary.index()
         store = ContentStore(
@@ -92,26 +93,38 @@ def seal(
             made, size = _write(target, index, store)
         finally:
             store.close()
-        path = publish(made, target, if_exists)
-    except TargetExistsError as error:
-        raise TargetExistsError(
-            f"{error} The recording is kept in {journal_path}; move {target} away and run "
-            f"`fusion-replay fsck --recover {target}`"
-        ) from error
-    except FusionReplayError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
-        raise UnsealedError(
-            f"{target}: could not be sealed ({reason(error)}); everything recorded is kept in {journal_path}: "
-            f"make room, then run `fusion-replay fsck --recover {target}`"
-        ) from error
-    finally:
-        beside(target, PART_SUFFIX).unlink(missing_ok=True)
+        try:
+            path = publish(made, target, if_exists)
+        except TargetExistsError as error:
+            raise TargetExistsError(
+                f"{error} The recording is kept in {journal_path}; move {target} away and run "
+                f"`fusion-replay fsck --recover {target}`"
+            ) from error
     remove_working_files(target)
     return Sealed(path, len(index.steps), len(index.invocations), size, index.losses)
 
 
-def reason(error: Exception) -> str:
+@contextlib.contextmanager
+def sealing(target: Path, journal_path: Path) -> Iterator[None]:
+    """Around what makes ``target``: whatever fails leaves no part of it, and says where the recording is kept.
+
+    Raises:
+        UnsealedError: it could not be written.
+    """
+    try:
+        yield
+    except FusionReplayError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
+        raise UnsealedError(
+            f"{target}: could not be sealed ({_reason(error)}); everything recorded is kept in {journal_path}: "
+            f"make room, then run `fusion-replay fsck --recover {target}`"
+        ) from error
+    finally:
+        beside(target, PART_SUFFIX).unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
     """One line; HDF5 wraps the system's own words into several."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     inner = re.search(r"error message = '([^']*)'", text)

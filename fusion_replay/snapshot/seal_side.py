@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import FusionReplayError, SnapshotError, UnsealedError
+from fusion_replay.errors import SnapshotError
 from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import journal, seal
 from fusion_replay.snapshot.codec import Layout
@@ -30,42 +31,36 @@ def seal_side(journal_path: Path, target: Path, *, verify: bool = False) -> seal
         SnapshotError: the file that is there can't be read, or is no side file.
     """
     part = beside(target, PART_SUFFIX)
-    stores: list[ContentStore] = []
-    try:
+    with seal.sealing(target, journal_path), contextlib.ExitStack() as stores:
         files, summary = journal.open_journal(journal_path)
         index = summary.index()
         cache = CHECKING_CACHE if verify else 0
-        stores.append(ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache))
+        store = ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache)
+        stores.callback(store.close)
         if verify:
-            seal.drop_damaged(index, stores[0])
-        parts = [(index, stores[0])]
+            seal.drop_damaged(index, store)
+        parts = [(index, store)]
         if target.exists():
-            file = open(target, "rb", buffering=0)  # noqa: SIM115 - the store closes it
-            try:
-                _, old = read_sealed(file, target)
-            except BaseException:
-                file.close()
-                raise
-            stores.append(ContentStore(old, file, cache_bytes=0))
-            if len(old.steps):
-                raise SnapshotError(f"{target}: a recording of {len(old.steps)} steps; expected a side file of weights")
-            parts.insert(0, (old, stores[1]))
-        joined, store = _join(parts, str(target))
-        size = seal.write_sealed(part, joined, store)
+            parts.insert(0, _there_already(target))
+            stores.callback(parts[0][1].close)
+        joined, both = _join(parts, str(target))
+        size = seal.write_sealed(part, joined, both)
         publish(part, target, "replace")
-    except FusionReplayError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:  # h5py reports a full disk as any of them
-        raise UnsealedError(
-            f"{target}: could not be sealed ({seal.reason(error)}); the weights recorded are kept in {journal_path}: "
-            f"make room, then run `fusion-replay fsck --recover {target}`"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-        for each in stores:
-            each.close()
     remove_working_files(target)
     return seal.Sealed(target, 0, 0, size, joined.losses)
+
+
+def _there_already(target: Path) -> tuple[Index, ContentStore]:
+    """What the side file has that is to be replaced."""
+    file = open(target, "rb", buffering=0)  # noqa: SIM115 - the store closes it
+    try:
+        _, old = read_sealed(file, target)
+        if len(old.steps):
+            raise SnapshotError(f"{target}: a recording of {len(old.steps)} steps; expected a side file of weights")
+    except BaseException:
+        file.close()
+        raise
+    return old, ContentStore(old, file, cache_bytes=0)
 
 
 def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, Any]:

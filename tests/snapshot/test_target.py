@@ -134,9 +134,7 @@ def test_two_recorders_never_share_a_name(tmp_path: Path, if_exists: str) -> Non
     assert writer.close().steps == 3
 
 
-def test_what_a_killed_recording_left_is_put_aside_and_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_killed_recording_left_is_put_aside_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     writer = SnapshotWriter(tmp_path / "a.h5")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     writer.abandon()
