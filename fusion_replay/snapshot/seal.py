@@ -90,7 +90,7 @@ def seal(
             if verify:
                 drop_damaged(index, store)
             index.losses = _merged((*index.losses, *unwritten, *_damage_as_losses(summary.damaged)))
-            made, size = _write(target, index, store)
+            made, size = write_beside(target, index, store)
         finally:
             store.close()
         try:
@@ -131,8 +131,11 @@ def _reason(error: Exception) -> str:
     return inner[1] if inner else " ".join(text.split())
 
 
-def _write(target: Path, index: Index, store: ContentStore) -> tuple[Path, int]:
-    """The whole file, under the name that it has until it is published; its length in bytes."""
+def write_beside(target: Path, index: Index, store: ContentStore) -> tuple[Path, int]:
+    """The whole file, under the name that it has until it is published; its length in bytes.
+
+    Its chunks stay where they are, if they can. Raises as :func:`write_sealed`, but for ElsewhereError.
+    """
     chunks, part = beside(target, CHUNKS_SUFFIX), beside(target, PART_SUFFIX)
     stop = _end_of_chunks(index)
     if stop > HEAD and chunks.exists():

@@ -44,8 +44,11 @@ def seal_side(journal_path: Path, target: Path, *, verify: bool = False) -> seal
             parts.insert(0, _there_already(target))
             stores.callback(parts[0][1].close)
         joined, both = _join(parts, str(target))
-        size = seal.write_sealed(part, joined, both)
-        publish(part, target, "replace")
+        if len(parts) == 1:
+            made, size = seal.write_beside(target, joined, both)
+        else:
+            made, size = part, seal.write_sealed(part, joined, both)
+        publish(made, target, "replace")
     remove_working_files(target)
     return seal.Sealed(target, 0, 0, size, joined.losses)
 

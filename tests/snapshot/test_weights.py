@@ -21,7 +21,7 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot import SnapshotWriter, open_snapshot
+from fusion_replay.snapshot import SnapshotWriter, hdf5, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
 from fusion_replay.snapshot.weights import WeightsKeeper
 from snapshot_maker import BF16, bits, random_bf16
@@ -98,6 +98,24 @@ def test_recordings_share_what_is_the_same(tmp_path: Path) -> None:
     import hashlib
 
     assert sums["W0"] == hashlib.sha256(bits(weight(1))).hexdigest()
+
+
+def test_the_first_recording_into_a_side_file_copies_no_chunk_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stayed: list[int] = []
+    real = hdf5.PartFile.place_chunk
+
+    def place(part: hdf5.PartFile, dataset: object, place: tuple, offset: int, size: int, mask: int) -> None:
+        stayed.append(offset)
+        real(part, dataset, place, offset, size, mask)
+
+    monkeypatch.setattr(hdf5.PartFile, "place_chunk", place)
+    side = tmp_path / "W.h5"
+    path = record(tmp_path / "a.h5", side, W0=1, W1=2)
+    assert len(stayed) == 2
+    assert check(side).tensors == 2
+    assert weights_in(path) == same(W0=1, W1=2)
 
 
 def test_found_elsewhere_and_missing(tmp_path: Path) -> None:
