@@ -37,7 +37,7 @@ class Batch:
     """Why some of what it was to hold is not kept."""
     held: Held | None = None
     """What is new waits in there for a verdict."""
-    dropped: list[records.ContentRecord] = field(default_factory=list)
+    dropped: tuple[records.ContentRecord, ...] = ()
     """Contents that were held and are not kept. The journal says so behind the step: cut short, it still has them."""
 
     def frames(self) -> list[records.Frame]:
@@ -173,8 +173,8 @@ class Intake:
 
     def commit(self, batch: Batch, step: records.Frame) -> bool:
         """Append contents and step; where that fails, the step with the digests of its contents alone."""
-        if self._commits.append([*batch.frames(), step, *batch.drops()]):
-            held = batch.held
+        held = batch.held
+        if self._commits.append([*batch.frames(), step, *batch.drops()] if batch.dropped else [*batch.frames(), step]):
             for record, _ in batch.contents:
                 key = (record.digest, record.dtype)
                 if held is not None and record.where != records.DIGEST and key in held.contents:
@@ -190,8 +190,9 @@ class Intake:
                         self.bytes_unique += record.layout.nbytes
                     else:
                         self._unneeded[record.content] = record
-            self._free(batch.dropped)
-            self._digest_only.update(((record.digest, record.dtype), record.content) for record in batch.dropped)
+            if batch.dropped:
+                self._free(batch.dropped)
+                self._digest_only.update(((record.digest, record.dtype), record.content) for record in batch.dropped)
             return True
         self.news.forget()
         bare = Batch(batch.what)
@@ -200,9 +201,9 @@ class Intake:
             lost += record.where != records.DIGEST
             bare.contents.append((digest_alone(record), None))
             self._bare.add(record.content)
-        if batch.held is not None:
-            self._free(batch.held.contents.values())
-            batch.held.contents.clear()
+        if held is not None:
+            self._free(held.contents.values())
+            held.contents.clear()
         if not lost or not self._commits.append([*bare.frames(), step, *batch.drops()]):
             for record in batch.dropped:  # the journal has them still
                 self._spill.queue(tasks_of(record))
@@ -221,7 +222,7 @@ class Intake:
         """
         for key, record in held.contents.items():
             if batch is not None and (key in self._stored or not self._fits(record.layout.nbytes)):
-                batch.dropped.append(record)
+                batch.dropped += (record,)
                 if key not in self._stored:
                     self._beyond(batch)
                 continue

@@ -70,8 +70,8 @@ class Rows:
             if not 0 <= position < len(operands):
                 raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
             place = Place(sequence, invocation, step, position, role, operands[position])
-            digest = digests.get((role, position))
-            rows.append((position, role, self._intake.content(batch, array, place.use.spec, keep, place, digest)))
+            known = None if digests is NOTHING else digests.get((role, position))
+            rows.append((position, role, self._intake.content(batch, array, place.use.spec, keep, place, known)))
         return rows
 
     def assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[Row]:

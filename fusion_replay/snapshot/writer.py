@@ -278,7 +278,7 @@ class SnapshotWriter:
                 return
             batch = Batch(f"step {invocation}:{step}")
             keep = self._level == "full" and (invocation, step) not in self._withheld
-            held, seen = self._held.get((invocation, step)), NOTHING
+            held, seen = self._held.get((invocation, step)) if self._holds else None, NOTHING
             reason: str | None = None
             if held is not None:
                 seen = {(OUTPUT, position): digest_of(_flat(array)) for position, array in outputs.items()}
@@ -369,14 +369,15 @@ class SnapshotWriter:
     def _ended(self, invocation: int, step: int) -> None:
         self._intake.news.ended(invocation, step)
         self._withheld.discard((invocation, step))
-        self._held.pop((invocation, step), None)
+        if self._holds:
+            self._held.pop((invocation, step), None)
 
     def _settle(self, batch: Batch, held: Held, reason: str | None) -> bool:
         """Keep what a step holds, or drop it for this reason; whether it is kept."""
         if reason is None:
             self._intake.keep(held, batch)
             return True
-        batch.dropped += held.contents.values()
+        batch.dropped = tuple(held.contents.values())
         self.leave_out(f"steps {reason}; their digests are kept")
         return False
 
