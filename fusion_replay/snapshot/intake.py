@@ -15,7 +15,7 @@ from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.commits import Commits
-from fusion_replay.snapshot.held import Held, Key, digest_alone, tasks_of
+from fusion_replay.snapshot.held import Held, Key, Spot, digest_alone, tasks_of
 from fusion_replay.snapshot.links import Link, Side
 from fusion_replay.snapshot.news import News, Place
 from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, digest_of
@@ -213,6 +213,17 @@ class Intake:
         return True
 
     # --- steps that wait for a verdict --------------------------------------------------------------------------
+
+    def seen(self, held: Held) -> dict[Spot, bytes]:
+        """Digests of what a step that is held has shown so far."""
+        return {(role, position): self.digests[content] for position, role, content in held.rows}
+
+    def settle(self, held: Held, batch: Batch, keep: bool) -> None:
+        """The verdict on a step that ends with ``batch``."""
+        if keep:
+            self.keep(held, batch)
+        else:
+            batch.dropped = tuple(held.contents.values())
 
     def keep(self, held: Held, batch: Batch | None = None) -> None:
         """Keep what a step holds and the constants that it read.

@@ -277,15 +277,13 @@ class SnapshotWriter:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
             batch = Batch(f"step {invocation}:{step}")
-            keep = self._level == "full" and (invocation, step) not in self._withheld
-            held, seen = self._held.get((invocation, step)) if self._holds else None, NOTHING
-            reason: str | None = None
+            keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
+            held = self._held.get((invocation, step)) if self._holds else None
             if held is not None:
                 seen = {(OUTPUT, position): digest_of(_flat(array)) for position, array in outputs.items()}
-                if decide is not None:
-                    before = {(role, position): self._intake.digests[content] for position, role, content in held.rows}
-                    reason = decide({**before, **seen})
-                keep = self._settle(batch, held, reason)
+                reason = None if decide is None else decide({**self._intake.seen(held), **seen})
+                keep = reason is None
+                self._intake.settle(held, batch, keep)
             rows = self._rows.of(batch, invocation, step, OUTPUT, outputs, keep, seen)
             self._rows.wrote(invocation, step, rows)
             rows += self._rows.of(batch, invocation, step, REFERENCE, reference, keep)
@@ -297,6 +295,10 @@ class SnapshotWriter:
                 detail["withheld"] = withheld
             if not self._intake.commit(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._commits.lose("outputs", "ends of steps that could not be written; they show as in flight")
+                if held is not None:
+                    self._intake.need(held.rows)
+            elif reason is not None:
+                self.leave_out(f"steps {reason}; their digests are kept")
 
     def fail_step(self, invocation: int, step: int, error: str, *, state: str | None = None) -> None:
         """The kernel raised instead of coming back."""
@@ -371,15 +373,6 @@ class SnapshotWriter:
         self._withheld.discard((invocation, step))
         if self._holds:
             self._held.pop((invocation, step), None)
-
-    def _settle(self, batch: Batch, held: Held, reason: str | None) -> bool:
-        """Keep what a step holds, or drop it for this reason; whether it is kept."""
-        if reason is None:
-            self._intake.keep(held, batch)
-            return True
-        batch.dropped = tuple(held.contents.values())
-        self.leave_out(f"steps {reason}; their digests are kept")
-        return False
 
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
