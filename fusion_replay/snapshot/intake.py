@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,24 +231,29 @@ class Intake:
         With ``batch``, in which the step ends, those are dropped that are known from elsewhere by now, and those beyond
         ``max_bytes``.
         """
+        needed = [content for _, role, content in held.rows if role != WATCHED]
         for key, record in held.contents.items():
-            if batch is not None and (key in self._stored or not self._fits(record.layout.nbytes)):
-                batch.dropped += (record,)
-                if key not in self._stored:
-                    self._beyond(batch)
+            known = self._stored.get(key) if batch is not None else None
+            if known is not None:
+                needed.append(known)
+            elif batch is None or self._fits(record.layout.nbytes):
+                self._stored[key] = record.content
+                self._bare.discard(record.content)
+                self._count(record, spilled=True)
+                self._spill.queue(tasks_of(record))
                 continue
-            self._stored[key] = record.content
-            self._bare.discard(record.content)
-            self._count(record, spilled=True)
-            self._spill.queue(tasks_of(record))
+            else:
+                self._beyond(batch)
+            assert batch is not None
+            batch.dropped += (record,)
         held.contents.clear()
-        self.need(held.rows, batch)
+        self.need(needed, batch)
 
-    def need(self, rows: Sequence[records.Row], batch: Batch | None = None) -> None:
-        """A step that is kept has these operands: constants among them are needed, within ``max_bytes``."""
-        for _, role, content in rows:
+    def need(self, contents: Iterable[int], batch: Batch | None = None) -> None:
+        """A step that is kept has these: constants among them are needed, within ``max_bytes``."""
+        for content in contents:
             record = self._unneeded.get(content)
-            if record is None or role == WATCHED:
+            if record is None:
                 continue
             if batch is not None and not self._fits(record.layout.nbytes):
                 self._beyond(batch)

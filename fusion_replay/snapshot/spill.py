@@ -127,7 +127,7 @@ class Spill:
 
     def release_reserve(self) -> bool:
         """Give the space that was held back to whoever writes next; False where there is none (any more)."""
-        if not self._reserved or self._used > self._limit:  # slots lie behind it
+        if not self._reserved or self._used > self._limit:  # slots lie there
             return False
         os.ftruncate(self.fd, self._limit * SLOT)
         self._reserved = False
@@ -164,7 +164,7 @@ class Spill:
                     return self._free.pop()
                 if self._used - self._held < self._limit:
                     self._used += 1
-                    return self._used - (self._used <= self._limit)  # one is left out: the reserve lies there
+                    return self._used - 1
                 if not self._progresses():
                     # Every slot holds a piece that nobody will take out any more: waiting would be for ever.
                     raise OSError(errno.ENOSPC, "no room left to compress into", str(self.path))

@@ -288,7 +288,7 @@ class SnapshotWriter:
             self._rows.wrote(invocation, step, rows)
             rows += self._rows.of(batch, invocation, step, REFERENCE, reference, keep)
             if held is not None and keep:
-                self._intake.need(rows, batch)
+                self._intake.need([content for _, _, content in rows], batch)
             self._ended(invocation, step)
             detail = {} if state is None else {"state": state}
             if (withheld := reason or batch.withheld) is not None:
@@ -296,7 +296,7 @@ class SnapshotWriter:
             if not self._intake.commit(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._commits.lose("outputs", "ends of steps that could not be written; they show as in flight")
                 if held is not None:
-                    self._intake.need(held.rows)
+                    self._intake.need([content for _, _, content in held.rows])
             elif reason is not None:
                 self.leave_out(f"steps {reason}; their digests are kept")
 
