@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,14 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
+from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.describe import jsonable
 from fusion_replay.telling import in_words
 from fusion_replay.tensors import as_array
 
 if TYPE_CHECKING:
     from fusion_replay.record import Recorder
+    from fusion_replay.snapshot.held import Spot
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 ORIGIN = {"variant": "arrays"}
@@ -67,6 +70,7 @@ class ArrayStep:
         self._on_disk: set[str] = set()
         self._key = ""
         self._invocation: int | None = None
+        self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs
 
     def __enter__(self) -> ArrayStep:
         patches.enter()  # what IRON dispatches in the body is this step
@@ -108,11 +112,17 @@ class ArrayStep:
             return
         position = {arg.name: i for i, arg in enumerate(self._args)}
         inout = {name: array for name, array in inputs.items() if name in watched}
+        read = {position[name]: array for name, array in inputs.items()}
+        kept = {position[name]: array for name, array in {**inout, **previous}.items()}
+        decider = self._recorder.decider
+        if decider is not None and decider.reads and withheld is None:  # the body may write over them
+            self._read = {(INPUT, i): array.copy() for i, array in read.items()}
+            self._read |= {(PREVIOUS, i): array.copy() for i, array in kept.items()}
         writer.begin_step(
             invocation,
             0,
-            {position[name]: array for name, array in inputs.items()},
-            previous={position[name]: array for name, array in {**inout, **previous}.items()},
+            read,
+            previous=kept,
             watched={position[name]: array for name, array in watched.items() if name not in inout},
             values={name: jsonable(value) for name, value in self._values.items()},
             withheld=withheld,
@@ -136,8 +146,19 @@ class ArrayStep:
             writer.reassign(invocation, self._recorder.sequence_id(self._describe()))
         self._recorder.remember_outputs(self._key, found)
         position = {arg.name: i for i, arg in enumerate(self._args)}
-        writer.end_step(invocation, 0, {position[name]: array for name, array in outputs.items()})
+        written = {position[name]: array for name, array in outputs.items()}
+        decide = None if self._recorder.decider is None else partial(self._decide, written)
+        writer.end_step(invocation, 0, written, decide=decide)
         writer.end_invocation(invocation)
+
+    def _decide(self, outputs: Mapping[int, npt.NDArray[Any]], digests: Mapping[Spot, bytes]) -> str | None:
+        from fusion_replay.judging.deviating import JustRan  # who keeps everything needs none of it
+
+        assert self._invocation is not None
+        sequence = self._recorder.writer.sequence(self._recorder.sequence_id(self._describe()))
+        contents = self._read | {(OUTPUT, position): array for position, array in outputs.items()}
+        values = {name: jsonable(value) for name, value in self._values.items()}
+        return self._recorder.decide(JustRan(sequence, self._invocation, 0, values, contents), digests)
 
     # --- the sequence of one step -------------------------------------------------------------------------------
 

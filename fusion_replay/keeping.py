@@ -8,6 +8,7 @@ writer keeps digests alone where there is one.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
 
 Level = Literal["full", "digest"]
+Keep = Literal["all", "mismatch"]
 Texts = str | Sequence[str]
 
 FILTERED = "outside the filter"
 BEYOND = "beyond max_"
-"""Why a step's contents are not kept; those of a limit name it: ``beyond max_steps 10``."""
+AS_IN, AS_REFERENCE = "as in ", "as the reference"
+"""Why a step's contents are not kept; those of a limit name it: ``beyond max_steps 10``, an earlier snapshot is named:
+``as in good.h5``."""
 
 _FILTERS = ("op", "step", "buffer", "invocation")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", re.IGNORECASE)
@@ -43,7 +47,9 @@ class Keeping:
         buffer: ``name`` or ``name[start:end]`` in bytes, by commas: steps that read or write any of it.
         invocation: numbers and ranges, ``0,3-5``.
         max_bytes: contents kept, as they are before compression; what other contents give is not counted.
-        max_steps, max_invocations: how many have contents kept, of those that the filters choose.
+        max_steps, max_invocations: how many have contents kept, of those that the filters choose and that deviate.
+        keep: "all", or "mismatch": of the steps that the filters choose only those that deviate.
+        against: from what: a file, the earlier snapshot; None: each step's reference.
 
     Raises:
         UsageError: a malformed value, or values that exclude each other; names it and what was expected.
@@ -58,10 +64,18 @@ class Keeping:
     max_bytes: int | None = None
     max_steps: int | None = None
     max_invocations: int | None = None
+    keep: Keep = "all"
+    against: str | None = None
 
     def __post_init__(self) -> None:
         if self.level not in ("full", "digest"):
             raise UsageError(f"level {self.level!r}: expected 'full' or 'digest'")
+        if self.keep not in ("all", "mismatch"):
+            raise UsageError(f"keep {self.keep!r}: expected 'all' or 'mismatch'")
+        if self.keep == "mismatch" and self.level == "digest":
+            raise UsageError("keep 'mismatch' with level 'digest': no contents are kept that it could choose")
+        if self.against is not None and self.keep != "mismatch":
+            raise UsageError(f"against {self.against!r}: goes with keep 'mismatch'")
         for name in ("max_bytes", "max_steps", "max_invocations"):
             limit = getattr(self, name)
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit < _MOST):
@@ -87,6 +101,8 @@ class Keeping:
         given.update({name: _joined(given[name]) for name in _FILTERS if name in given})
         if isinstance(size := given.get("max_bytes"), str):
             given["max_bytes"] = size_in_bytes(size)
+        if (against := given.get("against")) is not None:
+            given["against"] = os.fspath(against)
         return cls(**given)
 
     @property
@@ -97,8 +113,9 @@ class Keeping:
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from keeping everything."""
-        given = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "level")
-        return {name: value for name, value in given if value not in (None, False)}
+        fields = [f for f in dataclasses.fields(self) if f.name != "level" and getattr(self, f.name) != f.default]
+        given = {f.name: getattr(self, f.name) for f in fields}
+        return given if self.against is None else {**given, "against": os.path.basename(self.against)}
 
     def __str__(self) -> str:
         return ", ".join(f"{k} {v}" if v is not True else k for k, v in self.to_dict().items())
@@ -151,21 +168,32 @@ class Doorkeeper:
 
         ``number``: of the sequence, in this recording. ``full``: no bytes are left.
         """
-        k = self.keeping
         self._called = max(self._called, invocation + 1)
+        k = self.keeping
         if k.filters:
             if step not in self._entries(number, sequence) or not k.passes(invocation, step):
                 return FILTERED
             self._matched = True
         if full:
             return f"{BEYOND}bytes {k.max_bytes}"
+        if k.keep == "mismatch":
+            return self._limit(invocation)  # what it counts is known when the step has ended
+        return self.admit(invocation)
+
+    def admit(self, invocation: int) -> str | None:
+        """Count a step as one that is kept; why it is not after all, or None."""
+        if (limit := self._limit(invocation)) is None:
+            self._invocations.add(invocation)
+            self._steps += 1
+        return limit
+
+    def _limit(self, invocation: int) -> str | None:
+        k = self.keeping
         if k.max_steps is not None and self._steps >= k.max_steps:
             return f"{BEYOND}steps {k.max_steps}"
-        if k.max_invocations is not None and invocation not in self._invocations:
-            if len(self._invocations) >= k.max_invocations:
-                return f"{BEYOND}invocations {k.max_invocations}"
-            self._invocations.add(invocation)
-        self._steps += 1
+        more = invocation not in self._invocations
+        if k.max_invocations is not None and more and len(self._invocations) >= k.max_invocations:
+            return f"{BEYOND}invocations {k.max_invocations}"
         return None
 
     @property
@@ -245,4 +273,15 @@ def _shown(names: dict[str, None]) -> str:
     return ", ".join(some[:12]) + (f" and {len(some) - 12} more" if len(some) > 12 else "")
 
 
-__all__ = ["BEYOND", "FILTERED", "Doorkeeper", "Keeping", "Level", "Texts", "size_in_bytes"]
+__all__ = [
+    "AS_IN",
+    "AS_REFERENCE",
+    "BEYOND",
+    "FILTERED",
+    "Doorkeeper",
+    "Keep",
+    "Keeping",
+    "Level",
+    "Texts",
+    "size_in_bytes",
+]

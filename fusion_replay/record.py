@@ -21,7 +21,7 @@ from fusion_replay.errors import RecordingError, UsageError
 from fusion_replay.guard import Guard, in_short
 from fusion_replay.hooks.everything import Everything
 from fusion_replay.how import How, IfExists, OnError
-from fusion_replay.keeping import BEYOND, Doorkeeper, Keeping, Level, Texts
+from fusion_replay.keeping import BEYOND, Doorkeeper, Keep, Keeping, Level, Texts
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.sources.protocol import StepObserver, StepSource
 from fusion_replay.telling import human_bytes, in_words, say
@@ -29,7 +29,9 @@ from fusion_replay.watchdog import TimedWatch, Watchdog
 
 if TYPE_CHECKING:
     from fusion_replay.array_step import ArrayStep
+    from fusion_replay.judging.deviating import Decider, JustRan
     from fusion_replay.snapshot import SnapshotWriter, WriteReport
+    from fusion_replay.snapshot.held import Spot
     from fusion_replay.snapshot.weights import WeightsKeeper
 
 EVERYTHING, PLAINLY = Keeping(), How()
@@ -60,6 +62,8 @@ def record(
     max_bytes: int | str | None = None,
     max_steps: int | None = None,
     max_invocations: int | None = None,
+    keep: Keep = "all",
+    against: str | os.PathLike[str] | None = None,
 ) -> Recorder:
     """A context manager that records into ``path`` what runs inside its block.
 
@@ -94,9 +98,15 @@ def record(
         max_bytes: keep contents of so many bytes (before compression; an int, or text such as ``"2G"``), then digests.
         max_steps, max_invocations: keep contents of the first so many, then digests. The run goes on, and the losses
             count what was not kept.
+        keep: "mismatch" keeps contents of those steps alone that deviate, of those that filters and limits let in:
+            from what ``against`` has at the same address, bit for bit; without ``against`` from the step's reference,
+            as ``replay`` judges it by default, which costs about what ``replay`` does, and at every step. Failed steps,
+            the step in flight, and what can't be judged are kept too; ``report.deviating`` counts.
+        against: a snapshot of an earlier run, of any level.
 
     Raises:
         NotAttachableError: the callable was never compiled, runs fused, or is none; the message says what to do.
+        SnapshotError: ``against`` is no usable snapshot, or records other sequences.
         UsageError: an unknown level or policy, a malformed filter or limit, or both ``weights_in`` and ``no_weights``;
             when the block ends: filters that matched no step. The digests are kept; with ``only_matching`` there are
             none, and no file is made.
@@ -136,6 +146,7 @@ class Recorder:
         self.report: WriteReport | None = None
         self.unmatched: str | None = None
         self.guard = Guard(self.path, how.on_error)
+        self.decider: Decider | None = None
         self._doorkeeper = Doorkeeper(keeping, operators.canonical)
         self._expectation_told = False
         self._writer: SnapshotWriter | None = None
@@ -161,17 +172,24 @@ class Recorder:
         Raises:
             TargetExistsError: the snapshot exists and ``if_exists`` is "error".
             OSError: it cannot be written there.
+            SnapshotError: what it is to be compared with is no usable snapshot.
         """
         if self._entered:
             raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
         from fusion_replay.snapshot.writer import SnapshotWriter
 
+        if self.keeping.keep == "mismatch":
+            from fusion_replay.judging.deviating import Decider
+
+            self.decider = Decider(self.keeping.against)
+            self.decider.check(source.sequence for source in self._sources)
         about: dict[str, Any] = {
             "level": self.keeping.level,
             "static": "verified" if self.how.verify_static else "assumed",
         }
         if kept := self.keeping.to_dict():
             about["kept"] = kept
+        self._about = about
         gathered = {**provenance.gather(), "recording": about}
         keeper = self._weights_keeper()
         try:
@@ -180,6 +198,7 @@ class Recorder:
                 if_exists=self.how.if_exists,
                 provenance=gathered,
                 level=self.keeping.level,
+                keep=self.keeping.keep,
                 max_bytes=self.keeping.max_bytes,
                 weights=keeper,
             )
@@ -223,9 +242,11 @@ class Recorder:
         """Watch one more callable until the block ends.
 
         Raises:
-            NotAttachableError: as :func:`record`.
+            NotAttachableError, SnapshotError: as :func:`record`.
         """
         source = sources.attach(callable_, whole_calls=self.how.whole_calls)
+        if self.decider is not None:
+            self.decider.check(s.sequence for s in (*self._sources, source))
         if self._everything is not None and not self._everything.claim(callable_, source):
             return  # it was called in this block already
         self._sources.append(source)
@@ -286,7 +307,7 @@ class Recorder:
             if self.unmatched is not None and self.keeping.only_matching and not writer.steps:
                 writer.discard()
                 return
-            self.report = writer.close()
+            self.report = self._close(writer)
         except Exception as error:
             self.guard.error = self.guard.error or str(error)
             message = (
@@ -311,6 +332,14 @@ class Recorder:
             say(f"{self.path}: a limit was reached: {in_short(limits)}")
         for note in self.report.notes:
             say(f"{self.path}: {note}")
+
+    def _close(self, writer: SnapshotWriter) -> WriteReport:
+        if self.decider is None:
+            return writer.close()
+        found = self.decider.found
+        writer.add_provenance({"recording": {**self._about, "deviating": found.to_dict()}})
+        report = writer.close()
+        return dataclasses.replace(report, deviating=found, notes=(str(found), *report.notes))
 
     # --- for whoever feeds this recorder ------------------------------------------------------------------------
 
@@ -354,6 +383,11 @@ class Recorder:
     def withheld(self, sequence: int, invocation: int, step: int) -> str | None:
         """Why the contents of a step that begins are not to be kept; None: they are."""
         return self._doorkeeper.reason(sequence, self.writer.sequence(sequence), invocation, step, self.writer.full)
+
+    def decide(self, step: JustRan, digests: Mapping[Spot, bytes]) -> str | None:
+        """Why the contents of a step that has ended are not to be kept; None: they are."""
+        assert self.decider is not None
+        return self.decider.decide(step, digests) or self._doorkeeper.admit(step.invocation)
 
     def expect(self) -> None:
         """After a call, say once what a recording of many will come to, where that is a size to think about."""

@@ -18,6 +18,7 @@ from fusion_replay.judging.outcome import FinalOutput, Skip, StepReport
 from fusion_replay.judging.processes import judge_in_processes
 from fusion_replay.judging.results import ReplayReport
 from fusion_replay.judging.series import Outcome, judge_evaluated, judge_series, near_reuse, pieces, roles_read
+from fusion_replay.keeping import AS_IN, AS_REFERENCE
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
 from fusion_replay.tensors import need_torch
@@ -101,7 +102,7 @@ def replay(
         final=final,
     )
     if not report.steps:
-        why = "; ".join(report.skip_lines) or "the recording holds no step"
+        why = _none_deviated(selected) or "; ".join(report.skip_lines) or "the recording holds no step"
         unknown = dict.fromkeys(s.op for s in report.skips if s.kind == "unknown_operator")
         raise NothingComparedError(f"{snap.path}: nothing was compared: {why}", tuple(unknown))
     return report
@@ -220,6 +221,17 @@ def select(
         has = f"operators {', '.join(known)}; invocations 0 to {len(snap.invocations) - 1}"
         raise UsageError(f"{snap.path}: no recorded step matches {asked}; it has {has}")
     return found
+
+
+def _none_deviated(steps: Sequence[RecordedStep]) -> str | None:
+    """Where a recording of deviating steps alone has none: so."""
+    reasons = dict.fromkeys(step.withheld or "" for step in steps)
+    if len(reasons) != 1 or not (reason := next(iter(reasons))).startswith((AS_IN, AS_REFERENCE)):
+        return None
+    return (
+        f"none of its {len(steps):,} steps deviated when it was recorded (all {reason}), and contents of deviating "
+        "steps alone were kept; record with keep 'all' to judge them"
+    )
 
 
 def recorded_on(snap: Snapshot) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
 from fusion_replay.how import How, IfExists, OnError
-from fusion_replay.keeping import Keeping
+from fusion_replay.keeping import Keep, Keeping
 
 PREFIX = "FUSION_REPLAY_"
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -33,8 +33,8 @@ class Settings:
         on_error: "warn" or "raise": what a failure of the recorder itself does.
         separate: sequences with auto or fused dispatch get separate dispatch.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
-        level, op, step, buffer, invocation, only_matching, max_bytes, max_steps, max_invocations: what is kept, as
-            :class:`~fusion_replay.keeping.Keeping` says; max_bytes also as ``2G``.
+        level, op, step, buffer, invocation, only_matching, max_bytes, max_steps, max_invocations, keep, against: what
+            is kept, as :class:`~fusion_replay.keeping.Keeping` says; max_bytes also as ``2G``.
         verify_static: look at weights at every step, instead of taking them for unchanged.
         with_reference: keep what each operator's own ``reference()`` gives.
         binaries: keep the xclbin and instruction files behind the kernels; otherwise their digests alone.
@@ -59,6 +59,8 @@ class Settings:
     max_bytes: str | None = None
     max_steps: int | None = None
     max_invocations: int | None = None
+    keep: Keep = "all"
+    against: str | None = None
     verify_static: bool = False
     with_reference: bool = False
     binaries: bool = True

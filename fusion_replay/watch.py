@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from fusion_replay import operators
 from fusion_replay.errors import UsageError
 from fusion_replay.model import OperandUse, SequenceDescription, StepDescription, format_address
+from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.device_files import device_files
 from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.telling import in_words
@@ -18,6 +20,9 @@ from fusion_replay.tensors import as_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.record import Recorder
+    from fusion_replay.snapshot.held import Spot
+
+Arrays = Mapping[int, npt.NDArray[Any]]
 
 
 class Watch:
@@ -31,6 +36,7 @@ class Watch:
         self._begun = False
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
         self._before: tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None = None
+        self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs of the step that runs
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
         self._invocation, self._description = None, sequence
@@ -57,7 +63,7 @@ class Watch:
             watched: dict[int, npt.NDArray[Any]] = {}
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
-            self._before = None
+            self._before, self._read = None, {}
             withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
             if withheld is not None and self._recorder.keeping.only_matching:
                 self._recorder.writer.leave_out(f"steps {withheld}; not recorded")
@@ -84,10 +90,20 @@ class Watch:
             )
             self._begun = True
             self._remember_static(step, contents)
+            if self._recorder.decider is not None and self._recorder.decider.reads and withheld is None:
+                self._remember_read(inputs, previous)
             if self._recorder.how.with_reference and withheld is None:  # the kernel may write over what it read
                 partial = self._is_partial(step.description)
                 old = {i: previous[i] for i in previous if partial and i not in inputs}
                 self._before = ([x.copy() for x in inputs.values()], [x.copy() for x in old.values()])
+
+    def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
+        """What the kernel may write over, for whoever judges the step afterwards."""
+        read = {(INPUT, position): array.copy() for position, array in inputs.items()}
+        for position, array in previous.items():
+            known = read.get((INPUT, position))
+            read[PREVIOUS, position] = array.copy() if known is None else known
+        self._read = read
 
     def after(self, step: LiveStep, result: StepResult) -> None:
         if not self._begun or self._invocation is None:
@@ -106,7 +122,18 @@ class Watch:
                 elapsed_ns=result.elapsed_ns,
                 state=result.state,
                 reference=reference,
+                decide=None if self._recorder.decider is None else partial(self._decide, step, outputs),
             )
+
+    def _decide(self, step: LiveStep, outputs: Arrays, digests: Mapping[Spot, bytes]) -> str | None:
+        from fusion_replay.judging.deviating import JustRan  # who keeps everything needs none of it
+
+        assert self._sequence is not None
+        assert self._invocation is not None
+        sequence, read = self._recorder.writer.sequence(self._sequence), self._read
+        contents = read | {(OUTPUT, position): array for position, array in outputs.items()}
+        ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents)
+        return self._recorder.decide(ran, digests)
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
         if not self._begun or self._invocation is None:
@@ -140,7 +167,8 @@ class Watch:
 
     @property
     def _looks_again(self) -> bool:
-        return self._recorder.how.verify_static or self._recorder.how.with_reference
+        judges = self._recorder.decider is not None and self._recorder.decider.reads
+        return judges or self._recorder.how.verify_static or self._recorder.how.with_reference
 
     def _known(self, use: OperandUse) -> int | None:
         """The content that a weight had when it was first read."""

@@ -9,7 +9,9 @@ flight must show its inputs; then the recording is sealed and all of it is check
 
     scripts/kill_test.py --count 200 --seed 1
 
-prints a histogram of the moments and exits 1 if anything that was acknowledged is gone or wrong.
+prints a histogram of the moments and exits 1 if anything that was acknowledged is gone or wrong. With ``--level
+mismatch`` contents of two steps of three are dropped when they end, as ``record --keep mismatch`` does; the step in
+flight shows its inputs all the same.
 """
 
 from __future__ import annotations
@@ -40,15 +42,15 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
+from fusion_replay.snapshot import RecordedStep, Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot import seal as _  # noqa: F401 - h5py is warm before the fork
 from fusion_replay.snapshot.fsck import recover
-from fusion_replay.snapshot.writer import Level
 
 STEPS = 6  # per invocation
 INVOCATIONS = 5
 LARGE, SMALL = 150_000, 2_000  # elements: through the spill file, and inside the journal
 KERNEL_SECONDS = 0.016  # what a kernel takes, at most: half of a recording is spent in one
+LEVELS = ("full", "digest", "mismatch")
 SEALED = 255
 BEGUN, LEFT_KERNEL, ENDED = 1, 2, 3  # what a step has come to; its end is being recorded in LEFT_KERNEL
 
@@ -76,6 +78,11 @@ def tensor(seed: int, what: int, invocation: int, step: int) -> np.ndarray:
     return rng.integers(0, 1 << 12, elements, dtype=np.uint16)
 
 
+def deviates(seed: int, invocation: int, step: int) -> bool:
+    """Level mismatch: whether the contents of this step are kept, known to both sides."""
+    return (seed + invocation * STEPS + step) % 3 == 0
+
+
 @dataclass
 class Progress:
     """Shared memory: [0] state of the recorder, [1:] one byte per step."""
@@ -101,10 +108,13 @@ class Progress:
         return BEGUN in self.memory[1:]
 
 
-def recorder(path: Path, seed: int, progress: Progress, level: Level) -> None:
+def recorder(path: Path, seed: int, progress: Progress, level: str) -> None:
     """What the child does until it is killed: record, acknowledge, run the "kernel", record, acknowledge, ..."""
     rng = random.Random(seed)
-    writer = SnapshotWriter(path, level=level)
+    mismatch = level == "mismatch"
+    writer = SnapshotWriter(
+        path, level="digest" if level == "digest" else "full", keep="mismatch" if mismatch else "all"
+    )
     number = writer.add_sequence(sequence())
     for index in range(INVOCATIONS):
         invocation = writer.begin_invocation(number)
@@ -116,7 +126,14 @@ def recorder(path: Path, seed: int, progress: Progress, level: Level) -> None:
             progress.set(invocation, step, BEGUN)
             time.sleep(rng.random() * KERNEL_SECONDS)
             progress.set(invocation, step, LEFT_KERNEL)
-            writer.end_step(invocation, step, {1: after, 2: fresh}, elapsed_ns=step)
+            reason = None if deviates(seed, invocation, step) else "as in good.h5"
+            writer.end_step(
+                invocation,
+                step,
+                {1: after, 2: fresh},
+                elapsed_ns=step,
+                decide=(lambda seen, reason=reason: reason) if mismatch else None,  # type: ignore[misc]
+            )
             progress.set(invocation, step, ENDED)
         writer.end_invocation(invocation)
     progress.memory[0] = 1
@@ -124,7 +141,7 @@ def recorder(path: Path, seed: int, progress: Progress, level: Level) -> None:
     progress.memory[0] = SEALED
 
 
-def fork(path: Path, seed: int, progress: Progress, level: Level) -> int:
+def fork(path: Path, seed: int, progress: Progress, level: str) -> int:
     child = os.fork()
     if child == 0:
         code = 1
@@ -136,7 +153,7 @@ def fork(path: Path, seed: int, progress: Progress, level: Level) -> int:
     return child
 
 
-def duration(folder: Path, seed: int, level: Level) -> float:
+def duration(folder: Path, seed: int, level: str) -> float:
     """Seconds from the first byte of a journal to the end of its seal, on this machine, now."""
     path, progress = folder / "timing.h5", Progress()
     child = fork(path, seed, progress, level)
@@ -149,7 +166,7 @@ def duration(folder: Path, seed: int, level: Level) -> float:
     return time.perf_counter() - started
 
 
-def sealing_time(folder: Path, seed: int, level: Level) -> float:
+def sealing_time(folder: Path, seed: int, level: str) -> float:
     """Seconds from the end of the last step to the end of the seal."""
     path, progress = folder / "timing.h5", Progress()
     child = fork(path, seed, progress, level)
@@ -183,7 +200,7 @@ class Outcome:
     problems: list[str]
 
 
-def kill_once(folder: Path, seed: int, share: float, seconds: float, level: Level = "full", tail: float = 0) -> Outcome:
+def kill_once(folder: Path, seed: int, share: float, seconds: float, level: str = "full", tail: float = 0) -> Outcome:
     """Fork a recorder, kill it ``share`` of the way through, and compare what is left with what was acknowledged.
 
     With ``tail`` the moment is ``share`` of those seconds instead, counted from when sealing begins.
@@ -215,7 +232,7 @@ def kill_once(folder: Path, seed: int, share: float, seconds: float, level: Leve
     return outcome
 
 
-def compare(snap: Snapshot, seed: int, progress: Progress, level: Level) -> list[str]:
+def compare(snap: Snapshot, seed: int, progress: Progress, level: str) -> list[str]:
     problems = []
     for invocation in range(INVOCATIONS):
         for number in range(STEPS):
@@ -233,11 +250,19 @@ def compare(snap: Snapshot, seed: int, progress: Progress, level: Level) -> list
                     want_bytes = tensor(seed, what, invocation, number).tobytes()
                     if side[name].digest != xxhash.xxh3_128_hexdigest(want_bytes):
                         problems.append(f"{step.address} {name} has another digest")
-                    if level == "full" and side[name].numpy().tobytes() != want_bytes:
+                    needed = level == "full" or (level == "mismatch" and needs_contents(acknowledged, step, seed))
+                    if (needed or side[name].kept) and side[name].numpy().tobytes() != want_bytes:
                         problems.append(f"{step.address} {name} differs")
                 except SnapshotError as error:
                     problems.append(str(error))
     return problems
+
+
+def needs_contents(acknowledged: int, step: RecordedStep, seed: int) -> bool:
+    """Level mismatch: in flight, or found to deviate; in between its end may have reached the disk."""
+    if acknowledged == ENDED:
+        return deviates(seed, step.invocation, step.index)
+    return step.status == "in_flight" or deviates(seed, step.invocation, step.index)
 
 
 def histogram(values: list[float], seconds: float, bins: int = 10) -> list[str]:
@@ -248,7 +273,7 @@ def histogram(values: list[float], seconds: float, bins: int = 10) -> list[str]:
 
 
 def run(
-    count: int, seed: int, folder: Path, level: Level = "full", *, sealing: bool = False
+    count: int, seed: int, folder: Path, level: str = "full", *, sealing: bool = False
 ) -> tuple[list[Outcome], float]:
     """``count`` kills; moments uniform over the measured length of a recording, one in each of ``count`` slices.
 
@@ -283,7 +308,7 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill recordings at random moments; nothing acknowledged may be lost.")
     parser.add_argument("--count", type=int, default=200, help="recorders to kill")
-    parser.add_argument("--level", choices=["full", "digest"], default="full", help="of the recordings")
+    parser.add_argument("--level", choices=LEVELS, default="full", help="of the recordings")
     parser.add_argument("--sealing", action="store_true", help="all moments between the last step and the seal")
     parser.add_argument("--seed", type=int, default=1, help="of moments and contents")
     options = parser.parse_args()

@@ -13,7 +13,7 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.errors import NothingComparedError, UsageError
-from fusion_replay.keeping import Keeping, size_in_bytes
+from fusion_replay.keeping import Doorkeeper, Keeping, size_in_bytes
 from fusion_replay.operators import canonical
 from fusion_replay.snapshot.fsck import check
 from fusion_replay.sources.simulator import operators as sim
@@ -230,6 +230,29 @@ def test_a_slice_of_a_buffer() -> None:
     sequence = gemv_silu(8, 16)  # step 2 sees bytes 8 to 16 of y
     assert Keeping(buffer="y[0:8]").chooses(sequence, canonical) == {0, 1}
     assert Keeping(buffer="y[15:16]").chooses(sequence, canonical) == {0, 1, 2}
+
+
+def test_limits_count_steps_that_deviate_when_that_is_known() -> None:
+    sequence = gemv_silu(8, 16)
+    doors = Doorkeeper(Keeping(keep="mismatch", max_steps=2, max_invocations=1), canonical)
+
+    def reason(invocation: int, step: int) -> str | None:
+        return doors.reason(0, sequence, invocation, step, False)
+
+    assert [reason(i, s) for i in range(3) for s in range(3)] == [None] * 9, "none of them has deviated"
+    assert doors.admit(3) is None
+    assert reason(4, 0) == "beyond max_invocations 1"
+    assert (reason(3, 1), reason(3, 2)) == (None, None)  # two at a time, of which one may be kept
+    assert doors.admit(4) == "beyond max_invocations 1"
+    assert (doors.admit(3), doors.admit(3)) == (None, "beyond max_steps 2")
+    assert reason(3, 0) == "beyond max_steps 2"
+
+
+def test_what_is_kept_as_data() -> None:
+    keeping = Keeping.of(keep="mismatch", against=Path("some/where/good.h5"), max_bytes="1k")
+    assert keeping.against == "some/where/good.h5"
+    assert keeping.to_dict() == {"keep": "mismatch", "against": "good.h5", "max_bytes": 1000}
+    assert Keeping().to_dict() == Keeping("digest").to_dict() == {}
 
 
 def test_what_is_to_come_is_told_once(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:

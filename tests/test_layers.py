@@ -32,10 +32,10 @@ hooks.after_import hooks.owner hooks.patches hooks.separate
 sources
 workloads
 hooks hooks.everything
+judging
 watch
 watchdog array_step
 record
-judging
 replay
 redispatching
 redispatch

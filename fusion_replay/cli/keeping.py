@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +29,18 @@ _OPTIONS = (
         "--max-bytes", metavar="SIZE", help="Keep contents of this size (500M, 2G; before compression), then digests."
     ),
     click.option("--max-steps", metavar="N", type=int, help="Keep contents of the first N steps, then digests."),
+    click.option(
+        "--keep",
+        type=click.Choice(["all", "mismatch"]),
+        help="mismatch: keep contents of steps that deviate, from --against or else from their references, which are "
+        "then computed at every step, on the recorded thread: about the time that replay takes.  [default: all]",
+    ),
+    click.option(
+        "--against", metavar="EARLIER.h5", help="With --keep mismatch: from this recording, of any level, bit for bit."
+    ),
     click.option("--max-invocations", metavar="N", type=int, help="Keep contents of the first N calls, then digests."),
 )
-_NAMES = ("level", "op", "step", "buffer", "invocation", "only_matching", "max_bytes", "max_steps", "max_invocations")
+_NAMES = tuple(field.name for field in dataclasses.fields(Keeping))
 
 
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,4 +62,18 @@ def take_keeping(options: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-__all__ = ["keeping_options", "take_keeping"]
+def usable(against: str | None) -> str | None:
+    """The earlier snapshot by its absolute name, since a program may change its folder; looked at before anything runs.
+
+    Raises:
+        SnapshotError: it can't be compared with.
+    """
+    if against is None:
+        return None
+    from fusion_replay.judging.deviating import Decider
+
+    Decider(against)
+    return os.path.abspath(against)
+
+
+__all__ = ["keeping_options", "take_keeping", "usable"]

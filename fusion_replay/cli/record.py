@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.imports import load_named
-from fusion_replay.cli.keeping import keeping_options, take_keeping
+from fusion_replay.cli.keeping import keeping_options, take_keeping, usable
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
@@ -23,6 +23,7 @@ from fusion_replay.settings import Settings
 if TYPE_CHECKING:
     from fusion_replay.how import IfExists
     from fusion_replay.model import SequenceDescription, StepDescription
+    from fusion_replay.record import Recorder
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
     from fusion_replay.workloads import Option, Run, Workload
@@ -164,7 +165,7 @@ def command(
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
     recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
     _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES, _MAX_STEPS,
-    _MAX_INVOCATIONS, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
+    _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
     _ON_ERROR (warn or raise).
     """
     kept = take_keeping(options)
@@ -215,6 +216,7 @@ def command(
     policy: IfExists = if_exists or ("error" if output is not None else "number")
     if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
+    _ = usable(kept.get("against"))
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     how = {
         **kept,
@@ -243,16 +245,12 @@ def _record(
 
     ``recipe`` goes into the provenance: a golden of this recording can be recorded again.
     """
-    from fusion_replay.record import record
-
     out.say(one_line(run.describe()))
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        record(target, if_exists=if_exists, **how) as recorder,
+        _recorder_of(run, target, if_exists, how) as recorder,
     ):
-        for callable_ in run.callables:
-            recorder.attach(callable_)
         recorder.writer.add_provenance({"recipe": recipe})
         failure = _run(run)
         recorder.close()
@@ -275,13 +273,22 @@ def _record(
         out.close(False, next=command_line("fsck", "--recover", recorder.path))
         return status or SnapshotError.exit_code
     out.say(describe(report))
-    lost = "; ".join(f"lost: {x.kind}, {x.detail} ({x.count})" for x in report.losses)
-    out.close(
-        failure is None and report.steps > 0,
-        also=lost,
-        next=command_line("replay" if failure is None else "show", report.path),
-    )
+    said = [f"lost: {x.kind}, {x.detail} ({x.count})" for x in report.losses]
+    if report.deviating is not None:
+        said.insert(0, one_line(str(report.deviating)))
+    next_ = _next(report, how.get("against")) if failure is None else command_line("show", report.path)
+    out.close(failure is None and report.steps > 0, also="; ".join(said), next=next_)
     return status or (0 if report.steps else MissingError.exit_code)
+
+
+def _recorder_of(run: Run, target: Path, if_exists: IfExists, how: Mapping[str, Any]) -> Recorder:
+    """Attached before it begins: what does not fit the run is refused before there is a file."""
+    from fusion_replay.record import record
+
+    recorder = record(target, if_exists=if_exists, **how)
+    for callable_ in run.callables:
+        recorder.attach(callable_)
+    return recorder
 
 
 def _run(run: Run) -> Exception | None:
@@ -294,6 +301,14 @@ def _run(run: Run) -> Exception | None:
     except Exception as error:
         return error
     return None
+
+
+def _next(report: WriteReport, against: str | None) -> str:
+    """What to type next: contents are compared, or judged, where there are any."""
+    found = report.deviating
+    if found is not None and not found.kept:
+        return command_line("show", report.path)
+    return command_line("diff", against, report.path) if against else command_line("replay", report.path)
 
 
 def describe(report: WriteReport) -> str:

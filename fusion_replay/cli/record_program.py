@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import click
 
 from fusion_replay import ledger
+from fusion_replay.cli.keeping import usable
 from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
 from fusion_replay.ledger import Process
@@ -38,11 +39,12 @@ def record_program(words: Sequence[str], settings: Settings) -> int:
     """Run ``words``, then report. Returns the exit status; where a signal ended the program it ends us too.
 
     Raises:
-        UsageError: the program is not there, or the target is; nothing was run.
+        UsageError, SnapshotError: the program is not there, or the target is, or what to compare with can't be read;
+            nothing was run.
     """
     out = Terminal(as_json=True)  # stdout is the program's
     program = _find(words)
-    settings = _with_target(words, settings)
+    settings = replace(_with_target(words, settings), against=usable(settings.against))
     with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
         book = Path(folder) / "ledger"
         book.touch()
@@ -169,7 +171,8 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
     for process in written[1:]:
         assert process.report is not None
         n, of = count(process.report["steps"], "step"), count(process.report["invocations"], "invocation")
-        out.note(f"{_shown(process.report['path'])}: {of} ({n}) of the child process {process.command}")
+        found = f"; {_found(process)}" if _found(process) else ""
+        out.note(f"{_shown(process.report['path'])}: {of} ({n}) of the child process {process.command}{found}")
     for process in processes:
         if process.failure:
             out.note(process.failure)
@@ -180,16 +183,29 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
     said = f"Recorded {count(invocations, 'invocation')} ({count(steps, 'step')})"
     where = f" in {_shown(written[0].report['path'])}" if written and written[0].report is not None else ""
     also = f"{said}{where}." + (f" Not recorded: {missed}." if missed else "")
+    if written and (found := _found(written[0])):
+        also += f" {found[0].upper()}{found[1:]}."
     if not steps and status >= 0:
         also += f" {_why_nothing(processes, words)}"
     ended = _ending(status)
-    next_ = command_line("replay", _shown(written[0].report["path"])) if written and written[0].report else None
+    next_ = _next(written[0].report) if written and written[0].report is not None else None
     out.close(status == 0 and steps > 0 and unmatched is None, also=f"{ended}{one_line(also)}", next=next_)
     if status < 0:
         _end_like(-status)
     if unmatched is not None:
         return status or UsageError.exit_code
     return status or (0 if steps else MissingError.exit_code)
+
+
+def _found(process: Process) -> str:
+    """With ``--keep mismatch``: what deviated."""
+    return str(((process.report or {}).get("deviating") or {}).get("sentence", ""))
+
+
+def _next(report: Mapping[str, Any]) -> str:
+    found = report.get("deviating")
+    nothing = found is not None and not (found["deviating"] or found["alone"] or found["unjudged"])
+    return command_line("show" if nothing else "replay", _shown(report["path"]))
 
 
 def _unmatched(processes: Sequence[Process]) -> str | None:

@@ -10,6 +10,9 @@ from typing import Any
 NO_ENVIRONMENT = ("time", "command")
 """Keys of a provenance that differ between any two recordings and decide no number."""
 
+_FOUND = "recording.deviating."
+"""What a recording found of its run is no environment."""
+
 _SHOWN = 3  # changes in the line; the table has all
 
 
@@ -32,7 +35,7 @@ class Change:
 
 def environment_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
     """Leaves of two provenances that differ, by short name (``llvm-aie``, ``xrt.build_version``), in sorted order."""
-    a, b = ({k: v for k, v in _leaves(side) if k.split(".")[0] not in NO_ENVIRONMENT} for side in (old, new))
+    a, b = (dict(leaf for leaf in _leaves(side) if _counts(leaf[0])) for side in (old, new))
     return tuple(Change(_short(k), a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k))
 
 
@@ -53,6 +56,10 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield from _leaves(entries, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _counts(key: str) -> bool:
+    return key.split(".")[0] not in NO_ENVIRONMENT and not key.startswith(_FOUND)
 
 
 def _short(key: str) -> str:

@@ -31,6 +31,7 @@ ON_SOFTWARE = ("matrix", "workload")
 """Kinds that run nothing but this package, on the software NPU."""
 
 _PATIENCE = 3600.0  # seconds for a program
+_STEP_PATIENCE = 600.0  # seconds for one of its steps
 
 
 def kind_of(recipe: Mapping[str, Any] | None) -> str | None:
@@ -132,12 +133,19 @@ def _need_steps(recorder: Recorder, what: str) -> None:
 
 def _workload(recipe: Mapping[str, Any]) -> Any:
     from fusion_replay.sources.simulator.faults import parse_fault
+    from fusion_replay.sources.simulator.faults.kinds import KINDS
     from fusion_replay.workloads import find
 
     faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")
     if not isinstance(faults, list) or not isinstance(options, dict) or not isinstance(device, str):
         raise UsageError(f"recipe of workload {recipe['workload']}: expected device, faults (a list), options (names)")
-    return find(str(recipe["workload"])).build(device, [parse_fault(str(f)) for f in faults], options)
+    parsed = [parse_fault(str(f)) for f in faults]
+    if endless := next((f for f in parsed if KINDS[f.kind].endless), None):
+        raise UsageError(
+            f"recipe of workload {recipe['workload']}: with the fault {endless} a step never ends, so no recording "
+            "comes of it that could be checked; take the fault out of the recipe"
+        )
+    return find(str(recipe["workload"])).build(device, parsed, options)
 
 
 def _entry(where: str, root: Path) -> Callable[[], Any]:
@@ -170,7 +178,8 @@ def _entry(where: str, root: Path) -> Callable[[], Any]:
 def _run_program(words: Any, target: Path, root: Path) -> None:
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise UsageError(f"recipe command {words!r}: expected a list of words")
-    arguments = [sys.executable, "-m", "fusion_replay", "record", "-o", str(target.absolute()), "--", *words]
+    options = ["-o", str(target.absolute()), "--step-timeout", f"{_STEP_PATIENCE:g}"]
+    arguments = [sys.executable, "-m", "fusion_replay", "record", *options, "--", *words]
     try:
         done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=_PATIENCE, check=False)
     except subprocess.TimeoutExpired:

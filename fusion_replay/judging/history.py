@@ -11,6 +11,9 @@ from fusion_replay.judging.judge import tensors
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
+Span = tuple[int, int]
+"""First byte in the buffer, and the one behind the last."""
+
 
 class WriteHistory:
     """Index of a recording's writes by buffer, from digests alone; built when it is first asked.
@@ -48,7 +51,30 @@ class WriteHistory:
         return writes
 
 
-def _span(tensor: RecordedTensor) -> tuple[int, int]:
+class RunningHistory:
+    """The same while the steps run, one after the other: of each place in a buffer the last write alone."""
+
+    def __init__(self) -> None:
+        self._writes: dict[tuple[int, str], dict[Span, Any]] = {}
+
+    def add(self, step: RecordedStep) -> None:
+        """The step has run."""
+        work = _work(step)
+        for output in tensors(step.outputs):
+            written = self._writes.setdefault((id(step.sequence), output.use.buffer), {})
+            written.pop(_span(output), None)  # the newest goes last
+            written[_span(output)] = work
+
+    def explains(self, step: RecordedStep, output: RecordedTensor) -> bool:
+        """As :meth:`WriteHistory.explains`, of a step that has not been added yet."""
+        lo, hi = _span(output)
+        for (start, stop), work in reversed(self._writes.get((id(step.sequence), output.use.buffer), {}).items()):
+            if start < hi and lo < stop:
+                return (start, stop) == (lo, hi) and work is not None and bool(work == _work(step))
+        return False
+
+
+def _span(tensor: RecordedTensor) -> Span:
     return tensor.use.start, tensor.use.start + tensor.nbytes
 
 

@@ -15,7 +15,7 @@ from fusion_replay.bf16 import round_bf16
 from fusion_replay.compare import as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepReport
-from fusion_replay.keeping import FILTERED
+from fusion_replay.keeping import AS_IN, AS_REFERENCE, FILTERED
 from fusion_replay.model import WHOLE_CALL
 from fusion_replay.snapshot.store import NOT_KEPT
 from fusion_replay.tensors import to_torch
@@ -188,6 +188,8 @@ def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[Recor
         raise NotComparedError("not_kept", "no output was recorded")
     if step.withheld is not None and not all(tensor.kept for tensor in needed):
         advice = "record without the filter" if step.withheld == FILTERED else "record with a higher limit"
+        if step.withheld.startswith((AS_IN, AS_REFERENCE)):
+            advice = "record with keep 'all'"
         raise NotComparedError("not_kept", f"its contents were not kept, {step.withheld}: {advice} to judge it")
     for tensor in needed:
         if not tensor.kept:

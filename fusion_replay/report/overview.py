@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_replay.report.text import count, human_bytes, human_ns, ran_on, table
+from fusion_replay.report.text import count, human_bytes, human_ns, one_line, ran_on, table
 from fusion_replay.snapshot.schema import COMPLETE
 
 if TYPE_CHECKING:
@@ -130,10 +130,20 @@ class Overview:
         state = "sealed" if self.sealed else "not sealed: the recording is running or was killed"
         seen = f"{human_bytes(self.nbytes)} of operands in {human_bytes(self.file_bytes)} on disk"
         invocations = count(len(self.invocations), "invocation")
-        return (
-            f"{self.path}: {count(self.steps, 'step')} recorded in {invocations}, {seen}\n"
-            f"format {self.format_version}, {state}"
-        )
+        head = f"{self.path}: {count(self.steps, 'step')} recorded in {invocations}, {seen}"
+        lines = [head, f"format {self.format_version}, {state}", *self._chosen()]
+        return "\n".join(lines)
+
+    def _chosen(self) -> list[str]:
+        """What was kept, where that was left to what deviates, and what deviated."""
+        about = self.provenance.get("recording")
+        if not isinstance(about, Mapping) or not isinstance(kept := about.get("kept"), Mapping):
+            return []
+        if kept.get("keep") != "mismatch":
+            return []
+        found = about.get("deviating")
+        told = f": {one_line(str(found.get('sentence')))}" if isinstance(found, Mapping) else ""
+        return [f"contents of deviating steps alone{told}"]
 
     def _sequences(self) -> str:
         lines = []

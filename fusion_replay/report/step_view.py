@@ -66,6 +66,7 @@ class StepView:
     error: str | None
     iron: Mapping[str, Any] | None
     noticed: Mapping[str, Any]
+    withheld: str | None
     tensors: tuple[TensorView, ...]
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -79,6 +80,8 @@ class StepView:
         lines = [self.label, f"  status    {self.status} on {self.ran_on}" + self._how()]
         if self.error:
             lines.append(f"  error     {self.error}")
+        if self.withheld:
+            lines.append(f"  contents  not kept, digests alone: {self.withheld}")
         params = ", ".join(f"{k}={v}" for k, v in self.params.items())
         lines.append(f"  operator  {self.op}({params})" + (f" of {self.module}" if self.module else ""))
         if self.values:
@@ -164,6 +167,7 @@ def view(step: RecordedStep) -> StepView:
         error=step.error,
         iron=step.iron,
         noticed=step.noticed,
+        withheld=step.withheld,
         tensors=tuple(tensors),
     )
 

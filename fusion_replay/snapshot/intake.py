@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,13 @@ from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.commits import Commits
+from fusion_replay.snapshot.held import Held, Key, Spot, digest_alone, tasks_of
 from fusion_replay.snapshot.links import Link, Side
 from fusion_replay.snapshot.news import News, Place
-from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, digest_of
+from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, digest_of
 from fusion_replay.snapshot.spill import Spill, Task
 from fusion_replay.snapshot.traffic import Traffic, own_bytes
 from fusion_replay.snapshot.weights import WeightsKeeper
-
-Key = tuple[bytes, str]
-"""Digest and element type: what makes two contents one."""
 
 INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their step, in one write
 
@@ -36,9 +35,16 @@ class Batch:
     keys: dict[Key, int] = field(default_factory=dict)
     withheld: str | None = None
     """Why some of what it was to hold is not kept."""
+    held: Held | None = None
+    """What is new waits in there for a verdict."""
+    dropped: tuple[records.ContentRecord, ...] = ()
+    """Contents that were held and are not kept. The journal says so behind the step: cut short, it still has them."""
 
     def frames(self) -> list[records.Frame]:
         return [record.frame(raw) for record, raw in self.contents]
+
+    def drops(self) -> list[records.Frame]:
+        return [digest_alone(record).frame() for record in self.dropped]
 
 
 class Intake:
@@ -49,16 +55,25 @@ class Intake:
         bytes_seen, bytes_unique: of all tensors that came in, and of the contents that were kept.
         full: whether a content did not fit into ``max_bytes``: none is kept any more.
         traffic: what is kept, by whether it came from outside or was computed.
+        links: whether contents may be made of others.
     """
 
     def __init__(
-        self, commits: Commits, spill: Spill, traffic: Traffic, max_bytes: int | None, weights: WeightsKeeper | None
+        self,
+        commits: Commits,
+        spill: Spill,
+        traffic: Traffic,
+        max_bytes: int | None,
+        weights: WeightsKeeper | None,
+        *,
+        links: bool = True,
     ) -> None:
         self.digests: list[bytes] = []
         self.bytes_seen = self.bytes_unique = 0
         self.full = False
         self.traffic = traffic
         self.news = News()
+        self.links = links
         self._commits, self._spill = commits, spill
         self._max_bytes = max_bytes
         self._sequences: list[SequenceDescription] = []
@@ -68,6 +83,8 @@ class Intake:
         self._weights = weights
         self._aside: dict[Key, int] = {}  # contents that it took, ...
         self._set_aside: set[int] = set()  # ... their ids
+        self._static: dict[tuple[int, str, int, int], int] = {}  # where a step is held: what it read of a constant
+        self._unneeded: dict[int, records.ContentRecord] = {}  # those of them that no step that is kept has read
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self._sequences.append(sequence)
@@ -86,10 +103,16 @@ class Intake:
         return self._stored.get((digest, dtype))
 
     def content(
-        self, batch: Batch, array: npt.NDArray[Any], spec: ArgSpec, keep: bool, place: Place | None = None
+        self,
+        batch: Batch,
+        array: npt.NDArray[Any],
+        spec: ArgSpec,
+        keep: bool,
+        place: Place | None = None,
+        digest: bytes | None = None,
     ) -> int:
         """The id of these bytes, new or known; new ones are written (large) or join the batch (small, or made of
-        others)."""
+        others). ``digest``: theirs, where it is known already."""
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         if raw.nbytes != spec.nbytes or raw.nbytes > MAX_CONTENT:
             raise UsageError(
@@ -97,7 +120,7 @@ class Intake:
                 f"has {spec.nbytes}"
             )
         self.bytes_seen += raw.nbytes
-        key = (digest_of(raw), spec.dtype)
+        key = (digest_of(raw) if digest is None else digest, spec.dtype)
         known = self._stored.get(key, batch.keys.get(key))
         if known is None and not keep:
             known = self._digest_only.get(key)
@@ -105,6 +128,8 @@ class Intake:
         if known is None and aside:
             known = self._aside.get(key)
         if known is not None:
+            if place is None:
+                self._unneeded.pop(known, None)  # a device file that is a weight as well
             return known
         content = len(self.digests)
         self.digests.append(key[0])
@@ -112,13 +137,16 @@ class Intake:
         where, tail = records.DIGEST, None
         slots: tuple[int, ...] = ()
         link: Link | None = self._taken(raw, key, place) if aside and place is not None else None
-        if link is None and keep and place is not None:
+        if batch.held is not None and keep and link is None and raw.nbytes and place is not None:
+            if not self._is_static(place, content):
+                return self._hold(batch, batch.held, content, raw, key, layout, spec)
+            place = None  # what is made of it would be lost with it; it counts once a step that is kept has read it
+        if link is None and keep and place is not None and self.links:
             link = self.news.link(place, raw, key, self._stored)
         size = own_bytes(link, raw.nbytes)
         if keep and place is not None and not self._fits(size):
             keep, link = False, None
-            batch.withheld = f"beyond max_bytes {self._max_bytes}"
-            self._commits.leave_out(f"tensors {batch.withheld}; their digests are kept")
+            self._beyond(batch)
         if keep and place is not None:
             spilled = link is None and raw.nbytes >= INLINE_BELOW
             self.traffic.keep(content, size, outside=self._from_outside(place), spilled=spilled)
@@ -135,7 +163,7 @@ class Intake:
             self._bare.add(content)
         elif where != records.DIGEST:
             batch.keys[key] = content
-            if place is not None:
+            if place is not None and self.links:
                 self.news.stored(place, content, raw, link)
         else:
             self._bare.add(content)
@@ -145,9 +173,12 @@ class Intake:
 
     def commit(self, batch: Batch, step: records.Frame) -> bool:
         """Append contents and step; where that fails, the step with the digests of its contents alone."""
-        if self._commits.append([*batch.frames(), step]):
+        held = batch.held
+        if self._commits.append([*batch.frames(), step, *batch.drops()] if batch.dropped else [*batch.frames(), step]):
             for record, _ in batch.contents:
                 key = (record.digest, record.dtype)
+                if held is not None and record.where != records.DIGEST and key in held.contents:
+                    continue
                 if isinstance(record.link, Side):
                     self._aside[key] = record.content
                     self._set_aside.add(record.content)
@@ -155,28 +186,138 @@ class Intake:
                     self._digest_only[key] = record.content
                 else:
                     self._stored[key] = record.content
-                    self.bytes_unique += record.layout.nbytes
+                    if held is None:
+                        self.bytes_unique += record.layout.nbytes
+                    else:
+                        self._unneeded[record.content] = record
+            if batch.dropped:
+                self._free(batch.dropped)
+                self._digest_only.update(((record.digest, record.dtype), record.content) for record in batch.dropped)
             return True
         self.news.forget()
         bare = Batch(batch.what)
         lost = 0
         for record, _ in batch.contents:
             lost += record.where != records.DIGEST
-            digest_only = records.ContentRecord(
-                record.content, record.dtype, record.digest, records.DIGEST, record.layout, record.shape
-            )
-            bare.contents.append((digest_only, None))
+            bare.contents.append((digest_alone(record), None))
             self._bare.add(record.content)
-        if not lost or not self._commits.append([*bare.frames(), step]):
+        if held is not None:
+            self._free(held.contents.values())
+            held.contents.clear()
+        if not lost or not self._commits.append([*bare.frames(), step, *batch.drops()]):
+            for record in batch.dropped:  # the journal has them still
+                self._spill.queue(tasks_of(record))
             return False
+        self._free(batch.dropped)
         self._commits.lose("contents", "tensors that could not be written; their digests are kept", lost)
         return True
+
+    # --- steps that wait for a verdict --------------------------------------------------------------------------
+
+    def seen(self, held: Held) -> dict[Spot, bytes]:
+        """Digests of what a step that is held has shown so far."""
+        return {(role, position): self.digests[content] for position, role, content in held.rows}
+
+    def settle(self, held: Held, batch: Batch, keep: bool) -> None:
+        """The verdict on a step that ends with ``batch``."""
+        if keep:
+            self.keep(held, batch)
+        else:
+            batch.dropped = tuple(held.contents.values())
+
+    def keep(self, held: Held, batch: Batch | None = None) -> None:
+        """Keep what a step holds and the constants that it read.
+
+        With ``batch``, in which the step ends, those are dropped that are known from elsewhere by now, and those beyond
+        ``max_bytes``.
+        """
+        needed = [content for _, role, content in held.rows if role != WATCHED]
+        for key, record in held.contents.items():
+            known = self._stored.get(key) if batch is not None else None
+            if known is not None:
+                needed.append(known)
+            elif batch is None or self._fits(record.layout.nbytes):
+                self._stored[key] = record.content
+                self._bare.discard(record.content)
+                self._count(record, spilled=True)
+                self._spill.queue(tasks_of(record))
+                continue
+            else:
+                self._beyond(batch)
+            assert batch is not None
+            batch.dropped += (record,)
+        held.contents.clear()
+        self.need(needed, batch)
+
+    def need(self, contents: Iterable[int], batch: Batch | None = None) -> None:
+        """A step that is kept has these: constants among them are needed, within ``max_bytes``."""
+        for content in contents:
+            record = self._unneeded.get(content)
+            if record is None:
+                continue
+            if batch is not None and not self._fits(record.layout.nbytes):
+                self._beyond(batch)
+                continue
+            del self._unneeded[content]
+            self._count(record, spilled=False)
+
+    def drop_unneeded(self) -> None:
+        """At the end: of the constants that no step that is kept has read the digests alone remain."""
+        dropped, self._unneeded = self._unneeded, {}
+        self._commits.append([digest_alone(record).frame() for record in dropped.values()])
+
+    def _free(self, dropped: Iterable[records.ContentRecord]) -> None:
+        """Give back slots that the journal leads nobody to any more."""
+        self._spill.free([slot for record in dropped for slot in record.slots])
+
+    def _is_static(self, place: Place, content: int) -> bool:
+        """Whether this is a constant, seen for the first time: kept at once, since whoever records looks but once."""
+        if place.role != INPUT or not self.news.is_static(place):
+            return False
+        return self._static.setdefault(place.region, content) == content
+
+    def _hold(
+        self,
+        batch: Batch,
+        held: Held,
+        content: int,
+        raw: npt.NDArray[np.uint8],
+        key: Key,
+        layout: Layout,
+        spec: ArgSpec,
+    ) -> int:
+        """New bytes into slots that nobody empties."""
+        self._bare.add(content)  # until it is kept
+        slots: list[int] = []
+        try:
+            for start, stop in layout.spans():
+                slots.append(self._spill.hold(raw[start:stop]))
+        except OSError as error:
+            self._spill.free(slots)
+            slots = []
+            self._commits.failed(error)
+            self._commits.lose("contents", "tensors that could not be written; their digests are kept")
+        where = records.SPILLED if slots else records.DIGEST
+        record = records.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, tuple(slots))
+        batch.contents.append((record, None))
+        if slots:
+            batch.keys[key] = content
+            held.contents[key] = record
+        return content
+
+    def _count(self, record: records.ContentRecord, *, spilled: bool) -> None:
+        self.traffic.keep(record.content, record.layout.nbytes, outside=not spilled, spilled=spilled)
+        self.bytes_unique += record.layout.nbytes
 
     def _fits(self, size: int) -> bool:
         """Whether so many more bytes may be kept."""
         if self._max_bytes is not None and self.traffic.kept + size > self._max_bytes:
             self.full = True
         return not self.full
+
+    def _beyond(self, batch: Batch) -> None:
+        batch.withheld = f"beyond max_bytes {self._max_bytes}"
+        self._commits.leave_out(f"tensors {batch.withheld}; their digests are kept")
 
     def _from_outside(self, place: Place) -> bool:
         """Whether a new content was there before this call: weights and state, not what is handed over or computed."""

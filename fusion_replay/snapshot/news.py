@@ -120,9 +120,11 @@ class News:
         self._regions.append(_Regions.describe(sequence))
 
     def is_weight(self, place: Place) -> bool:
-        """Whether this is read from a buffer that the sequence never writes and nobody feeds in."""
-        if place.role != INPUT or place.use.spec.nbytes < WEIGHTS_FROM:
-            return False
+        """Whether this is much that is read from a buffer as of :meth:`is_static`."""
+        return place.role == INPUT and place.use.spec.nbytes >= WEIGHTS_FROM and self.is_static(place)
+
+    def is_static(self, place: Place) -> bool:
+        """Whether the sequence never writes this buffer and nobody feeds it in."""
         regions = self._regions[place.sequence]
         return place.use.buffer not in regions.written and place.use.buffer not in regions.fed
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from fusion_replay.snapshot.records import Row
 from fusion_replay.snapshot.schema import INPUT, WATCHED
 
 Arrays = Mapping[int, npt.NDArray[Any]]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Rows:
@@ -38,8 +40,17 @@ class Rows:
         self._intake.add_sequence(sequence)
         self._flow.add_sequence(sequence)
 
-    def of(self, batch: Batch, invocation: int, step: int, role: int, arrays: Arrays, keep: bool) -> list[Row]:
-        """What these arrays are, by operand position.
+    def of(
+        self,
+        batch: Batch,
+        invocation: int,
+        step: int,
+        role: int,
+        arrays: Arrays,
+        keep: bool,
+        digests: Mapping[tuple[int, int], bytes] = NOTHING,
+    ) -> list[Row]:
+        """What these arrays are, by operand position; ``digests``: by role and position, as far as they are known.
 
         Raises:
             UsageError: they do not fit the runlist.
@@ -59,7 +70,8 @@ class Rows:
             if not 0 <= position < len(operands):
                 raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
             place = Place(sequence, invocation, step, position, role, operands[position])
-            rows.append((position, role, self._intake.content(batch, array, place.use.spec, keep, place)))
+            known = None if digests is NOTHING else digests.get((role, position))
+            rows.append((position, role, self._intake.content(batch, array, place.use.spec, keep, place, known)))
         return rows
 
     def assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[Row]:
@@ -92,4 +104,4 @@ class Rows:
         return found
 
 
-__all__ = ["Arrays", "Rows"]
+__all__ = ["NOTHING", "Arrays", "Rows"]

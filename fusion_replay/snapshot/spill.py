@@ -12,7 +12,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Spill:
         self._limit = slots
         self._reserved = self._reserve()
         self._used = 0
+        self._held = 0  # slots that wait for a verdict, not for compression: they don't count for the limit
         self._free: list[int] = []
         self._tasks: deque[Task] = deque()
         self._running = 0
@@ -69,6 +70,37 @@ class Spill:
         Raises:
             OSError: the disk is full; the slot is free again.
         """
+        slot = self._write(piece)
+        with self._change:
+            self._queue(task_of(slot))
+        return slot
+
+    def hold(self, piece: npt.NDArray[np.uint8]) -> int:
+        """Write ``piece`` into a slot and leave it there, until :meth:`queue` or :meth:`free` says what becomes of it.
+
+        Raises:
+            OSError: as :meth:`put`.
+        """
+        slot = self._write(piece)
+        with self._change:
+            self._held += 1
+        return slot
+
+    def queue(self, tasks: Iterable[Task]) -> None:
+        """Compress what was held."""
+        with self._change:
+            for task in tasks:
+                self._held -= 1
+                self._queue(task)
+
+    def free(self, slots: Collection[int]) -> None:
+        """Forget what was held. No journal may lead anybody to these slots any more."""
+        with self._change:
+            self._held -= len(slots)
+            self._free.extend(slots)
+            self._change.notify_all()
+
+    def _write(self, piece: npt.NDArray[np.uint8]) -> int:
         slot = self._take()
         try:
             write_whole(self.fd, piece.data, slot * SLOT)
@@ -76,12 +108,13 @@ class Spill:
             with self._change:
                 self._free.append(slot)
             raise
-        with self._change:
-            self._tasks.append(task_of(slot))
-            if len(self._threads) < self._wanted and len(self._tasks) > len(self._threads) - self._running:
-                self._start_worker()
-            self._change.notify_all()
         return slot
+
+    def _queue(self, task: Task) -> None:
+        self._tasks.append(task)
+        if len(self._threads) < self._wanted and len(self._tasks) > len(self._threads) - self._running:
+            self._start_worker()
+        self._change.notify_all()
 
     def _reserve(self) -> bool:
         try:
@@ -93,7 +126,7 @@ class Spill:
 
     def release_reserve(self) -> bool:
         """Give the space that was held back to whoever writes next; False where there is none (any more)."""
-        if not self._reserved:
+        if not self._reserved or self._used > self._limit:  # slots lie there
             return False
         os.ftruncate(self.fd, self._limit * SLOT)
         self._reserved = False
@@ -128,7 +161,7 @@ class Spill:
             while True:
                 if self._free:
                     return self._free.pop()
-                if self._used < self._limit:
+                if self._used - self._held < self._limit:
                     self._used += 1
                     return self._used - 1
                 if not self._progresses():

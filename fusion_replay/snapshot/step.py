@@ -243,8 +243,15 @@ class RecordedStep:
 
     @property
     def withheld(self) -> str | None:
-        """Why its contents were not kept, digests alone: ``outside the filter``, ``beyond max_steps 10``; else None."""
+        """Why its contents were not kept, digests alone; None: they were.
+
+        ``outside the filter``, ``beyond max_steps 10``, ``as in good.h5``, ``as the reference``.
+        """
         return self._text("withheld")
+
+    def digests(self) -> dict[tuple[int, int], bytes]:
+        """Of all that was seen of it, by role and operand position."""
+        return {spot: bytes.fromhex(self._digest(row)) for spot, row in self._rows().items()}
 
     @property
     def noticed(self) -> dict[str, Any]:

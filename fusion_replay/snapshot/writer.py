@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -26,8 +25,9 @@ from fusion_replay.snapshot.binaries import KernelFiles
 from fusion_replay.snapshot.chunkfile import ChunkFile
 from fusion_replay.snapshot.commits import Commits
 from fusion_replay.snapshot.describe import sequence_to_json
+from fusion_replay.snapshot.held import Decide, Held
 from fusion_replay.snapshot.intake import Batch, Intake
-from fusion_replay.snapshot.rows import Arrays, Rows
+from fusion_replay.snapshot.rows import NOTHING, Arrays, Rows
 from fusion_replay.snapshot.schema import (
     CHUNKS_SUFFIX,
     FORMAT_MAJOR,
@@ -49,10 +49,9 @@ from fusion_replay.snapshot.weights import WeightsKeeper
 from fusion_replay.snapshot.written import WriteReport
 
 Level = Literal["full", "digest"]
+Keep = Literal["all", "mismatch"]
 
 SPILL_SLOTS = 512  # MiB of raw bytes that may wait for compression
-
-_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 class SnapshotWriter:
@@ -63,6 +62,7 @@ class SnapshotWriter:
         if_exists: "error", "replace" (the old file stays until the new one is complete) or "number" (app-001.h5, ...).
         provenance: JSON data about the run.
         level: "full", or "digest": of every tensor its digest alone.
+        keep: "mismatch": contents of a step are held until :meth:`end_step` has asked whether they are to be kept.
         max_bytes: of contents, as :attr:`bytes_kept` counts them; from the first that does not fit on, digests alone.
         weights: takes the weights instead; closed with this writer.
         side: this is the side file of such a keeper: closing joins it with the file that is there.
@@ -80,6 +80,7 @@ class SnapshotWriter:
         if_exists: IfExists = "error",
         provenance: Mapping[str, Any] | None = None,
         level: Level = "full",
+        keep: Keep = "all",
         max_bytes: int | None = None,
         threads: int | None = None,
         weights: WeightsKeeper | None = None,
@@ -96,6 +97,8 @@ class SnapshotWriter:
         self.steps = 0
         """Begun so far."""
         self._withheld: set[tuple[int, int]] = set()  # steps under way of which the digests alone are kept
+        self._holds = keep == "mismatch" and level == "full"
+        self._held: dict[tuple[int, int], Held] = {}  # steps under way that wait for a verdict
         self._lost_steps: set[tuple[int, int]] = set()
         self._noticed: dict[str, tuple[int, str]] = {}
         self._weights = weights
@@ -118,7 +121,7 @@ class SnapshotWriter:
             self._journal.close()
             raise UsageError(f"{self.target}: can't be written: {error.strerror}") from error
         self._commits = Commits(self._journal)
-        self._intake = Intake(self._commits, self._spill, self._traffic, max_bytes, weights)
+        self._intake = Intake(self._commits, self._spill, self._traffic, max_bytes, weights, links=not self._holds)
         self._rows = Rows(self._intake, self.notice)
         start = {
             "format": [FORMAT_MAJOR, FORMAT_MINOR],
@@ -194,10 +197,10 @@ class SnapshotWriter:
         step: int,
         inputs: Arrays,
         *,
-        previous: Arrays = _NOTHING,
-        watched: Arrays = _NOTHING,
-        values: Mapping[str, int | float] = _NOTHING,
-        assumed: Mapping[int, int] = _NOTHING,
+        previous: Arrays = NOTHING,
+        watched: Arrays = NOTHING,
+        values: Mapping[str, int | float] = NOTHING,
+        assumed: Mapping[int, int] = NOTHING,
         withheld: str | None = None,
     ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
@@ -224,6 +227,8 @@ class SnapshotWriter:
             if withheld is not None:
                 self._withheld.add((invocation, step))
                 self.leave_out(f"steps {withheld}; their digests are kept")
+            elif self._holds:
+                batch.held = Held()
             keep = self._level == "full" and withheld is None
             found = self._rows.of(batch, invocation, step, INPUT, inputs, keep)
             self.steps += 1
@@ -241,12 +246,15 @@ class SnapshotWriter:
                 self._lost_steps.add((invocation, step))
                 self._commits.lose("step", "steps that could not be written")
                 return {}
+            if batch.held is not None:
+                batch.held.rows = rows
+                self._held[invocation, step] = batch.held
             contents = tuple(content for _, role, content in rows if role != WATCHED)
-            if self._intake.all_here(contents) and not assumed:
+            if self._intake.links and self._intake.all_here(contents) and not assumed:
                 sequence = self._rows.invocations[invocation]
                 place = sequence, invocation, step
                 self._intake.news.expect(place, self._rows.sequences[sequence], inputs, previous, values, contents)
-            wanted = self._level == "digest" or withheld is not None
+            wanted = self._level == "digest" or withheld is not None or batch.held is not None
             return {position: content for position, _, content in found if wanted or self._intake.has(content)}
 
     def end_step(
@@ -257,32 +265,48 @@ class SnapshotWriter:
         *,
         elapsed_ns: int | None = None,
         state: str | None = None,
-        reference: Arrays = _NOTHING,
+        reference: Arrays = NOTHING,
+        decide: Decide | None = None,
     ) -> None:
         """After the kernel: contents of what it wrote, and what the runtime said of it.
 
-        ``reference``: what the operator's own reference gave for the outputs, in their dtypes.
+        ``reference``: what the operator's own reference gave for the outputs, in their dtypes. ``decide`` is asked
+        about a step whose contents are held; without it they are kept.
         """
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
             batch = Batch(f"step {invocation}:{step}")
-            keep = self._level == "full" and (invocation, step) not in self._withheld
-            rows = self._rows.of(batch, invocation, step, OUTPUT, outputs, keep)
+            keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
+            held = self._held.get((invocation, step)) if self._holds else None
+            if held is not None:
+                seen = {(OUTPUT, position): digest_of(_flat(array)) for position, array in outputs.items()}
+                reason = None if decide is None else decide({**self._intake.seen(held), **seen})
+                keep = reason is None
+                self._intake.settle(held, batch, keep)
+            rows = self._rows.of(batch, invocation, step, OUTPUT, outputs, keep, seen)
             self._rows.wrote(invocation, step, rows)
             rows += self._rows.of(batch, invocation, step, REFERENCE, reference, keep)
+            if held is not None and keep:
+                self._intake.need([content for _, _, content in rows], batch)
             self._ended(invocation, step)
             detail = {} if state is None else {"state": state}
-            if batch.withheld is not None:
-                detail["withheld"] = batch.withheld
+            if (withheld := reason or batch.withheld) is not None:
+                detail["withheld"] = withheld
             if not self._intake.commit(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._commits.lose("outputs", "ends of steps that could not be written; they show as in flight")
+                if held is not None:
+                    self._intake.need([content for _, _, content in held.rows])
+            elif reason is not None:
+                self.leave_out(f"steps {reason}; their digests are kept")
 
     def fail_step(self, invocation: int, step: int, error: str, *, state: str | None = None) -> None:
         """The kernel raised instead of coming back."""
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
+            if (held := self._held.get((invocation, step))) is not None:
+                self._intake.keep(held)
             self._ended(invocation, step)
             detail = {"error": error} if state is None else {"error": error, "state": state}
             if not self._commits.append([records.step_failed_frame(invocation, step, detail)]):
@@ -347,6 +371,8 @@ class SnapshotWriter:
     def _ended(self, invocation: int, step: int) -> None:
         self._intake.news.ended(invocation, step)
         self._withheld.discard((invocation, step))
+        if self._holds:
+            self._held.pop((invocation, step), None)
 
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
@@ -389,7 +415,10 @@ class SnapshotWriter:
                     raise UsageError(f"{self.target}: this recording was abandoned")
                 self._seal_weights()
                 self._commits.say_left_out()
+                for held in self._held.values():  # in flight
+                    self._intake.keep(held)
                 self._spill.drain()
+                self._intake.drop_unneeded()
                 if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
                     self._commits.append([(frames.CLOSE, [b""])])
                 started = time.perf_counter()
@@ -466,3 +495,7 @@ class SnapshotWriter:
 
         self._chunks.append(chunk, tell)
         self._traffic.compressed(task.content, task.nbytes, len(chunk))
+
+
+def _flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -3,11 +3,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fusion_replay.snapshot.schema import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Deviating:
+    """What a recording that keeps deviating steps alone has found: of how many, how many deviate, and where first.
+
+    Attributes:
+        than: what they were compared with: the name of an earlier snapshot, or "the reference".
+        alone: steps that have no counterpart there; kept.
+        unjudged: steps that could not be judged; kept.
+    """
+
+    than: str
+    looked_at: int
+    deviating: int
+    first: str | None
+    alone: int = 0
+    first_alone: str | None = None
+    unjudged: int = 0
+    first_unjudged: str | None = None
+
+    @property
+    def kept(self) -> int:
+        """How many of them have their contents kept, as far as limits let them."""
+        return self.deviating + self.alone + self.unjudged
+
+    def __str__(self) -> str:
+        of = f"of {self.looked_at:,} step{'' if self.looked_at == 1 else 's'}"
+        said = [f"none {of} deviates from {self.than}"]
+        if self.deviating:
+            said = [
+                f"{self.deviating:,} {of} deviate{'s' * (self.deviating == 1)} from {self.than}, first {self.first}"
+            ]
+        if self.alone:
+            said.append(f"{self.alone:,} without a counterpart there, kept, first {self.first_alone}")
+        if self.unjudged:
+            said.append(f"{self.unjudged:,} that could not be judged, kept, first {self.first_unjudged}")
+        return "; ".join(said)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "sentence": str(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +64,9 @@ class WriteReport:
     seconds_sealing: float
     losses: tuple[Loss, ...]
     notes: tuple[str, ...] = ()
-    """What the recording noticed of the run: inputs clobbered between steps, weights that changed."""
+    """What was noticed of the run: steps that deviate, inputs clobbered between steps, weights that changed."""
+    deviating: Deviating | None = None
+    """With ``keep="mismatch"``: what was found."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -36,7 +79,8 @@ class WriteReport:
             "seconds_sealing": self.seconds_sealing,
             "losses": [loss.to_dict() for loss in self.losses],
             "notes": list(self.notes),
+            "deviating": None if self.deviating is None else self.deviating.to_dict(),
         }
 
 
-__all__ = ["WriteReport"]
+__all__ = ["Deviating", "WriteReport"]

@@ -199,3 +199,43 @@ def test_help_of_every_verb(run, verb: str) -> None:
     assert result.status == 0
     assert result.out.startswith(f"Usage: fusion-replay {verb}")
     assert result.err == ""
+
+
+ADD = ("record", "--workload", "op:ReLU", "--sim", "npu2", "-o")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("program", [False, True])
+def test_nothing_to_compare_with_is_3_and_nothing_runs(
+    run, broken, tmp_path: Path, kind: str, program: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "never.h5"
+    words = ["record", "-o", target, "--keep", "mismatch", "--against", broken[kind]]
+    words += ["touch", tmp_path / "ran"] if program else ["--workload", "op:ReLU", "--sim", "npu2"]
+    result = run(*words)
+    assert result.status == 3
+    assert broken[kind].name in one_error(result.err)
+    assert not list(tmp_path.glob("never*"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_records_something_else_is_3(run, good: Path, tmp_path: Path) -> None:
+    result = run(*ADD, tmp_path / "never.h5", "--keep", "mismatch", "--against", good)
+    assert result.status == 3
+    assert "no step could be compared" in one_error(result.err)
+    assert not list(tmp_path.glob("never*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--against", "{good}"], "goes with keep 'mismatch'"),
+        (["--keep", "mismatch", "--level", "digest"], "no contents are kept that it could choose"),
+        (["--keep", "some"], "'all', 'mismatch'"),
+    ],
+)
+def test_keeping_that_does_not_fit_is_2(run, good: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    result = run(*ADD, tmp_path / "never.h5", *(w.format(good=good) for w in words))
+    assert result.status == 2
+    assert said in result.err
+    assert not list(tmp_path.glob("never*"))

@@ -70,3 +70,46 @@ def test_what_goes_wrong_is_one_line(project: Path, goldens: Path, recipe: dict[
     assert "can't be recorded again: " in found.headline
     assert why in " ".join(found.headline.split())
     assert found.compared == 1, "the reference is asked all the same"
+
+
+@pytest.mark.parametrize("fault", ["0:0:hang", "ReLU:hang:0"])
+@pytest.mark.parametrize("thin", [False, True])
+def test_a_recipe_that_never_ends_is_refused_at_once(project: Path, goldens: Path, fault: str, thin: bool) -> None:
+    recipe = {"workload": "op:ReLU", "device": "npu1", "faults": [fault], "options": {"param": ["size=256"]}}
+    source = record_workload(project / "x.h5", "op:ReLU", param=["size=256"])
+    path, _ = add(source, goldens, recipe=recipe, thin=thin)
+    found = check_golden(path, Options(on="sim"))
+    assert found.kinds == ("recipe",)
+    assert f"with the fault {fault} a step never ends" in found.headline
+    assert found.compared == (0 if thin else 1)
+
+
+def test_a_program_whose_step_hangs_is_stopped_and_the_step_is_named(
+    project: Path, goldens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted while it ran through; checked when its last kernel never comes back."""
+    app(
+        project,
+        "v3",
+        """
+        from common_app import *
+        sequence(calls=1)
+        if os.path.exists("hang"):
+            from aie.utils.hostruntime.xrtruntime import hostruntime
+            hostruntime.KERNELS["ReLU"] = hostruntime.KERNELS["Hang"]
+        single(callable_of(operators.ReLU(size=N)), draw(7))
+        """,
+    )
+    recipe = {"command": [sys.executable, "app.py"]}
+    record_again(recipe, project / "first.h5", leave=True, root=project)
+    path, golden = add(project / "first.h5", goldens, recipe=recipe)
+    assert len(golden.steps) == 4
+    (project / "hang").touch()
+    monkeypatch.setattr("fusion_replay.golden.again._STEP_PATIENCE", 0.5)
+    found = check_golden(path, LEAVE)
+    assert not found.passed
+    assert [(s.address, s.state) for s in found.steps if s.question == "npu" and s.state != "same"] == [
+        ("1:0", "not_compared")
+    ]
+    assert "1:0 ReLU" in found.headline
+    assert "KeyboardInterrupt" in " ".join(s.text for s in found.steps)

@@ -24,11 +24,11 @@ def kill_test() -> ModuleType:
     return module
 
 
-def kill_many(kill_test: ModuleType, folder: Path, count: int, seed: int) -> list:
-    outcomes, seconds = kill_test.run(count, seed, folder)
+def kill_many(kill_test: ModuleType, folder: Path, count: int, seed: int, level: str = "full") -> list:
+    outcomes, seconds = kill_test.run(count, seed, folder, level)
     print(kill_test.report(outcomes, seconds))
     assert [outcome.problems for outcome in outcomes if outcome.problems] == []
-    assert sum(outcome.ended > 0 for outcome in outcomes) >= count * 3 / 4
+    assert sum(outcome.ended > 0 for outcome in outcomes) >= count / 2
     assert sum(outcome.in_kernel for outcome in outcomes) >= count / 4
     return outcomes
 
@@ -37,9 +37,14 @@ def test_a_few_kills(kill_test: ModuleType, tmp_path: Path) -> None:
     kill_many(kill_test, tmp_path, 16, seed=7)
 
 
+def test_a_few_kills_where_steps_wait_for_a_verdict(kill_test: ModuleType, tmp_path: Path) -> None:
+    kill_many(kill_test, tmp_path, 8, seed=3, level="mismatch")
+
+
 @pytest.mark.long
-def test_200_kills(kill_test: ModuleType, tmp_path: Path) -> None:
-    kill_many(kill_test, tmp_path, 200, seed=1)
+@pytest.mark.parametrize("level", ["full", "mismatch"])
+def test_200_kills(kill_test: ModuleType, tmp_path: Path, level: str) -> None:
+    kill_many(kill_test, tmp_path, 200, seed=1, level=level)
 
 
 def test_a_loss_would_be_noticed(kill_test: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,3 +63,19 @@ def test_a_loss_would_be_noticed(kill_test: ModuleType, tmp_path: Path, monkeypa
     monkeypatch.setattr(SnapshotWriter, "end_step", late)
     outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0.4)
     assert any("is in_flight" in problem for problem in outcome.problems)
+
+
+def test_a_verdict_that_comes_too_early_would_be_noticed(
+    kill_test: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that keeps digests alone until it knows that a step deviates has nothing of the step in flight."""
+    from fusion_replay.snapshot import SnapshotWriter
+
+    real = SnapshotWriter.begin_step
+
+    def early(self: SnapshotWriter, *args: object, **kwargs: object) -> object:
+        return real(self, *args, **kwargs, withheld="not judged yet")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SnapshotWriter, "begin_step", early)
+    outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0.4, "mismatch")
+    assert any("not kept" in problem for problem in outcome.problems)

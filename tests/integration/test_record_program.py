@@ -468,3 +468,55 @@ def test_step_timeout_stops_the_program(tmp_path: Path) -> None:
     with fr.open(tmp_path / "app-001.h5") as snap:
         assert snap["1:0"].status == "failed"
         assert len(snap) == 4
+
+
+# --- deviating steps alone --------------------------------------------------------------------------------------
+
+NEARLY = """
+    from common_app import *
+    import os, common_app
+    if os.environ.get("OTHER"):
+        draws = common_app.draw
+        common_app.draw = lambda seed: draws(seed + 100 if seed == 3 else seed)
+    sequence()
+"""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_steps_that_deviate_from_an_earlier_run(tmp_path: Path, variant: str, by_environment: bool) -> None:
+    path = app(tmp_path, variant, NEARLY)
+    assert record("-o", "good.h5", sys.executable, path, cwd=tmp_path).returncode == 0
+    if by_environment:
+        more = {f"{PREFIX}KEEP": "mismatch", f"{PREFIX}AGAINST": "good.h5", f"{PREFIX}OUT": "other.h5"}
+        done = record(sys.executable, path, cwd=tmp_path, OTHER="1", **more)
+    else:
+        options = ("-o", "other.h5", "--keep", "mismatch", "--against", "good.h5")
+        done = record(*options, sys.executable, path, cwd=tmp_path, OTHER="1")
+    assert done.returncode == 0, done.stderr
+    # The second call gets another b: h = a + b, h * a and relu(h) all follow from it.
+    assert "3 of 6 steps deviate from good.h5, first 1:0 ElementwiseAdd." in last_line(done)
+    assert "next: fusion-replay replay other.h5" in last_line(done)
+    with fr.open(tmp_path / "other.h5") as snap:
+        assert [s.address for s in snap if s.withheld is None] == ["1:0", "1:1", "1:2"]
+        assert all(t.kept for s in snap.steps(invocation=1) for _, t in s.tensors())
+        assert snap["0:0"].withheld == "as in good.h5"
+    same = record("-o", "same.h5", "--keep", "mismatch", "--against", "good.h5", sys.executable, path, cwd=tmp_path)
+    assert same.returncode == 0
+    assert "None of 6 steps deviates from good.h5." in last_line(same)
+    assert "next: fusion-replay show same.h5" in last_line(same)
+
+
+def test_steps_that_deviate_from_their_references(tmp_path: Path) -> None:
+    """The doubles compute as the references do: every step is looked at, and none is kept."""
+    body = """
+        from common_app import *
+        single(callable_of(operators.ReLU(size=N)), draw(14))
+        sequence()
+    """
+    path = app(tmp_path, "v3", body)
+    done = record("-o", "a.h5", "--keep", "mismatch", sys.executable, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "None of 7 steps deviates from the reference." in last_line(done)
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert {s.withheld for s in snap} == {"as the reference"}

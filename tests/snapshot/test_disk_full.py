@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import random
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,9 @@ import pytest
 from fusion_replay.errors import UnsealedError
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
-from snapshot_maker import BF16, bits, contents, gemv_silu, run
+from snapshot_maker import BF16, bits, contents, file_size_limit, gemv_silu, run
 
 ADD = 16  # invocations of the runs below
-
-
-@contextlib.contextmanager
-def file_size_limit(nbytes: int) -> Iterator[None]:
-    """Every write beyond ``nbytes`` of any file fails, as on a full disk (EFBIG instead of ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def assert_true_as_far_as_it_goes(snap: Snapshot, columns: int) -> int:

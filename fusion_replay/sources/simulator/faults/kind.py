@@ -29,6 +29,7 @@ class Kind:
         summary: one line for people.
         report: the public report it is modelled on.
         usage: its arguments, as they are spelled after the name.
+        endless: the kernel never comes back.
     """
 
     name: ClassVar[str]
@@ -36,6 +37,7 @@ class Kind:
     report: ClassVar[str]
     max_args: ClassVar[int] = 0
     usage: ClassVar[str] = ""
+    endless: ClassVar[bool] = False
 
     def parse(self, text: str, args: list[str]) -> tuple[int | str, ...]:
         if len(args) > self.max_args or not all(a.isascii() and a.isdigit() for a in args):

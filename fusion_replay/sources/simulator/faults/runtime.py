@@ -143,6 +143,7 @@ class Hang(Timeout):
     name = "hang"
     summary = "the run never ends (at invocation N)"
     report = "https://github.com/amd/IRON/pull/158"
+    endless = True
 
     def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
         armed.write_down(dispatch)
