@@ -111,7 +111,7 @@ def _versions(
     run: str, against: str, names: list[str], rule: str, timeout: float | None, journal: Path, out: Terminal
 ) -> int:
     from fusion_replay.diverge.versions import find_version
-    from fusion_replay.report.terminal import wrap
+    from fusion_replay.screen import wrap
 
     def told(one: object) -> None:
         out.say("\n".join(wrap(str(one), "")))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,12 +10,11 @@ import click
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import UsageError
-from fusion_replay.report.text import one_line
+from fusion_replay.screen import wrap
 
 if TYPE_CHECKING:
     from fusion_replay.redispatch import RedispatchReport
 
-WIDTH = 100  # columns
 _JUDGING = ("mode", "array", "fail_fast", "workers", "cache_bytes")
 
 
@@ -77,9 +75,7 @@ def run(file: str, every: bool, weights: str | None, out: Terminal, options: dic
     else:
         for line in report.lines(every=every):
             indent = line[: len(line) - len(line.lstrip(" "))]
-            for part in textwrap.wrap(one_line(line), WIDTH - len(indent) - 2, max_lines=3, placeholder=" ..."):
-                out.say(indent + part)
-                indent = indent or "  "
+            out.say("\n".join(wrap(line, indent, lines=3)))
     out.close(report.passed, next=_next(file, report))
     return report.exit_status
 
