@@ -155,10 +155,15 @@ def explain_difference(a: RecordedStep, b: RecordedStep, snapshots: tuple[Snapsh
 
 
 def explain_diff(report: DiffReport, a: Snapshot, b: Snapshot) -> Explanation | None:
-    """Why the first step that introduces a difference does; None without any, or where it has no outputs to compare."""
+    """Why the first step that introduces a difference does; None without any, or where it has no outputs to compare.
+
+    Where its inputs differ as well, what a made of its own says nothing of b's output: its reference is asked.
+    """
     first = report.first
     if first is None or first.a_address is None or first.status != ("complete", "complete"):
         return None
+    if first.inputs:
+        return explain(b[first.address], b)
     return explain_difference(a[first.a_address], b[first.address], (a, b))
 
 

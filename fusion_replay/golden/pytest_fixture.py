@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,7 +104,9 @@ class NpuGolden:
             pending, note = propose(path, golden, recording, self._settings.new_dir), ""
         except FusionReplayError as error:
             pending, note = None, str(error)
-        text = "no such golden; `fusion-replay golden accept`, or run again with --fr-update-new-only"
+        waits = path.parent if self._settings.new_dir is None else self._settings.new_dir
+        look = shlex.join(["golden", "review", os.path.relpath(waits)])
+        text = f"no such golden; `fusion-replay {look}`, or run again with --fr-update-new-only"
         problem = Problem("missing", name, f"{path}: {text}")
         return GoldenResult(
             name,
