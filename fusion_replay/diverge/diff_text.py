@@ -12,7 +12,7 @@ from fusion_replay.screen import clip, height, wrap
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.difference import FinalDifference, StepDifference
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
 
 _WORDS = {
     "introduced": "introduced here",

@@ -104,8 +104,10 @@ class NpuGolden:
             pending, note = propose(path, golden, recording, self._settings.new_dir), ""
         except FusionReplayError as error:
             pending, note = None, str(error)
-        waits = path.parent if self._settings.new_dir is None else self._settings.new_dir
-        look = shlex.join(["golden", "review", os.path.relpath(waits)])
+        elsewhere = self._settings.new_dir
+        goldens = os.path.relpath(path.parent)
+        where = [goldens] if elsewhere is None else [os.path.relpath(elsewhere), "--into", goldens]
+        look = shlex.join(["golden", "review", *where])
         text = f"no such golden; `fusion-replay {look}`, or run again with --fr-update-new-only"
         problem = Problem("missing", name, f"{path}: {text}")
         return GoldenResult(

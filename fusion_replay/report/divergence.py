@@ -12,7 +12,7 @@ from fusion_replay.screen import wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.bisect import Divergence
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
 
 BAR = 40  # columns of the longest bar
 ROWS = 12  # evaluations shown around the answer

@@ -14,7 +14,7 @@ from fusion_replay.screen import clip, height, printable, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
     from fusion_replay.replay import ReplayReport
 
 

@@ -13,7 +13,8 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.diverge.evidence import Evidence
-from fusion_replay.diverge.explain import diagnose, explain, explain_diff, explain_difference, rounds
+from fusion_replay.diverge.explain import diagnose, explain, explain_diff, explain_difference
+from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import UsageError
 from fusion_replay.sources.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU
 
