@@ -51,6 +51,10 @@ class Explanation:
         told = [("pattern", first if self.leak is None else f"{first}; {self.leak}")]
         return [*told, ("where", str(self.where))]
 
+    def __str__(self) -> str:
+        where = f"output {self.output}" + (f" of {self.address}" if self.address else "")
+        return "\n".join([f"{where}, against {self.against}", *self.lines()])
+
     def lines(self) -> list[str]:
         """Plain text, one fact a line, the heat map below them."""
         return [f"{label:<8} {text}" for label, text in self.facts] + [f"         {m}" for m in self.where.lines()[1:]]

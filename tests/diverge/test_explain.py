@@ -105,6 +105,9 @@ def test_it_is_json_and_text(tmp_path: Path) -> None:
     data = json.loads(json.dumps(told.to_dict()))
     assert data["patterns"][0]["name"] == "dropped-tile"
     assert data["where"]["confined"] == {"column": 1, "tile": 1}
+    head, *rest = str(told).splitlines()
+    assert head == "output C of 1:1, against the reference"
+    assert rest == told.lines()
     assert told.lines()[0].startswith("pattern  dropped-tile: tile 3 (of 64 elements) keeps what was there before")
 
 
