@@ -41,7 +41,7 @@ def layout(report: DiffReport, *, every: bool = False, why: Explanation | None =
     head += [line for note in report.notes for line in wrap(note, "  ")]
     foot = _path(report) + _finals(report, every) + _outside(report, every)
     unanswered = [line for text in report.unanswered for line in wrap(f"not decided: {text}", "")]
-    foot += unanswered if every else _fit(unanswered, 3, "what could not be decided")
+    foot += unanswered if every else _fit(unanswered, 3, "lines of what could not be decided")
     if every:
         changes = [f"  {c}" for c in report.environment]
         foot += ["environment, a -> b", *changes] if changes else []

@@ -52,8 +52,8 @@ class Explanation:
         return [*told, ("where", str(self.where))]
 
     def __str__(self) -> str:
-        where = f"output {self.output}" + (f" of {self.address}" if self.address else "")
-        return "\n".join([f"{where}, against {self.against}", *self.lines()])
+        what = f"output {self.output} of {self.address}" if self.address else self.output
+        return "\n".join([f"{what}, against {self.against}", *self.lines()])
 
     def lines(self) -> list[str]:
         """Plain text, one fact a line, the heat map below them."""
