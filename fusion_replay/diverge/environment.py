@@ -32,7 +32,7 @@ class Change:
 
 def environment_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
     """Leaves of two provenances that differ, by short name (``llvm-aie``, ``xrt.build_version``), in sorted order."""
-    a, b = ({k: v for k, v in _leaves(side) if k.split(".")[0] not in NO_ENVIRONMENT} for side in (old, new))
+    a, b = ({k: v for k, v in _leaves(side) if not _decides_nothing(k)} for side in (old, new))
     return tuple(Change(_short(k), a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k))
 
 
@@ -53,6 +53,11 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
             yield from _leaves(entries, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _decides_nothing(key: str) -> bool:
+    """Of our own variables, too: they say where and what to record (one names a folder that is made anew each time)."""
+    return key.split(".")[0] in NO_ENVIRONMENT or key.startswith("environment.FUSION_REPLAY_")
 
 
 def _short(key: str) -> str:
