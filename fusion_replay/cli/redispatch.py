@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line
+from fusion_replay.cli.terminal import Terminal, command_line, typed_option
 from fusion_replay.errors import UsageError
 from fusion_replay.screen import wrap
 
@@ -52,11 +52,9 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
             first = next(iter(typed)).replace("_", "-")
             raise UsageError(f"replay: --{first} is for dispatching again; add --on npu or --on sim")
         return {}
-    context = click.get_current_context()
+    if judging := typed_option(_JUDGING):
+        raise UsageError(f"replay --on {on}: {judging} is for judging a recording; leave it out")
     for name in _JUDGING:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = {"cache_bytes": "cache"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"replay --on {on}: --{option} is for judging a recording; leave it out")
         given.pop(name, None)
     return {"on": on, **typed}
 

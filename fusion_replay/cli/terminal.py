@@ -45,6 +45,14 @@ weights_option = click.option(
 )
 
 
+def typed_option(names: Iterable[str]) -> str | None:
+    """The first of these parameters of the verb that was typed, as it is spelled: ``--step``."""
+    context, wanted = click.get_current_context(), set(names)
+    typed = click.core.ParameterSource.COMMANDLINE
+    found = (p for p in context.command.params if p.name in wanted and context.get_parameter_source(p.name) is typed)
+    return next((p.opts[0] for p in found), None)
+
+
 def colour(text: str, code: str) -> str:
     """ANSI colour where stdout is a terminal and NO_COLOR (https://no-color.org) is unset."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or columns() is None:

@@ -154,3 +154,6 @@ def test_terminal_and_records(more: list[str], tmp_path: Path, capsys: pytest.Ca
     assert [r["type"] for r in records] == ["share"] * 41 + ["attribution"]
     assert main(["replay", str(path), "--attribute", "--op", "GEMV"]) == 2
     assert "leave --op out" in capsys.readouterr().err
+    for option, value in (("--step", "1:0"), ("--cache", "0")):  # spelled as they were typed
+        assert main(["replay", str(path), "--attribute", option, value]) == 2
+        assert f"leave {option} out" in capsys.readouterr().err
