@@ -6,7 +6,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from fusion_replay.compare import as_numpy
 from fusion_replay.errors import NotAttachableError, UsageError
 from fusion_replay.judging.results import ReplayReport
 from fusion_replay.replay import replay
+
+if TYPE_CHECKING:
+    from fusion_replay.sources.simulator.operators import SimulatedOperator
 
 
 def check(
@@ -68,8 +71,10 @@ def _prepared(
 
         if is_operator_call(target):
             return target, prepare(target, inputs, values)
-        target = _callable_of(target, device)
-    _fill(target, inputs)
+        operator, target = target, _callable_of(target, device)
+        inputs = _by_name(target, inputs)
+        _fits(operator, inputs)
+    _fill(target, _by_name(target, inputs))
     if values:
         target.write_values(values)
     return target, target
@@ -90,13 +95,30 @@ def _callable_of(operator: Any, device: str) -> Any:
     return simulate(runlist, device=device, name="check", input_args=reads, output_args=writes)
 
 
-def _fill(target: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> None:
+def _by_name(target: Any, inputs: Mapping[str, Any] | Sequence[Any]) -> Mapping[str, Any]:
+    if isinstance(inputs, Mapping):
+        return inputs
+    names = list(target.op.input_args)
+    if len(names) != len(inputs):
+        raise UsageError(f"check: expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
+    return dict(zip(names, inputs, strict=True))
+
+
+def _fits(operator: SimulatedOperator, inputs: Mapping[str, Any]) -> None:
+    """Whole arguments of one operator: what a part of one, or another dtype, would give is no answer about it."""
+    for spec in operator.arg_specs():
+        if spec.name not in inputs:
+            continue
+        content = as_numpy(inputs[spec.name])
+        if content.nbytes != spec.nbytes:
+            raise UsageError(
+                f"check: input {spec.name} of {operator.spec.type} takes {spec.dtype} {spec.shape}, {spec.nbytes} "
+                f"bytes; found {content.dtype} {content.shape}, {content.nbytes} bytes"
+            )
+
+
+def _fill(target: Any, inputs: Mapping[str, Any]) -> None:
     """Write the contents through the tensors' own recorded writes."""
-    if not isinstance(inputs, Mapping):
-        names = list(target.op.input_args)
-        if len(names) != len(inputs):
-            raise UsageError(f"check: expected {len(names)} inputs ({', '.join(names)}), found {len(inputs)}")
-        inputs = dict(zip(names, inputs, strict=True))
     for name, value in inputs.items():
         buffer, content = target.get_buffer(name), as_numpy(value)
         room = buffer.numpy()

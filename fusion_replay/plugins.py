@@ -124,7 +124,7 @@ def load_project(start: str | os.PathLike[str] = ".") -> None:
     Paths are relative to that file.
 
     Raises:
-        UsageError: no valid TOML, anything but a list of names, or as :func:`load`.
+        UsageError: no valid TOML, an unknown key, anything but a list of names, or as :func:`load`.
     """
     project = next((p for d in _upwards(Path(start)) if (p := d / "pyproject.toml").is_file()), None)
     if project is None:
@@ -135,7 +135,11 @@ def load_project(start: str | os.PathLike[str] = ".") -> None:
         table: Any = tomllib.loads(project.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{project}: can't be read: {error}") from error
-    names = table.get("tool", {}).get(TABLE, {}).get("import", [])
+    given = table.get("tool", {}).get(TABLE, {})
+    for key in given:
+        if key != "import" and not key.startswith("golden-"):  # those are checked where goldens are
+            raise UsageError(f"{project}: [tool.{TABLE}] {key}: unknown; known: import, and what begins with golden-")
+    names = given.get("import", [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise UsageError(f"{project}: [tool.{TABLE}] import: expected a list of files and modules, found {names!r}")
     for name in names:

@@ -104,7 +104,7 @@ def redispatch(
             target.close()
         found = RedispatchReport(
             on=on,
-            device=target.name if on == "sim" else f"{target.name} ({target.generation or 'unknown generation'})",
+            device=_in_full(target),
             recorded_on=recorded_on(snap),
             rule=rule,
             reference=reference,
@@ -294,13 +294,19 @@ def _generations(selected: Sequence[RecordedStep]) -> list[str]:
     return list(dict.fromkeys(device for device in named if device))
 
 
+def _in_full(target: Target) -> str:
+    """Its name and generation; the software NPU is called by its generation anyway."""
+    if target.generation and target.generation in target.name:
+        return target.name
+    return f"{target.name} ({target.generation or 'unknown generation'})"
+
+
 def _same_generation(snap: Snapshot, selected: Sequence[RecordedStep], target: Target) -> None:
     for recorded in _generations(selected):
         if recorded != target.generation:
             raise MissingError(
-                f"{snap.path}: recorded on {recorded}, the device here is {target.name} "
-                f"({target.generation or 'unknown generation'}): binaries and bits of one generation are not the "
-                "other's; --force runs it all the same"
+                f"{snap.path}: recorded on {recorded}, the device here is {_in_full(target)}: binaries and bits of one "
+                "generation are not the other's; --force runs it all the same"
             )
 
 

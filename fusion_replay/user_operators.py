@@ -45,13 +45,31 @@ def operator(
         replace: take the place of an operator that has this name, built-in ones included.
 
     Raises:
-        UsageError: the name is taken, or the function takes ``*args`` or ``**kwargs``.
+        UsageError: the name is taken or none, limits that are none, a function that takes ``*args`` or ``**kwargs``,
+            or has a default for an input.
     """
+    if not isinstance(type, str) or not type:
+        raise UsageError(
+            '@fusion_replay.operator: expected the operator\'s type, as in @fusion_replay.operator("Scale")'
+        )
+    limits = tolerance if isinstance(tolerance, Mapping) else {"*": bf16_ulps(2) if tolerance is None else tolerance}
+    for limit in limits.values():
+        if not isinstance(limit, Tolerance):
+            raise UsageError(
+                f"operator {type!r}: tolerance={limit!r}: expected a Tolerance, such as fusion_replay.bf16_ulps(2) or "
+                "fusion_replay.Tolerance(rtol=0.01)"
+            )
 
     def declare(fn: Callable[..., Any]) -> Callable[..., Any]:
         parameters = inspect.signature(fn).parameters.values()
         if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
             raise UsageError(f"operator {type!r}: {fn.__qualname__} must name its inputs and parameters: no *, no **")
+        optional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.default is not p.empty]
+        if optional:
+            raise UsageError(
+                f"operator {type!r}: {optional[0]} has a default, which no input has; if it is a parameter, put a * "
+                f"before it: def {fn.__name__}(..., *, {optional[0]}=...)"
+            )
         inputs = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in (*values, "previous")]
         partial = any(p.name == "previous" and p.kind is p.KEYWORD_ONLY for p in parameters)
@@ -85,7 +103,7 @@ def operator(
                 args=arg_specs,
                 params=tuple(Param(p.name, object, REQUIRED if p.default is p.empty else p.default) for p in keywords),
                 flavours={"exact": flavour},
-                tolerance=tolerance if isinstance(tolerance, Mapping) else {"*": tolerance or bf16_ulps(2)},
+                tolerance=limits,
                 aliases=tuple(aliases),
                 summary=(inspect.getdoc(fn) or "").partition("\n")[0],
                 source=f"{fn.__module__}.{fn.__qualname__}",

@@ -33,8 +33,9 @@ import numpy as np
 import fusion_replay as fr
 from fusion_replay.diverge.diff import diff
 from fusion_replay.diverge.evidence import Evidence
-from fusion_replay.diverge.explain import explain, rounds
+from fusion_replay.diverge.explain import explain
 from fusion_replay.diverge.pairwise import Pairwise
+from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.sources.simulator.errors import HostRuntimeError
 from fusion_replay.sources.simulator.faults import parse_fault, runtime

@@ -47,8 +47,12 @@ def test_a_callable_that_is_wrong_raises_with_the_table() -> None:
 def test_what_fits_nothing_is_said() -> None:
     with pytest.raises(UsageError, match=r"expected 2 inputs \(A, B\), found 1"):
         fr.check(add(), [X])
-    with pytest.raises(UsageError, match="A has 256 bytes, its buffer has 128"):
+    with pytest.raises(
+        UsageError, match=r"A of ElementwiseAdd takes bfloat16 \(64,\), 128 bytes; found float32 \(64,\)"
+    ):
         fr.check(add(), [X.astype(np.float32), X])
+    with pytest.raises(UsageError, match=r"found bfloat16 \(3,\), 6 bytes"):
+        fr.check(add(), {"A": X, "B": X[:3]})
     with pytest.raises(UsageError):
         fr.check(add(), {"Z": X})
     with pytest.raises(NotAttachableError, match="get_callable"):

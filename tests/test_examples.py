@@ -58,7 +58,7 @@ def test_the_user_operators_claims(copied: Path) -> None:
     assert run("python my_op.py", copied).returncode == 0
     alone = run("fusion-replay replay golden.h5", copied)
     assert alone.returncode == 4
-    assert alone.stdout.rstrip().endswith("next: fusion-replay operators --new GatedScale")
+    assert alone.stdout.rstrip().endswith("next: fusion-replay operators --new GatedScale --from golden.h5")
     (copied / "pyproject.toml").write_text('[tool.fusion-replay]\nimport = ["my_op.py"]\n')
     assert run("fusion-replay replay golden.h5", copied).returncode == 0
     assert "1 of 1 step mismatches" in run("python on_the_software_npu.py", copied).stdout

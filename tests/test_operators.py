@@ -69,9 +69,13 @@ class TestNames:
             assert all(find(n) is spec for n in (spec.type, *spec.aliases, f"AIE{spec.type}"))
 
     def test_an_unknown_one_says_what_is_known(self) -> None:
-        with pytest.raises(UnknownOperatorError, match=r"'Gemm2' is unknown; known: .*GEMM.*operator\('Gemm2'\)"):
+        with pytest.raises(UnknownOperatorError, match=r"'Gemm2' is unknown; nearest: GEMM\. .*operator\('Gemm2'\)"):
             find("Gemm2")
         assert lookup("Gemm2") is None
+        with pytest.raises(UnknownOperatorError, match="nearest: RMSNorm"):  # by an alias, whatever its case
+            find("RMS_Norms")
+        with pytest.raises(UnknownOperatorError, match=r"'Frobnicate' is unknown; known: AXPY, .*, Transpose"):
+            find("Frobnicate")
 
     def test_the_workloads_operators_are_there(self) -> None:
         assert set(SMALL) <= {s.type for s in specs()}
@@ -217,6 +221,18 @@ class TestEvaluation:
             evaluate(short, {"size": 2}, [x], "exact")
         with pytest.raises(UsageError, match="gave 2 results for 1 outputs"):
             evaluate(two, {"size": 2}, [x], "exact")
+
+    @pytest.mark.parametrize(
+        ("gives", "told"), [(None, "NoneType"), (1.5, "float"), (np.zeros(2, np.complex128), "complex128")]
+    )
+    def test_a_reference_that_gives_no_numbers_is_named(self, gives: object, told: str) -> None:
+        spec = made_up(flavours={"exact": lambda call, a: gives})
+        with pytest.raises(UsageError, match=f"the reference gave {told}; expected arrays of real numbers"):
+            evaluate(spec, {"size": 2}, [np.zeros(2, np.float32)], "exact")
+
+    def test_one_array_instead_of_a_list_of_inputs(self) -> None:
+        with pytest.raises(UsageError, match=r"inputs \(A\) as a list or by name, found one array \(64,\)"):
+            reference("SiLU", {"size": 64}, np.zeros(64, np.float32))
 
     def test_inputs_are_not_written_to(self) -> None:
         for op, params in SMALL.items():

@@ -133,6 +133,7 @@ def test_the_nearest_project_file_counts(tmp_path: Path) -> None:
     [
         ("[tool.fusion-replay]\nimport = 'zig.py'\n", "expected a list of files and modules, found 'zig.py'"),
         ("[tool.fusion-replay]\nimport = [1]\n", "expected a list"),
+        ("[tool.fusion-replay]\nimports = ['zig.py']\n", r"\[tool.fusion-replay\] imports: unknown; known: import, "),
         ("[tool.fusion-replay\n", "pyproject.toml: can't be read"),
         (
             "[tool.fusion-replay]\nimport = ['gone.py']\n",

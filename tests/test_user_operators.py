@@ -57,6 +57,28 @@ def test_a_parameter_without_default_is_required() -> None:
         fr.reference("Scaled", {"by": 2}, [bf16(1), bf16(1)])
 
 
+def test_a_declaration_that_means_something_else() -> None:
+    """Each was taken before, and failed when the first recording was judged, or never."""
+    with pytest.raises(UsageError, match=r'expected the operator\'s type, as in @fusion_replay.operator\("Scale"\)'):
+
+        @fr.operator
+        def scale(A):
+            return A
+
+    with pytest.raises(UsageError, match="expected the operator's type"):
+        fr.operator("")
+    for limits in (0.1, {"npu1": "2 ulps"}):
+        with pytest.raises(UsageError, match=r"operator 'Scale': tolerance=.*: expected a Tolerance"):
+            fr.operator("Scale", tolerance=limits)
+    with pytest.raises(UsageError, match=r"eps has a default, .*: def with_eps\(\.\.\., \*, eps=\.\.\.\)"):
+
+        @fr.operator("Scale")
+        def with_eps(A, eps=1e-5):
+            return A + eps
+
+    assert lookup("Scale") is None
+
+
 def test_every_flavour_has_the_one_meaning() -> None:
     @fr.operator("Same")
     def same(A):

@@ -7,8 +7,10 @@ becomes one line on stderr and an exit status. No verb prints a traceback; ``-vv
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -57,6 +59,13 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return with_imports(command)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(_no_verb(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
@@ -85,12 +94,16 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with plugins.reading_project():
             status = program.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller: fusion-replay ... >&-
+            sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except FusionReplayError as error:
         return _fail(str(error), error.exit_code)
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else PROGRAM
         return _fail(f"{error.format_message()} (see: {command} --help)", 2)
@@ -111,6 +124,13 @@ def run(arguments: Sequence[str]) -> int:
             raise
         again = "run it again with -vv for the traceback and report it"
         return _fail(f"internal error, {type(error).__name__}: {error}; this is a bug in {PROGRAM}: {again}", BUG)
+
+
+def _no_verb(word: str) -> str:
+    near = difflib.get_close_matches(word, VERBS)
+    if os.path.exists(word):
+        return f"{word} is a file, no verb; look at it with: {shlex.join([PROGRAM, 'show', word])}"
+    return f"no verb {word!r}; {'nearest' if near else 'verbs'}: {', '.join(near or VERBS)}"
 
 
 def _fail(message: str, status: int) -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line
+from fusion_replay.cli.terminal import Terminal, command_line, typed_option
 from fusion_replay.errors import MismatchError, UsageError
 
 TAKES = ("invocation", "reference", "rule")
@@ -16,14 +14,8 @@ TAKES = ("invocation", "reference", "rule")
 
 def attribution(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
     """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong."""
-    given = click.get_current_context()
-    others = [
-        p for p in options if p not in TAKES and given.get_parameter_source(p) == click.core.ParameterSource.COMMANDLINE
-    ]
-    if others:
-        raise UsageError(
-            f"replay --attribute: takes --invocation, --reference, --rule and --all; leave --{others[0]} out"
-        )
+    if other := typed_option(set(options) - {*TAKES}):
+        raise UsageError(f"replay --attribute: takes --invocation, --reference, --rule and --all; leave {other} out")
     from fusion_replay.diverge.attribution import attribute
     from fusion_replay.snapshot import open_snapshot
 

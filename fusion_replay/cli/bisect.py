@@ -15,7 +15,9 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 @click.command("bisect")
 @click.argument("file", metavar="[F]", required=False)
-@click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Whose output.  [default: the last]")
+@click.option(
+    "--invocation", type=click.IntRange(min=0), metavar="N", help="Whose output.  [default: the last complete one]"
+)
 @click.option("--output", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
 @click.option(
     "--metric",
@@ -80,6 +82,11 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
         out.notes(snapshot.notes)
         with Progress("bisecting", quiet=out.quiet) as progress:
             found = bisect(snapshot, journal=Path(journal or f"{file}.bisect"), progress=progress, **options)
+        last = len(snapshot.invocations) - 1
+        if "invocation" not in options and found.invocation != last:
+            out.note(
+                f"invocation {last} did not complete; the output of {found.invocation}, the last that did, is judged"
+            )
         why = None
         if found and found.step is not None:
             why = explain_step(snapshot, found.step, options.get("reference", "auto"))
@@ -111,7 +118,7 @@ def _versions(
     run: str, against: str, names: list[str], rule: str, timeout: float | None, journal: Path, out: Terminal
 ) -> int:
     from fusion_replay.diverge.versions import find_version
-    from fusion_replay.report.terminal import wrap
+    from fusion_replay.screen import wrap
 
     def told(one: object) -> None:
         out.say("\n".join(wrap(str(one), "")))

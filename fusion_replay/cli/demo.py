@@ -105,9 +105,12 @@ def _record(run: Run, target: Path, if_exists: IfExists, out: Terminal) -> tuple
 
 def _replay(path: Path, out: Terminal) -> tuple[list[str], str]:
     """Addresses of all mismatches, and the report in words."""
+    from fusion_replay.diverge.explain import explain_first
     from fusion_replay.replay import replay
     from fusion_replay.report.terminal import layout
+    from fusion_replay.snapshot import open_snapshot
 
-    with Progress("replaying", quiet=out.quiet) as progress:
-        report = replay(path, progress=progress)
-    return [s.address for s in report.steps if not s.verdict], layout(report)
+    with open_snapshot(path) as snapshot, Progress("replaying", quiet=out.quiet) as progress:
+        report = replay(snapshot, progress=progress)
+        text = layout(report, why=explain_first(snapshot, report))
+    return [s.address for s in report.steps if not s.verdict], text

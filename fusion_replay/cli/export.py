@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import Terminal, command_line, json_option, program, verbosity_options, weights_option
 
 if TYPE_CHECKING:
     from fusion_replay.export import ExportReport
@@ -65,7 +65,7 @@ def _next(report: ExportReport) -> str | None:
         case "h5":
             return command_line("replay", path)
         case "issue":
-            return shlex.join(["python", str(path / "repro.py")])
+            return shlex.join([program("python"), str(path / "repro.py")])
         case "xrt":
             return shlex.join(["xrt-runner", "--replay", str(path / "replay.json"), "--dir", str(path)])
     return None

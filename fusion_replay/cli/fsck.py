@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.fsck import FsckReport
 
 
 @click.command("fsck")
@@ -26,6 +31,11 @@ def command(file: str, recover: bool, weights: str | None, as_json: bool) -> int
 
         click.echo(encode({"type": "fsck", **report.to_dict()}))
     out.say(str(report))
-    hint = command_line("replay", report.path) if report.ok else None
-    out.close(report.ok, next=hint)
+    out.close(report.ok, next=_next(file, report))
     return 0 if report.ok else 3
+
+
+def _next(file: str, report: FsckReport) -> str | None:
+    if report.ok:
+        return command_line("replay", report.path)
+    return command_line("fsck", "--recover", file.removesuffix(".journal")) if report.recoverable else None

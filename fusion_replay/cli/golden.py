@@ -141,7 +141,7 @@ def _next(report: GoldenReport, folder: Path, options: Options) -> str | None:
     if any(r.pending for r in report.failed):
         elsewhere = options.new_dir is not None
         return command_line("golden", "review", *((options.new_dir, "--into", folder) if elsewhere else (folder,)))
-    first = next((r for r in report.failed if r.steps), None)
+    first = next((r for r in report.failed if any(not s for s in r.steps)), None)
     if first is None or options.write_new:
         return None
     on = () if options.on is None else ("--on", options.on)

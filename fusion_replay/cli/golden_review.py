@@ -44,7 +44,7 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
     ask = at_a_terminal() and not as_json
     if ask and pending:
         refuse_in_ci("review")
-    left: list[str] = []
+    left: list[Pending] = []
     for each in pending:
         if as_json:
             from fusion_replay.report.jsonl import encode
@@ -63,10 +63,9 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
             reject(each)
             out.say(f"{each.path}: removed")
             continue
-        left.append(each.name)
+        left.append(each)
     out.say(f"{folder}: {count(len(pending), 'golden')} waiting, {len(left)} left")
-    to = () if into is None else ("--into", into)
-    out.close(not left, next=command_line("golden", "accept", left[0], "--dir", folder, *to) if left else None)
+    out.close(not left, next=_decision(left[0], folder, into) if left else None)
     return MismatchError.exit_code if left else 0
 
 
@@ -171,6 +170,14 @@ def refuse_in_ci(verb: str) -> None:
             f"golden {verb}: refused where CI is set; keep the *.new files as an artifact (check --new-dir D), and at "
             "the desk: fusion-replay golden accept --all --dir D --into GOLDENS"
         )
+
+
+def _decision(pending: Pending, folder: Path, into: Path | None) -> str:
+    """What can be typed for it: a mismatch is accepted with a reason only, what is spoilt not at all."""
+    if pending.new is None or pending.problem or (pending.new.mismatches and not pending.new.accepted_mismatch):
+        return command_line("golden", "reject", pending.name, "--dir", folder)
+    to = () if into is None else ("--into", into)
+    return command_line("golden", "accept", pending.name, "--dir", folder, *to)
 
 
 def _accepted(pending: Pending, folder: Path, why: str) -> str:

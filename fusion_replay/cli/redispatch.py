@@ -3,20 +3,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line
+from fusion_replay.cli.terminal import Terminal, command_line, typed_option
 from fusion_replay.errors import UsageError
-from fusion_replay.report.text import one_line
+from fusion_replay.screen import wrap
 
 if TYPE_CHECKING:
     from fusion_replay.redispatch import RedispatchReport
 
-WIDTH = 100  # columns
 _JUDGING = ("mode", "array", "fail_fast", "workers", "cache_bytes")
 
 
@@ -54,11 +52,9 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
             first = next(iter(typed)).replace("_", "-")
             raise UsageError(f"replay: --{first} is for dispatching again; add --on npu or --on sim")
         return {}
-    context = click.get_current_context()
+    if judging := typed_option(_JUDGING):
+        raise UsageError(f"replay --on {on}: {judging} is for judging a recording; leave it out")
     for name in _JUDGING:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
-            option = {"cache_bytes": "cache"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"replay --on {on}: --{option} is for judging a recording; leave it out")
         given.pop(name, None)
     return {"on": on, **typed}
 
@@ -77,9 +73,7 @@ def run(file: str, every: bool, weights: str | None, out: Terminal, options: dic
     else:
         for line in report.lines(every=every):
             indent = line[: len(line) - len(line.lstrip(" "))]
-            for part in textwrap.wrap(one_line(line), WIDTH - len(indent) - 2, max_lines=3, placeholder=" ..."):
-                out.say(indent + part)
-                indent = indent or "  "
+            out.say("\n".join(wrap(line, indent, lines=3)))
     out.close(report.passed, next=_next(file, report))
     return report.exit_status
 

@@ -89,7 +89,6 @@ def command(
         limit_threads(max(1, cores() - 1))  # one core is for reading ahead
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
-    from fusion_replay.operators import template_command
     from fusion_replay.replay import replay
     from fusion_replay.snapshot import open_snapshot
 
@@ -100,7 +99,7 @@ def command(
                 report = replay(snapshot, steps=steps or None, progress=progress, **options)
         except NothingComparedError as error:
             click.echo(f"error: {one_line(str(error))}", err=True)
-            out.close(False, next=template_command(error.unknown[0]) if error.unknown else None)
+            out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
         selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
         found = () if selected else findings(snapshot)  # they are about the whole recording
@@ -112,10 +111,10 @@ def command(
     else:
         from fusion_replay.report.terminal import besides, layout
 
-        out.say(layout(report, every=every, why=why))
-        out.say(besides(found, agrees=not report.mismatches))
+        told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches)
+        out.say("\n".join(text for text in told if text))
     status = exit_status(report, found)
-    out.close(status == 0, next=_next(file, report, found))
+    out.close(status == 0, next=_next(file, report, found, steps))
     return status
 
 
@@ -126,14 +125,22 @@ def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:
     return 0 if report.passed else MissingError.exit_code
 
 
-def _next(file: str, report: ReplayReport, found: tuple[Finding, ...]) -> str | None:
-    from fusion_replay.operators import template_command
+def _describe(op: str, file: str) -> str:
+    """The command that prints a description of an operator nobody knows, with the arguments that were recorded."""
+    return command_line("operators", "--new", op, "--from", file)
+
+
+def _next(file: str, report: ReplayReport, found: tuple[Finding, ...], asked: tuple[str, ...]) -> str | None:
+    """Closer to the fault: to its arrays, and from a step that was asked for (``show`` leads here) to a bug report."""
 
     if report.first_mismatch is not None:
-        return command_line("show", file, report.first_mismatch.address)
+        address = report.first_mismatch.address
+        if len(asked) == 1:
+            return command_line("export", file, "--step", address, "--issue")
+        return command_line("show", file, address)
     unknown = [s.op for s in report.missing if s.kind == "unknown_operator"]
     if unknown:
-        return template_command(unknown[0])
+        return _describe(unknown[0], file)
     if found and found[0].weight != "note":
         return command_line("show", file, found[0].addresses[0])
     unfinished = [s for s in report.skips if s.kind in ("in_flight", "failed")]

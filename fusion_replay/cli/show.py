@@ -93,6 +93,8 @@ def _one_step(snapshot: Snapshot, file: str, address: str, out: Terminal) -> Non
     _print(view(recorded), out)
     if recorded.status == "complete":
         out.next(command_line("replay", file, "--step", recorded.address))
+    else:  # it cannot be judged: what is known of it goes into a report
+        out.next(command_line("export", file, "--step", recorded.address, "--issue"))
 
 
 def _history(snapshot: Snapshot, file: str, buffer: str, invocation: int | None, out: Terminal) -> None:

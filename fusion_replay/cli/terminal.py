@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
-from fusion_replay.report.text import human_seconds, one_line
+from fusion_replay.report.text import human_seconds
+from fusion_replay.screen import columns, fold, one_line, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,16 +45,33 @@ weights_option = click.option(
 )
 
 
+def typed_option(names: Iterable[str]) -> str | None:
+    """The first of these parameters of the verb that was typed, as it is spelled: ``--step``."""
+    context, wanted = click.get_current_context(), set(names)
+    typed = click.core.ParameterSource.COMMANDLINE
+    found = (p for p in context.command.params if p.name in wanted and context.get_parameter_source(p.name) is typed)
+    return next((p.opts[0] for p in found), None)
+
+
 def colour(text: str, code: str) -> str:
     """ANSI colour where stdout is a terminal and NO_COLOR (https://no-color.org) is unset."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or columns() is None:
         return text
     return f"\x1b[{code}m{text}\x1b[0m"
 
 
+def program(name: str = "fusion-replay") -> str:
+    """What to type for a program of this installation: its name where the shell finds it, else a path beside the one
+    that was typed (``.venv/bin/fusion-replay``)."""
+    folder, typed = os.path.split(sys.argv[0])
+    if typed != "fusion-replay" or not folder or shutil.which(typed):
+        return name
+    return os.path.join(folder, name)
+
+
 def command_line(*words: str | os.PathLike[str]) -> str:
     """A command to type next, quoted for the shell."""
-    return shlex.join(["fusion-replay", *map(str, words)])
+    return shlex.join([program(), *map(str, words)])
 
 
 @dataclass
@@ -74,9 +93,13 @@ class Terminal:
     def quiet(self) -> bool:
         return self.verbosity < 0
 
-    def say(self, text: str = "") -> None:
-        if not (self.quiet or self.as_json):
-            click.echo(text)
+    def say(self, text: str) -> None:
+        """A report, or a line of one; on a terminal no line is wider than it."""
+        if self.quiet or self.as_json:
+            return
+        room = columns()
+        for line in map(printable, text.split("\n")):
+            click.echo(line if room is None else "\n".join(fold(line, room)))
 
     def records(self, records: Iterable[Any]) -> None:
         """JSON Lines on stdout, whatever the verbosity."""
@@ -95,7 +118,8 @@ class Terminal:
 
     def next(self, command: str) -> None:
         """What to type next, for verbs that judge nothing and so end without PASSED or FAILED."""
-        self.say(f"next: {command}")
+        if not (self.quiet or self.as_json):
+            click.echo(f"next: {command}")  # in one piece, whatever the terminal: it is there to be copied
 
     def close(self, passed: bool, *, also: str = "", next: str | None = None) -> None:
         """The last line: ``PASSED in 1.2 s; ALSO; next: COMMAND``."""

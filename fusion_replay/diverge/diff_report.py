@@ -18,7 +18,7 @@ from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.judging.results import canonical_json
 
 if TYPE_CHECKING:
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
 
 FORMAT = "fusion-replay.diff/1"
 

@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion_replay.judging import table
+from fusion_replay.screen import clip, height, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.difference import FinalDifference, StepDifference
-    from fusion_replay.diverge.explain import Explanation
-
-WIDTH = 100
-LINES = 24  # with the command's last line: one screen
+    from fusion_replay.diverge.explanation import Explanation
 
 _WORDS = {
     "introduced": "introduced here",
@@ -35,33 +32,32 @@ def layout(report: DiffReport, *, every: bool = False, why: Explanation | None =
 
     ``why``: pattern and place of the first step's wrong elements, with ``every`` as a map too.
     """
-    head = _wrap(report.sentence, "")
+    head = wrap(report.sentence, "")
     if report.steps or report.outside:
         counts = ", ".join(f"{n:,} {_WORDS[kind]}" for kind, n in report.counts.items())
-        head += _wrap(f"{counts}; rule {report.rule}, b against a", "  ")
+        head += wrap(f"{counts}; rule {report.rule}, b against a", "  ")
     if report.recorded_on:
-        head += _wrap(f"run on {' and '.join(report.recorded_on)}", "  ")
-    head += [line for note in report.notes for line in _wrap(note, "  ")]
+        head += wrap(f"run on {' and '.join(report.recorded_on)}", "  ")
+    head += [line for note in report.notes for line in wrap(note, "  ")]
     foot = _path(report) + _finals(report, every) + _outside(report, every)
-    unanswered = [line for text in report.unanswered for line in _wrap(f"not decided: {text}", "")]
-    foot += unanswered if every else _fit(unanswered, 3, "what could not be decided")
+    unanswered = [line for text in report.unanswered for line in wrap(f"not decided: {text}", "")]
+    foot += unanswered if every else _fit(unanswered, 3, "lines of what could not be decided")
     if every:
         changes = [f"  {c}" for c in report.environment]
         foot += ["environment, a -> b", *changes] if changes else []
         rows = [_row(s) for s in report.steps]
-        return _joined(
-            [*head, *(table.text([_HEADER, *rows]) if rows else []), *_first(report, why), *_map(why), *foot]
-        )
+        body = [*(table.text([_HEADER, *rows]) if rows else []), *_first(report, why), *_map(why)]
+        return "\n".join(clip([*head, *body, *foot]))
     first = _first(report, why)
-    room = max(LINES - len(head) - len(first) - len(foot), 4)
-    return _joined([*head, *first, *_fit(_others(report), room, "steps"), *foot])
+    room = max(height() - len(head) - len(first) - len(foot), 4)
+    return "\n".join(clip([*head, *first, *_fit(_others(report), room, "steps"), *foot]))
 
 
 def _first(report: DiffReport, why: Explanation | None) -> list[str]:
     step = report.first
     if step is None:
         return []
-    lines = _wrap(f"first: {step.label}", "")
+    lines = wrap(f"first: {step.label}", "")
     facts = [("why", step.why)]
     if step.verdict is not None:
         facts.append(("b to a", step.verdict.detail))
@@ -69,7 +65,7 @@ def _first(report: DiffReport, why: Explanation | None) -> list[str]:
         facts += [(f"{side} to ref", _judged(j.ok, j.detail)) for side, j in zip("ab", step.judged, strict=True)]
     facts += why.facts if why is not None else []
     for name, fact in facts:
-        lines += _wrap(fact, f"  {name:<8} ", lines=2)
+        lines += wrap(fact, f"  {name:<8} ", lines=2)
     return lines
 
 
@@ -87,7 +83,7 @@ def _others(report: DiffReport) -> list[str]:
     rows = table.text([_HEADER, *map(_row, shown)])
     gone = report.of_kind("missing")
     lines = ["also", *rows[1:]] if shown else []
-    return [*lines, *_wrap(f"missing: {_some(gone)}: {gone[0].why}", "")] if gone else lines
+    return [*lines, *wrap(f"missing: {_some(gone)}: {gone[0].why}", "")] if gone else lines
 
 
 def _some(steps: Sequence[StepDifference]) -> str:
@@ -109,12 +105,12 @@ def _path(report: DiffReport) -> list[str]:
     lines = []
     if report.masked_faults:
         masked = ", ".join(s.address for s in report.masked_faults)
-        lines = _wrap(f"masked: {masked}: no output shows it, nothing of it stays in a buffer that is read later", "")
+        lines = wrap(f"masked: {masked}: no output shows it, nothing of it stays in a buffer that is read later", "")
     if not report.path:
         return lines
     steps = [" ".join(label.split(" ", 2)[:2]) for label in report.path]
     shown = steps if len(steps) <= 8 else [*steps[:4], f"({len(steps) - 7} more)", *steps[-3:]]
-    return lines + _wrap(f"path: {' -> '.join(shown)}", "", lines=3)
+    return lines + wrap(f"path: {' -> '.join(shown)}", "", lines=3)
 
 
 def _finals(report: DiffReport, every: bool) -> list[str]:
@@ -136,36 +132,14 @@ def _outside(report: DiffReport, every: bool) -> list[str]:
     for o in report.outside:
         times = "" if o.reads == 1 else f" and {o.reads - 1:,} more"
         hand = "; outputs differed before: the host may have handed it on" if o.after else ""
-        lines += _wrap(f"from outside: {o.name}, read by {o.address}{times}: {o.why}{hand}", "")
+        lines += wrap(f"from outside: {o.name}, read by {o.address}{times}: {o.why}{hand}", "")
     return lines if every else _fit(lines, 4, "inputs from outside")
-
-
-def _wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
-    return textwrap.wrap(
-        _printable(text),
-        WIDTH,
-        initial_indent=label,
-        subsequent_indent=" " * (len(label) or 2),
-        max_lines=lines,
-        placeholder=" ... (--json has all)",
-        break_on_hyphens=False,
-    )
 
 
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
     if len(lines) <= room:
         return lines
     return [*lines[: room - 1], f"  ... and {len(lines) - room + 1:,} more {what} (--all shows them)"]
-
-
-def _joined(lines: Iterable[str]) -> str:
-    clean = map(_printable, lines)
-    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in clean)
-
-
-def _printable(text: str) -> str:
-    """Names come from a file: nothing in them reaches a terminal as a control character."""
-    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text)
 
 
 __all__ = ["layout"]

@@ -59,7 +59,9 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, st
 
 
 def _counts(key: str) -> bool:
-    return key.split(".")[0] not in NO_ENVIRONMENT and not key.startswith(_FOUND)
+    """Our own variables do not: they say where and what to record (one names a folder that is made anew each time)."""
+    ours = key.startswith(("environment.FUSION_REPLAY_", _FOUND))
+    return key.split(".")[0] not in NO_ENVIRONMENT and not ours
 
 
 def _short(key: str) -> str:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay import operators
-from fusion_replay.bf16 import round_bf16, wide
 from fusion_replay.compare import as_numpy
 from fusion_replay.diverge.evidence import Evidence
-from fusion_replay.diverge.patterns import Case, Pattern, name
+from fusion_replay.diverge.explanation import Explanation
+from fusion_replay.diverge.patterns import Case, name
 from fusion_replay.diverge.patterns.case import Version
-from fusion_replay.diverge.where import Where, locate
+from fusion_replay.diverge.rounding import leak_at
+from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
 from fusion_replay.tensors import as_dtype
@@ -31,76 +31,6 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
 NDArray = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """A rounding mode that another kernel left behind (Xilinx/mlir-aie pull request 3726).
-
-    Attributes:
-        affected: the first step that shows it.
-        leaking: the kernel that ran just before it.
-        since: the last step before that still rounded as it should; kernels from here to ``leaking`` may have left the
-            mode, and those between don't round. None where none is recorded.
-    """
-
-    affected: str
-    leaking: str | None
-    since: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("affected", "leaking", "since")}
-
-    def __str__(self) -> str:
-        if self.leaking is None:
-            return f"first affected is {self.affected}, before which no step is recorded"
-        before = "" if self.since in (None, self.leaking) else f", or one before it back to {self.since}"
-        return f"left behind by {self.leaking}{before}; first affected is {self.affected}"
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why an output is wrong.
-
-    Attributes:
-        address, output: the step and the name of its output.
-        against: "the reference", or the recording that it is compared with.
-        patterns: best first; empty where no pattern fits.
-        where: the wrong elements mapped through the tiling.
-        leak: for a rounding mode, which kernel left it.
-    """
-
-    address: str
-    output: str
-    against: str
-    patterns: tuple[Pattern, ...]
-    where: Where
-    leak: Leak | None = None
-
-    @property
-    def pattern(self) -> Pattern | None:
-        return self.patterns[0] if self.patterns else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "address": self.address,
-            "output": self.output,
-            "against": self.against,
-            "patterns": [p.to_dict() for p in self.patterns],
-            "where": self.where.to_dict(),
-            "leak": None if self.leak is None else self.leak.to_dict(),
-        }
-
-    @property
-    def facts(self) -> list[tuple[str, str]]:
-        """(label, sentence) for a report: the pattern, and where."""
-        first = str(self.patterns[0]) if self.patterns else "none that is known explains the wrong elements"
-        told = [("pattern", first if self.leak is None else f"{first}; {self.leak}")]
-        return [*told, ("where", str(self.where))]
-
-    def lines(self) -> list[str]:
-        """Plain text, one fact a line, the heat map below them."""
-        return [f"{label:<8} {text}" for label, text in self.facts] + [f"         {m}" for m in self.where.lines()[1:]]
 
 
 def explain(
@@ -135,7 +65,7 @@ def explain(
             patterns = name(case)
             leak = None
             if patterns and patterns[0].name == "rounding":
-                leak = _leak(step, known)
+                leak = leak_at(step, known)
             source = "the reference" if against is None else "the other recording"
             return Explanation(
                 step.address, outputs[number].name, source, patterns, locate(case.wrong, case.tiling), leak
@@ -155,10 +85,15 @@ def explain_difference(a: RecordedStep, b: RecordedStep, snapshots: tuple[Snapsh
 
 
 def explain_diff(report: DiffReport, a: Snapshot, b: Snapshot) -> Explanation | None:
-    """Why the first step that introduces a difference does; None without any, or where it has no outputs to compare."""
+    """Why the first step that introduces a difference does; None without any, or where it has no outputs to compare.
+
+    Where its inputs differ as well, what a made of its own says nothing of b's output: its reference is asked.
+    """
     first = report.first
     if first is None or first.a_address is None or first.status != ("complete", "complete"):
         return None
+    if first.inputs:
+        return explain(b[first.address], b)
     return explain_difference(a[first.a_address], b[first.address], (a, b))
 
 
@@ -288,48 +223,10 @@ def _case(
     )
 
 
-# --- rounding modes -------------------------------------------------------------------------------------------------
-
-
-def _leak(step: RecordedStep, known: Evidence) -> Leak:
-    before = known.before(step)
-    since = next((s.address for s in before if rounds(s)), None)
-    return Leak(step.address, before[0].address if before else None, since)
-
-
-def rounds(step: RecordedStep) -> bool:
-    """Would another rounding mode have shown in this step's output? Not where bits are moved, or results are exact."""
-    spec = operators.lookup(step.op.type)
-    if spec is None or spec.exact_bits:
-        return False
-    if spec.raw or not all(t.kept for t in tensors(step.inputs)):
-        return True  # products and sums: hardly ever exact
-    try:
-        values = _unrounded(spec, step)
-    except Exception:
-        return True
-    return not all(bool(np.array_equal(v, round_bf16(v), equal_nan=True)) for v in values)
-
-
-def _unrounded(spec: operators.OperatorSpec, step: RecordedStep) -> list[NDArray]:
-    import array_api_compat as aac
-
-    inputs = [
-        np.asarray(wide(t.numpy()), np.float64).reshape(s.shape)
-        for t, s in zip(tensors(step.inputs), [a for a in spec.arg_specs(step.op.params) if a.reads], strict=True)
-    ]
-    call = operators.Call(spec.bind(step.op.params), aac.array_namespace(*inputs), (), step.values, lambda x: x)
-    result = spec.flavour("exact")[1](call, *inputs)
-    return [np.asarray(r, np.float64) for r in (result if isinstance(result, tuple) else (result,))]
-
-
 __all__ = [
-    "Explanation",
-    "Leak",
     "diagnose",
     "explain",
     "explain_diff",
     "explain_difference",
     "explain_first",
-    "rounds",
 ]

@@ -126,8 +126,10 @@ def one_try(
         try:
             report = diff(against, out, rule)
         except FusionReplayError as error:
-            why = f"{ended}; {error}" if ended else str(error)
-            return Try(version, SKIPPED, why.replace(str(out), f"${OUT}"))
+            why = str(error).replace(str(out), f"${OUT}")
+            if why.startswith(f"${OUT}: no such file"):
+                why = f"${OUT}: no such file, so nothing was recorded there; record --workload takes it by -o"
+            return Try(version, SKIPPED, f"{ended}; {why}" if ended else why)
         if report.mismatch:
             first = f"{report.sentence}, first {report.first.label}" if report.first is not None else report.sentence
             return Try(version, BAD, first)

@@ -101,9 +101,9 @@ def _dropped(request: Request, step: RecordedStep, weights: Sequence[RecordedTen
         names = list(dict.fromkeys(t.buffer for t in weights))
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         size = sum({t.row: t.nbytes for t in weights}.values())
-        yield (
-            f"contents of weights: {shown} ({human_bytes(size)}); digests are kept, --with-weights keeps the contents"
-        )
+        needed = {t.row for t in step.inputs.values()} & {t.row for t in weights}
+        so = "; repro.py can only repeat the verdict without them" if needed else ""
+        yield f"contents of weights: {shown} ({human_bytes(size)}){so}; --with-weights keeps them, else their digests"
     if request.snapshot.index.binaries:
         yield "device files (xclbin, instructions)"
     if left := len(request.snapshot) - len(request.steps):

@@ -39,6 +39,8 @@ def free_name(path: Path, if_exists: IfExists, *, folder: bool = False) -> Path:
         raise UsageError(f"{path}: a folder; expected the name of what to write, such as {path / 'export'}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: can't be written: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: can't be written: the folder {path.parent} is read-only; give another one with -o")
     if if_exists == "number":
         names = (path.with_name(f"{path.stem}-{number:03d}{path.suffix}") for number in range(1, 1_000_000))
         return next(name for name in names if not os.path.lexists(name))
@@ -70,7 +72,8 @@ def output(path: Path, if_exists: IfExists, *, folder: bool = False) -> Iterator
         if folder:
             shutil.rmtree(out.part, ignore_errors=True)
         else:
-            out.part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk's own error is the one to tell
+                out.part.unlink(missing_ok=True)
 
 
 def _publish_folder(part: Path, path: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import threading
 from dataclasses import replace
@@ -46,9 +47,11 @@ def propose(path: Path, golden: Golden, contents: Path | None, new_dir: Path | N
     if target.exists():
         if contents is None and target.read_bytes() == said.to_json().encode("utf-8"):
             return target  # it waits already
+        where = ["--dir", str(folder)]
+        accept = [name, *where, *(() if new_dir is None else ("--into", str(path.parent)))]
         raise TargetExistsError(
-            f"{target}: left over from before, it was not overwritten; `fusion-replay golden accept {name}` or `reject "
-            f"{name}`, then check again"
+            f"{target}: left over from before, it was not overwritten; `fusion-replay golden accept "
+            f"{shlex.join(accept)}` or `reject {shlex.join([name, *where])}`, then check again"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

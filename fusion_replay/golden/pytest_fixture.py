@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,7 +104,11 @@ class NpuGolden:
             pending, note = propose(path, golden, recording, self._settings.new_dir), ""
         except FusionReplayError as error:
             pending, note = None, str(error)
-        text = "no such golden; `fusion-replay golden accept`, or run again with --fr-update-new-only"
+        elsewhere = self._settings.new_dir
+        goldens = os.path.relpath(path.parent)
+        where = [goldens] if elsewhere is None else [os.path.relpath(elsewhere), "--into", goldens]
+        look = shlex.join(["golden", "review", *where])
+        text = f"no such golden; `fusion-replay {look}`, or run again with --fr-update-new-only"
         problem = Problem("missing", name, f"{path}: {text}")
         return GoldenResult(
             name,

@@ -11,7 +11,7 @@ from pathlib import Path
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.results import GoldenResult
-from fusion_replay.golden.review import accept, waiting
+from fusion_replay.golden.review import accept, reject, waiting
 
 
 def accept_at_once(old: GoldenResult, check: Callable[[Path], GoldenResult], folder: Path) -> GoldenResult:
@@ -41,6 +41,10 @@ def accept_waiting(waits: Path, folder: Path) -> int:
     pending = waiting(waits, folder)
     for each in pending:
         accept(each, Project.find(folder))
+    accepted = {each.name for each in pending}
+    for left in waiting(folder):
+        if left.name in accepted and left.new is not None and left.problem:  # superseded: nobody can accept it now
+            reject(left)
     return len(pending)
 
 

@@ -74,6 +74,10 @@ def evaluate(
     with np.errstate(all="ignore"):  # overflow, NaN and division by zero are results here, judged by the rules
         result = fn(call, *(arrays if spec.raw else [wide(a) for a in arrays]))
     results = _in_order(spec, out_specs, result)
+    for each in results:
+        kind = _dtype_name(each) if hasattr(each, "dtype") else type(each).__name__
+        if not hasattr(each, "dtype") or kind.startswith("complex"):
+            raise UsageError(f"{spec.type}: the reference gave {kind}; expected arrays of real numbers")
     if not out_specs:
         return tuple(narrow(r) if _is_float64(r) else r for r in results), used
     if len(results) != len(out_specs):
@@ -96,6 +100,12 @@ def _inputs_in_order(
     spec: OperatorSpec, in_specs: Sequence[ArgSpec], inputs: Sequence[Array] | Mapping[str, Array]
 ) -> list[Array]:
     names = [s.name for s in in_specs]
+    shape = getattr(inputs, "shape", None)
+    if shape is not None:
+        raise UsageError(
+            f"{spec.type}: expected its inputs ({', '.join(names)}) as a list or by name, found one array "
+            f"{tuple(shape)}; put it into a list"
+        )
     if isinstance(inputs, Mapping):
         missing = [n for n in names if n not in inputs]
         extra = [n for n in inputs if n not in names]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import shlex
 from collections.abc import Iterator
 from functools import cache
@@ -73,12 +74,20 @@ def find(op_type: str) -> OperatorSpec:
     plugins.ready()
     found = _find(op_type)
     if found is None:
+        near = _nearest(op_type)
         raise UnknownOperatorError(
-            f"operator {op_type!r} is unknown; known: {', '.join(s.type for s in specs())}. "
-            f"Describe it with @fusion_replay.operator({op_type!r}): `{template_command(op_type)}` prints a file to "
-            "fill in"
+            f"operator {op_type!r} is unknown; "
+            + (f"nearest: {', '.join(near)}" if near else f"known: {', '.join(s.type for s in specs())}")
+            + f". Describe it with @fusion_replay.operator({op_type!r}): `{template_command(op_type)}` prints a file "
+            "to fill in"
         )
     return found
+
+
+def _nearest(op_type: str) -> list[str]:
+    """Types whose name, or an alias, differs from this by little more than its case; each once."""
+    names = {name.lower(): s.type for s in specs() for name in (*s.aliases, s.type)}
+    return list(dict.fromkeys(names[n] for n in difflib.get_close_matches(op_type.lower(), names, cutoff=0.75)))
 
 
 def template_command(op_type: str) -> str:

@@ -136,9 +136,8 @@ class OperatorSpec:
         for p in self.params:
             value = params.get(p.name, p.default)
             if value is REQUIRED:
-                raise UsageError(
-                    f"{self.type}: parameter {p.name!r} ({p.type.__name__}) is required; given: {_names(params)}"
-                )
+                kind = "" if p.type is object else f" ({p.type.__name__})"
+                raise UsageError(f"{self.type}: parameter {p.name!r}{kind} is required; given: {_names(params)}")
             bound[p.name] = value if value is None or value is p.default else _coerce(self.type, p, value)
         return SimpleNamespace(**bound)
 
@@ -252,7 +251,7 @@ def _is_integral(value: Any) -> bool:
 
 
 def _names(params: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in params.items()) or "nothing"
+    return ", ".join(f"{k}={v!r}" for k, v in params.items() if v is not REQUIRED) or "nothing"
 
 
 __all__ = ["FLAVOURS", "REQUIRED", "Call", "Flavour", "FlavourFn", "OperatorSpec", "Param", "Runlist", "runtime_values"]

@@ -152,7 +152,7 @@ class RedispatchReport:
             first = next(s for s in self.steps if s.detail == reason)
             yield f"{first.verdict}: {first.label if n == 1 else f'{n:,} steps, first {first.label}'}: {reason}"
         if len(reasons) > 3:
-            yield f"and {len(reasons) - 3:,} other reasons (--all shows them)"
+            yield f"and {len(reasons) - 3:,} more for other reasons (--all shows them)"
         taken = sum(s.continued for s in self.steps)
         if taken:
             yield f"{taken:,} of them were run before: taken over from the journal"

@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion_replay.diverge.attribution import StepShare
-from fusion_replay.report.terminal import WIDTH, wrap
 from fusion_replay.report.text import table
+from fusion_replay.screen import clip, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.attribution import Attribution
 
-HEADER = ("share", "own", "x floor", "inherited", "leaves", "x", "", "step")
-NUMBERS = range(6)
+HEADER = ("step", "share", "own", "x floor", "inherited", "leaves", "x", "", "operator and buffers")
+NUMBERS = range(1, 7)
 
 
 def layout(found: Attribution, *, every: bool = False) -> str:
-    """Plain text, at most 100 columns: suspects by share (else by their own error), or with ``every`` all in order."""
+    """Plain text, on one screen: suspects by share (else by their own error), or with ``every`` all in order."""
     shown = found.steps if every else found.attributed or found.suspects
     lines = wrap(found.sentence, "")
     if shown and found.total:
-        lines += [line[:WIDTH].rstrip() for line in _table(shown).splitlines()]
+        lines += clip(_table(shown).splitlines())
     computed = sum(s.share is not None for s in found.steps)
     if found.rest is not None and computed < len(found.steps):
         n = len(found.steps) - computed
@@ -36,6 +36,7 @@ def _table(steps: Sequence[StepShare]) -> str:
 
 def _row(s: StepShare) -> tuple[str, ...]:
     return (
+        s.address,
         "" if s.share is None else f"{s.share:.1%}",
         "" if s.isolated is None else f"{s.isolated:.1e}",
         "" if s.above_floor is None else f"{s.above_floor:.3g}",
@@ -43,7 +44,7 @@ def _row(s: StepShare) -> tuple[str, ...]:
         f"{s.cumulative:.1e}",
         "" if s.amplification is None else f"{s.amplification:.2g}",
         "MISMATCH" if s.ok is False else s.origin if s.ok else "no reference",
-        s.label,
+        s.label.removeprefix(f"{s.address} "),
     )
 
 

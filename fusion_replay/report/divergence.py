@@ -6,19 +6,20 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fusion_replay.report.terminal import mismatch, wrap
+from fusion_replay.report.terminal import mismatch
 from fusion_replay.report.text import table
+from fusion_replay.screen import wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.bisect import Divergence
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
 
 BAR = 40  # columns of the longest bar
 ROWS = 12  # evaluations shown around the answer
 
 
 def layout(found: Divergence, why: Explanation | None = None) -> str:
-    """Plain text, at most 100 columns; ``why``: pattern and place of the step that was found."""
+    """Plain text; ``why``: pattern and place of the step that was found."""
     lines = [*wrap(found.sentence, ""), *wrap(found.figures, "  ")]
     if found.stand_ins:
         n = len(found.stand_ins)

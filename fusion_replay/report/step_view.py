@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.report.text import human_bytes, human_ns, ran_on, table
+from fusion_replay.screen import columns
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -96,11 +97,7 @@ class StepView:
             lines.append(f"  rewritten {name}, a buffer that no step writes, changed since it was last looked at")
         if self.noticed.get("assumed"):
             lines.append(f"  assumed   unchanged since first read, not looked at: {', '.join(self.noticed['assumed'])}")
-        rows: list[list[str]] = [
-            ["", "", "buffer", "dtype", "shape", "bytes", "min", "max", "mean", "zero", "nan", "inf"]
-        ]
-        rows += [_row(t) for t in self.tensors]
-        lines.append(table(rows, right=(5, 6, 7, 8, 9, 10, 11)))
+        lines += _tables([_HEADER, *map(_row, self.tensors)])
         for t in self.tensors:
             if t.contents is not None and t.contents.head:
                 more = ", ..." if len(t.contents.head) == HEAD else ""
@@ -112,6 +109,18 @@ class StepView:
     def _how(self) -> str:
         told = [human_ns(self.elapsed_ns), self.state or ""]
         return "".join(f", {t}" for t in told if t)
+
+
+_HEADER = ["", "", "buffer", "dtype", "shape", "bytes", "min", "max", "mean", "zero", "nan", "inf"]
+
+
+def _tables(rows: list[list[str]]) -> list[str]:
+    """One table; on a terminal that is too narrow for it two: what the arrays are, and what is in them."""
+    whole = table(rows, right=range(5, 12))
+    room = columns()
+    if room is None or max(map(len, whole.splitlines())) <= room:
+        return [whole]
+    return [table([r[:6] for r in rows], right=(5,)), table([[*r[:2], *r[6:]] for r in rows], right=range(2, 8))]
 
 
 def _row(t: TensorView) -> list[str]:

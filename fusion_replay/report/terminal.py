@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fusion_replay.compare import IronVerdict
 from fusion_replay.judging import table
 from fusion_replay.judging.outcome import Skip, StepReport
-from fusion_replay.report.text import count, one_line
+from fusion_replay.report.text import count
+from fusion_replay.screen import clip, height, printable, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
-    from fusion_replay.diverge.explain import Explanation
+    from fusion_replay.diverge.explanation import Explanation
     from fusion_replay.replay import ReplayReport
-
-WIDTH = 100  # columns
-LINES = 24  # with the command's last line: one screen
 
 
 def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None = None) -> str:
@@ -36,11 +33,11 @@ def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None
     if every and why is not None:
         first += [f"  {'':<8} {line}" for line in why.where.lines()[1:]]
     if every:
-        return "\n".join([*_clip(head), *map(_safe, _every(report)), *_clip([*rows, *first, *foot])])
-    room = LINES - len(head) - len(first)
+        return "\n".join([*clip(head), *map(printable, _every(report)), *clip([*rows, *first, *foot])])
+    room = height() - len(head) - len(first)
     foot = _fit(foot, min(max(room - len(rows), 3), room - 2), "reasons and outputs")
     rows = _fit(rows, room - len(foot), "operator types")
-    return "\n".join(_clip([*head, *rows, *first, *foot]))
+    return "\n".join(clip([*head, *rows, *first, *foot]))
 
 
 def besides(found: Iterable[Finding], *, agrees: bool) -> str:
@@ -49,7 +46,7 @@ def besides(found: Iterable[Finding], *, agrees: bool) -> str:
     if not told:
         return ""
     head = "every step agrees, but:" if agrees else "the steps together show:"
-    return "\n".join(_clip([head, *(line for f in told for line in wrap(f.sentence, "  - "))]))
+    return "\n".join(clip([head, *(line for f in told for line in wrap(f.sentence, "  - "))]))
 
 
 def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mismatch") -> list[str]:
@@ -99,33 +96,9 @@ def _short(verdict: IronVerdict) -> str:
     return {True: "ok", False: "MISMATCH", None: "raises"}[verdict.ok] + ("*" if verdict.ok and verdict.note else "")
 
 
-def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
-    indent = " " * (len(label) or 2)
-    return textwrap.wrap(
-        one_line(text),
-        WIDTH,
-        initial_indent=label,
-        subsequent_indent=indent,
-        max_lines=lines,
-        placeholder=" ... (--json has all)",
-        break_on_hyphens=False,
-    )
-
-
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
     """At most ``room`` lines; what is left out is counted."""
     if len(lines) <= room:
         return lines
     kept = lines[: room - 1]
     return [*kept, f"  ... and {count(len(lines) - len(kept), 'line')} of {what} (--all shows them)"]
-
-
-def _clip(lines: list[str]) -> Iterator[str]:
-    """No line is wider than the screen."""
-    for line in map(_safe, lines):
-        yield line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."
-
-
-def _safe(line: str) -> str:
-    """Names come from a file: nothing in them reaches the terminal as a control character."""
-    return line[: len(line) - len(line.lstrip(" "))] + one_line(line)

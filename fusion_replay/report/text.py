@@ -5,12 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from fusion_replay.screen import one_line as one_line
 from fusion_replay.telling import human_bytes as human_bytes
-
-
-def one_line(text: str) -> str:
-    """``text`` on one line, control characters (of a hostile file's names) shown instead of obeyed."""
-    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text.strip())
 
 
 def human_seconds(s: float) -> str:

@@ -220,10 +220,10 @@ def with_side(snap: Snapshot, weights: str | os.PathLike[str] | None) -> Snapsho
 
 
 def _open(path: Path, cache_bytes: int) -> Snapshot:
-    beside = path.with_name(path.name + JOURNAL_SUFFIX)
     notes: tuple[str, ...] = ()
     if path.is_dir():
         raise SnapshotNotFoundError(f"{path}: a directory; expected a snapshot file such as {path / 'decode.h5'}")
+    beside = path.with_name(path.name + JOURNAL_SUFFIX)
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115 - the store closes it
     except FileNotFoundError:

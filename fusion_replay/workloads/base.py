@@ -162,7 +162,8 @@ class Workload:
         """A :class:`Run` on a fresh software NPU.
 
         Raises:
-            UsageError: an unknown device or option, or a value that the workload cannot honour.
+            UsageError: an unknown device or option, a value that the workload cannot honour, or a fault in an
+                invocation that it does not come to.
         """
         if device not in DEVICES:
             raise UsageError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
@@ -173,7 +174,16 @@ class Workload:
                 f"workload {self.name}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(known)) or '-'}"
             )
         values = {o.name: o.check(self.name, given.get(o.name, o.default)) for o in self.options}
-        return self.builder(device, faults, SimpleNamespace(**values))
+        run = self.builder(device, faults, SimpleNamespace(**values))
+        if faults:
+            self._refuse_what_never_strikes(run)
+        return run
+
+    def _refuse_what_never_strikes(self, run: Run) -> None:
+        for fault in (f for c in run.callables for f in getattr(c, "faults", ())):
+            if fault.invocation is not None and fault.invocation >= run.invocations:
+                found = f"0 to {run.invocations - 1}" if run.invocations > 1 else "0 alone"
+                raise UsageError(f"workload {self.name}: fault {fault} never strikes: its invocations are {found}")
 
 
 __all__ = ["COLUMNS", "DEVICES", "Option", "Plan", "Run", "Workload", "write_buffer"]

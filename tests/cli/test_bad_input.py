@@ -65,6 +65,14 @@ def test_no_usable_snapshot_is_3(run, broken, verb: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("verb", READING)
+@pytest.mark.parametrize("place", [".", "..", "/"])
+def test_a_folder_whose_path_has_no_name(run, verb: str, place: str) -> None:
+    result = run(verb, place)
+    assert result.status == 3
+    assert "a directory; expected a snapshot file such as" in one_error(result.err)
+
+
+@pytest.mark.parametrize("verb", READING)
 def test_unreadable_file(run, good: Path, verb: str) -> None:
     if os.geteuid() == 0:
         pytest.skip("root reads everything")

@@ -295,6 +295,13 @@ def test_a_pull_request_of_many_failures_stays_a_screenful(run: Command, accepte
     assert len(lines) < 30
 
 
+def test_a_golden_of_another_device_leads_to_no_command_that_fails_alike(run: Command, folder: Path) -> None:
+    seen = run("golden", "check", folder, "--on", "npu", "--filter", "gelu")
+    assert seen.status == 1
+    assert "its recipe ran on the software NPU, an NPU was asked for" in seen.out
+    assert "next:" not in seen.out
+
+
 # --- *.new ------------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +327,7 @@ def test_what_is_left_over_is_named_and_not_overwritten(run: Command, folder: Pa
     seen = run("golden", "check", folder, "--on", "sim", "--write-new")
     assert seen.status == 1
     assert "note: goldens/gelu.golden.json.new: left over from before, it was not overwritten" in seen.out
+    assert "`fusion-replay golden accept gelu --dir goldens` or `reject gelu --dir goldens`" in seen.out
     assert left.read_text() == "mine"
     left.unlink()
     (folder / "gelu.h5.new").write_text("mine")

@@ -112,7 +112,7 @@ def test_one_that_can_not_be_accepted_does_not_end_the_review(
     assert done.return_value == 1
     assert "error: new/gelu.golden.json.new: the golden has changed since this was written" in done.output
     assert "relu: accepted, " in done.output
-    assert "next: fusion-replay golden accept gelu --dir new --into goldens" in done.output
+    assert "next: fusion-replay golden reject gelu --dir new" in done.output
     assert sorted(p.name for p in Path("new").iterdir()) == ["gelu.golden.json.new", "gelu.h5.new"]
 
 
@@ -195,6 +195,10 @@ def test_mismatches_are_accepted_with_a_reason_only(run: Command, folder: Path) 
     seen = run("golden", "accept", "--all")
     assert seen.status == 1
     assert "1 of 2 steps would be accepted as mismatches, first 1:0 GELU A -> C; if that is right, --accept" in seen.err
+    last = run("golden", "review").out.splitlines()[-1]
+    assert last.endswith("; next: fusion-replay golden reject gelu --dir goldens"), (
+        "what accept refuses is not proposed"
+    )
     assert run("golden", "accept", "--all", "--accept-mismatch", "known to AMD").status == 0
     seen = run("golden", "check", folder, "--on", "sim")
     assert seen.status == 0

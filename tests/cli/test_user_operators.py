@@ -45,7 +45,7 @@ def test_exit_4_names_the_command_that_prints_a_template(run: Command, unknown: 
     result = run("replay", unknown)
     assert result.status == 4
     assert "no reference for operator Frobnicate" in result.err
-    assert result.out.splitlines()[-1].endswith("; next: fusion-replay operators --new Frobnicate")
+    assert result.out.splitlines()[-1].endswith(f"; next: fusion-replay operators --new Frobnicate --from {unknown}")
 
 
 def test_the_same_where_other_steps_match(run: Command, here: Path) -> None:
@@ -56,7 +56,7 @@ def test_the_same_where_other_steps_match(run: Command, here: Path) -> None:
                 step.outputs["C"] = a + a
     result = run("replay", "mixed.h5")
     assert result.status == 4
-    assert result.out.splitlines()[-1].endswith("; next: fusion-replay operators --new 'My Op'")
+    assert result.out.splitlines()[-1].endswith("; next: fusion-replay operators --new 'My Op' --from mixed.h5")
 
 
 def test_the_imported_operator_decides(run: Command, unknown: Path, here: Path) -> None:

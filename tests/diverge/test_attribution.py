@@ -135,7 +135,8 @@ def test_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", str(path), "--attribute"]) == 1
     out = capsys.readouterr().out
     assert "no share can be computed" in " ".join(out.split())
-    assert "0:37 GEMV" in out
+    row = next(line for line in out.splitlines() if line.startswith("  0:37 "))
+    assert row.split("MISMATCH")[1].lstrip().startswith("GEMV ")
 
 
 @pytest.mark.parametrize("more", [[], ["--all"]])
@@ -153,3 +154,6 @@ def test_terminal_and_records(more: list[str], tmp_path: Path, capsys: pytest.Ca
     assert [r["type"] for r in records] == ["share"] * 41 + ["attribution"]
     assert main(["replay", str(path), "--attribute", "--op", "GEMV"]) == 2
     assert "leave --op out" in capsys.readouterr().err
+    for option, value in (("--step", "1:0"), ("--cache", "0")):  # spelled as they were typed
+        assert main(["replay", str(path), "--attribute", option, value]) == 2
+        assert f"leave {option} out" in capsys.readouterr().err

@@ -202,6 +202,19 @@ def test_a_recording_that_never_finished_has_no_final_output(tmp_path: Path) -> 
         fr.bisect(path)
 
 
+def test_another_invocation_than_the_last_is_never_judged_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Exception, match="TIMEOUT"):
+        decode(tmp_path / "a.h5", "1:5:timeout", layers=1)
+    path = str(tmp_path / "a.h5")
+    assert main(["bisect", path]) == 0
+    told = "note: invocation 1 did not complete; the output of 0, the last that did, is judged\n"
+    assert told in capsys.readouterr().err
+    assert main(["bisect", path, "--invocation", "0"]) == 0
+    assert told not in capsys.readouterr().err
+
+
 def test_digests_alone_have_nothing_to_compute_with(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     run = find("llama-decode").build("npu2", (), {"tokens": 1, "context": 64, "layers": 1})

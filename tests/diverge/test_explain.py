@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import fusion_replay as fr
 from fusion_replay.diverge.evidence import Evidence
-from fusion_replay.diverge.explain import diagnose, explain, explain_difference, rounds
+from fusion_replay.diverge.explain import diagnose, explain, explain_diff, explain_difference
+from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import UsageError
 from fusion_replay.sources.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU
 
-SIZE = 1024
+BF16, SIZE = ml_dtypes.bfloat16, 1024
 
 
 def run(path: Path, *faults: str, factor: float = 2.0) -> Path:
@@ -74,6 +76,22 @@ def test_the_side_that_breaks_its_rule_is_the_one_explained(tmp_path: Path) -> N
     assert there.pattern.name == "zeros"
 
 
+def test_a_fault_on_other_inputs_is_explained_against_its_own_reference(tmp_path: Path) -> None:
+    """Two calls on different inputs, the second one struck: its output has nothing to do with the first one's."""
+    draw = np.random.default_rng(5)
+    call = fr.simulate([(ElementwiseAdd(size=1024), "a", "b", "c")], "npu2", ["1:0:shift"], input_args=["a", "b"])
+    with fr.record(tmp_path / "x.h5", call):
+        for _ in range(2):
+            call.get_buffer("a")[:], call.get_buffer("b")[:] = draw.standard_normal((2, 1024)).astype(BF16)
+            call()
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        told = explain_diff(fr.diff(f"{tmp_path / 'x.h5'}@0", f"{tmp_path / 'x.h5'}@1"), snapshot, snapshot)
+    assert told is not None
+    assert told.against == "the reference"
+    assert told.pattern is not None
+    assert told.pattern.name == "shifted"
+
+
 def test_products_by_powers_of_two_show_no_rounding_mode(tmp_path: Path) -> None:
     with fr.open(run(tmp_path / "two.h5", factor=2.0)) as exact, fr.open(run(tmp_path / "x.h5", factor=1.7)) as rounded:
         assert [rounds(exact[f"0:{i}"]) for i in range(3)] == [False, False, True]
@@ -87,6 +105,9 @@ def test_it_is_json_and_text(tmp_path: Path) -> None:
     data = json.loads(json.dumps(told.to_dict()))
     assert data["patterns"][0]["name"] == "dropped-tile"
     assert data["where"]["confined"] == {"column": 1, "tile": 1}
+    head, *rest = str(told).splitlines()
+    assert head == "output C of 1:1, against the reference"
+    assert rest == told.lines()
     assert told.lines()[0].startswith("pattern  dropped-tile: tile 3 (of 64 elements) keeps what was there before")
 
 

@@ -80,6 +80,8 @@ def test_environment_in_one_line() -> None:
         "devices": [{"fw": "1.6"}],
         "driver": "a",
     }
+    old["environment"] = {"FUSION_REPLAY_OUT": "a.h5", "NPU_CACHE_HOME": "/a"}
+    new["environment"] = {"FUSION_REPLAY_OUT": "b.h5", "NPU_CACHE_HOME": "/a"}
     changes = environment_changes(old, new)
     assert set(changes) == {
         Change("numpy", "2.3", "2.4"),

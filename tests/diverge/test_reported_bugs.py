@@ -15,7 +15,8 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.diverge.diff import diff
-from fusion_replay.diverge.explain import Explanation, diagnose, explain, explain_difference, explain_first
+from fusion_replay.diverge.explain import diagnose, explain, explain_difference, explain_first
+from fusion_replay.diverge.explanation import Explanation
 from fusion_replay.sources.simulator.errors import HostRuntimeError
 from fusion_replay.sources.simulator.operators import ElementwiseAdd, ReLU
 from fusion_replay.workloads import find

@@ -55,7 +55,11 @@ def program(folder: Path, text: str, name: str = "op.py") -> str:
         (WRONG + RECORD, BAD, "first 0:0 ElementwiseAdd"),
         (RIGHT + RECORD + "sys.exit(3)", SKIPPED, "ended with exit status 3, though what it recorded agrees"),
         (WRONG + RECORD + "sys.exit(3)", BAD, "first 0:0"),
-        ("", SKIPPED, "$FUSION_REPLAY_OUT: no such file"),
+        (
+            "",
+            SKIPPED,
+            "$FUSION_REPLAY_OUT: no such file, so nothing was recorded there; record --workload takes it by -o",
+        ),
         ("import os; os.abort()", SKIPPED, "ended by SIGABRT; $FUSION_REPLAY_OUT: no such file"),
         ("import time; time.sleep(60)", SKIPPED, "killed after 1 s"),
         ("import os; open(os.environ['FUSION_REPLAY_OUT'], 'w').write('x' * 600)", SKIPPED, "$FUSION_REPLAY_OUT"),

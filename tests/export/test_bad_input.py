@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def test_arguments(source: Path, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         fr.export(source, **arguments)
     assert sorted(source.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("format_", ["h5", "npz", "issue"])
+def test_a_read_only_folder_is_named(
+    source: Path, tmp_path: Path, format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that is mounted read-only; root may write into any other folder."""
+    monkeypatch.setattr(os, "access", lambda path, mode: (Path(path), mode) != (tmp_path, os.W_OK))
+    how = {"issue": True, "steps": "0:0"} if format_ == "issue" else {"as_": format_}
+    with pytest.raises(UsageError, match=rf"out: can't be written: the folder {tmp_path} is read-only; .* with -o"):
+        fr.export(source, tmp_path / "out", **how)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 
 
 @pytest.mark.parametrize("format_", sorted(set(FORMATS) - {"xrt"}))

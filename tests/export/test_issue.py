@@ -91,7 +91,10 @@ def test_weights_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     report = fr.export(source, tmp_path / "bug", steps="1:0", issue=True)
     with fr.open(report.path / "step.h5") as snap:
         assert [t.kept for t in snap["1:0"].inputs.values()] == [False, True]
-    assert any("contents of weights: W (256 B); digests are kept, --with-weights" in what for what in report.dropped)
+    assert (
+        "contents of weights: W (256 B); repro.py can only repeat the verdict without them; --with-weights keeps them, "
+        "else their digests"
+    ) in report.dropped
     text = (report.path / "issue.md").read_text()
     assert "GEMV: 8 of 8 elements fail" in text  # judged on the recording, which has them
     assert "contents of A are not in it, so `repro.py` can only repeat the verdict" in text

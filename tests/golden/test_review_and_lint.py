@@ -40,7 +40,9 @@ def test_a_failing_check_proposes_and_an_accepted_one_passes(make: Maker, tmp_pa
     options = Options(on="sim", write_new=True, new_dir=new)
     assert check_golden(path, options).pending == str(new / "gelu.golden.json.new")
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
-    assert "left over from before, it was not overwritten" in check_golden(path, options).notes[0]
+    (note,) = check_golden(path, options).notes
+    assert "left over from before, it was not overwritten" in note
+    assert f"`fusion-replay golden accept gelu --dir {new} --into {path.parent}`" in note
     (pending,) = waiting(new, path.parent)
     assert any("inputs moved" in line for line in pending.lines())
     accept(pending, Project(tmp_path))

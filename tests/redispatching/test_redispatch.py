@@ -356,7 +356,7 @@ def test_the_software_npu_runs_its_own_recording_again(recording: Path) -> None:
 
 
 def test_the_other_generation_of_it_needs_force_too(recording: Path) -> None:
-    with pytest.raises(MissingError, match="recorded on npu1, the device here is the software NPU"):
+    with pytest.raises(MissingError, match=r"recorded on npu1, the device here is the software NPU \(npu2\): binaries"):
         fr.redispatch(recording, on="sim", device="npu2")
     report = fr.redispatch(recording, on="sim", device="npu2", force=True)
     assert report.ran == 5

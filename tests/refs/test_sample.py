@@ -75,6 +75,14 @@ def test_ties_at_the_threshold_all_take_part() -> None:
     assert reference("Sample", {"vocab": 4}, [x, _draw_words(1, 2, 0), tokens])[1].tolist() == [0]
 
 
+def test_the_temperature_divides() -> None:
+    """Logits 0 and 1 at temperature 0.5: weights exp(-2) and 1, so the first has 0.119 of the whole."""
+    x, tokens = array([0x0000, 0x3F80]), np.array([-1], np.int32)
+    for share, token in ((0.11, 0), (0.13, 1)):
+        words = _draw_words(0.5, 2, int(share * 2**53))
+        assert reference("Sample", {"vocab": 2, "cores": 1}, [x, words, tokens])[1].tolist() == [token]
+
+
 def test_position_values_choose_the_draw_and_the_record() -> None:
     rng = np.random.default_rng(1)
     x = normal(rng, 32)

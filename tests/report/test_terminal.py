@@ -11,7 +11,8 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay import operators
-from fusion_replay.report.terminal import LINES, WIDTH, layout
+from fusion_replay.report.terminal import layout
+from fusion_replay.screen import LINES, WIDTH
 
 BF16 = ml_dtypes.bfloat16
 ONE, TWO = (np.array([x], np.float32).astype(BF16) for x in (1, 2))

@@ -119,6 +119,15 @@ def test_runtime_values_reach_the_kernel_and_the_recording(tmp_path: Path) -> No
     np.testing.assert_allclose(rows.sum(axis=1), 1, atol=0.05)
 
 
+def test_a_fault_that_would_never_strike_is_refused() -> None:
+    for name, fault, invocations in (
+        ("op:ElementwiseAdd", "1:0:zeros", "0 alone"),
+        ("llama-decode", "2:69:shift", "0 to 1"),
+    ):
+        with pytest.raises(UsageError, match=f"{name}: fault {fault} never strikes: its invocations are {invocations}"):
+            find(name).build("npu2", [fault], {"tokens": 2} if name == "llama-decode" else {})
+
+
 def test_faults_reach_the_device(tmp_path: Path) -> None:
     with fr.open(recorded(tmp_path, "ElementwiseAdd", faults=("0:0:zeros",))) as snap:
         assert not snap["0:0"].outputs[0].numpy().astype(np.float32).any()

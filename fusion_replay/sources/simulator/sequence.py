@@ -196,6 +196,11 @@ def _described(index: int, op: Any) -> tuple[OperatorSpec, SimpleNamespace, tupl
     spec = catalogue.find(type(op).__name__)
     params = parameters_of(op)
     args = op.arg_specs() if isinstance(op, SimulatedOperator) else spec.arg_specs(params)
+    if spec.shapeless and not any(a.writes for a in args):
+        raise RunlistError(
+            f"step {index} ({spec.type}): declared without shapes, so no runlist can hold it; give them to "
+            "@fusion_replay.operator(..., args=...), or to operators.custom()"
+        )
     return spec, spec.bind(params), args
 
 

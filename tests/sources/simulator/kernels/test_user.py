@@ -120,6 +120,8 @@ def test_what_is_missing_is_said() -> None:
         ops.custom("Blend", shapes(SimpleNamespace()), ratio=0.5)
     with pytest.raises(UnknownOperatorError, match="operator 'Blur' is unknown"):
         ops.custom("Blur")
+    with pytest.raises(RunlistError, match=r"step 0 \(Blend\): declared without shapes, .*args=.*custom\(\)"):
+        fr.simulate([(ops.Blend(share=0.5), "a", "b", "c")])
     with pytest.raises(RunlistError, match="expected 3 buffers"):
         fr.simulate([(ops.custom("Blend", shapes(SimpleNamespace())), "a")])
 

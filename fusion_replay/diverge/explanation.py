@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why one output is wrong, as data: the pattern of its errors, and where in the array they were made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fusion_replay.diverge.patterns import Pattern
+from fusion_replay.diverge.rounding import Leak
+from fusion_replay.diverge.where import Where
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an output is wrong.
+
+    Attributes:
+        address, output: the step and the name of its output.
+        against: "the reference", or the recording that it is compared with.
+        patterns: best first; empty where no pattern fits.
+        where: the wrong elements mapped through the tiling.
+        leak: for a rounding mode, which kernel left it.
+    """
+
+    address: str
+    output: str
+    against: str
+    patterns: tuple[Pattern, ...]
+    where: Where
+    leak: Leak | None = None
+
+    @property
+    def pattern(self) -> Pattern | None:
+        return self.patterns[0] if self.patterns else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "output": self.output,
+            "against": self.against,
+            "patterns": [p.to_dict() for p in self.patterns],
+            "where": self.where.to_dict(),
+            "leak": None if self.leak is None else self.leak.to_dict(),
+        }
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """(label, sentence) for a report: the pattern, and where."""
+        first = str(self.patterns[0]) if self.patterns else "none that is known explains the wrong elements"
+        told = [("pattern", first if self.leak is None else f"{first}; {self.leak}")]
+        return [*told, ("where", str(self.where))]
+
+    def __str__(self) -> str:
+        what = f"output {self.output} of {self.address}" if self.address else self.output
+        return "\n".join([f"{what}, against {self.against}", *self.lines()])
+
+    def lines(self) -> list[str]:
+        """Plain text, one fact a line, the heat map below them."""
+        return [f"{label:<8} {text}" for label, text in self.facts] + [f"         {m}" for m in self.where.lines()[1:]]
+
+
+__all__ = ["Explanation"]

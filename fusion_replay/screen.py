@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text for people, line by line: how wide a line may be, how it is broken, and that nothing in it is obeyed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+
+WIDTH = 100
+"""Columns of a report that goes to a file or a pipe: the same text on every machine."""
+LINES = 24
+"""Of such a report, unless ``--all`` asks for more: with the command's last line one screen."""
+
+_NARROWEST, _WIDEST = 40, 120
+_LABEL = re.compile(r" *\S+(?: \S+)*? {2,}(?=\S)")  # of "  verdict  247 of 256 elements fail"
+
+
+def columns() -> int | None:
+    """Of the terminal that stdout is (``COLUMNS`` outranks what it says of itself); None where it is none."""
+    try:
+        terminal = sys.stdout.isatty()
+    except (AttributeError, ValueError):  # there is no stdout, or it was closed
+        return None
+    return max(shutil.get_terminal_size((WIDTH, LINES)).columns, _NARROWEST) if terminal else None
+
+
+def width() -> int:
+    """Columns that a report may use."""
+    return min(columns() or WIDTH, _WIDEST)
+
+
+def height() -> int:
+    """Lines that a report may use besides the command's last one: a taller terminal has room for more."""
+    return LINES if columns() is None else max(LINES, shutil.get_terminal_size((WIDTH, LINES + 1)).lines - 1)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, control characters (of a hostile file's names) shown instead of obeyed."""
+    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text.strip())
+
+
+def printable(line: str) -> str:
+    """As :func:`one_line`, of a line that keeps its indent."""
+    return line[: len(line) - len(line.lstrip(" "))] + one_line(line)
+
+
+def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
+    """``label`` and ``text``, what does not fit into the first line below the text's beginning.
+
+    ``lines``: at most so many of :data:`WIDTH` columns, and as much text on a narrower screen.
+    """
+    room = width()
+    return textwrap.wrap(
+        one_line(text),
+        room,
+        initial_indent=label,
+        subsequent_indent=" " * (len(label) or 2),
+        max_lines=None if lines is None else -(-lines * WIDTH // min(room, WIDTH)),
+        placeholder=" ... (--json has all)",
+        break_on_hyphens=False,
+    )
+
+
+def clip(lines: Iterable[str]) -> Iterator[str]:
+    """No line is wider than the screen."""
+    room = width()
+    for line in map(printable, lines):
+        yield line if len(line) <= room else line[: room - 3] + "..."
+
+
+def fold(line: str, room: int) -> list[str]:
+    """A line that is wider than the screen, broken at blanks: what follows stands below where its text begins."""
+    if len(line) <= room:
+        return [line]
+    label = _LABEL.match(line)
+    indent = len(line) - len(line.lstrip(" ")) + 2 if label is None else label.end()
+    if indent > room // 2:
+        indent = 4
+    return textwrap.wrap(
+        line, room, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False, drop_whitespace=True
+    )
+
+
+__all__ = ["LINES", "WIDTH", "clip", "columns", "fold", "height", "one_line", "printable", "width", "wrap"]

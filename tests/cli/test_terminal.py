@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees: on a terminal of 60 or 80 columns, with no stdout at all, and after a word that is no verb."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from fusion_replay.cli import VERBS
+
+
+def on_a_terminal(columns: int, folder: Path, *words: str) -> list[str]:
+    """The lines that a pseudo-terminal of that width is sent by a command in ``folder``."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"NO_COLOR": "1"}
+    command = [sys.executable, "-m", "fusion_replay", *words]
+    running = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL, env=env, cwd=folder)
+    os.close(slave)
+    received = b""
+    try:
+        while piece := os.read(master, 1 << 16):
+            received += piece
+    except OSError:  # the other side is closed: this is how a pseudo-terminal ends
+        pass
+    os.close(master)
+    assert running.wait() in (0, 1)
+    return received.decode().replace("\r\n", "\n").splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("words", [("show",), ("show", "1:0"), ("replay",), ("replay", "--all")])
+def test_no_line_is_wider_than_the_terminal(bad: Path, columns: int, words: tuple[str, ...]) -> None:
+    verb, *rest = words
+    lines = on_a_terminal(columns, bad.parent, verb, bad.name, *rest)
+    *report, _last = lines  # a command to copy is never broken
+    assert report
+    assert max(map(len, report)) <= columns
+
+
+def test_a_narrow_terminal_shows_every_figure_of_an_array(run, bad: Path) -> None:
+    narrow = "\n".join(on_a_terminal(60, bad.parent, "show", bad.name, "1:0"))
+    wide = run("show", bad, "1:0").out.replace(str(bad), bad.name)
+    assert set(wide.split()) == set(narrow.split())
+
+
+def test_what_to_type_next_is_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``make demo`` runs a program that is not on the PATH: its name alone would not be found."""
+    from fusion_replay.cli.terminal import command_line, program
+
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "argv", ["fusion-replay", "show"])
+    assert command_line("show", "a b.h5") == "fusion-replay show 'a b.h5'"
+    monkeypatch.setattr(sys, "argv", [".venv/bin/fusion-replay", "show"])
+    assert command_line("show") == ".venv/bin/fusion-replay show"
+    assert program("python") == ".venv/bin/python"
+    installed = tmp_path / "bin" / "fusion-replay"
+    installed.parent.mkdir()
+    installed.write_text("#!/bin/sh\n")
+    installed.chmod(0o755)
+    assert command_line("show") == "fusion-replay show"
+
+
+def test_without_stdout(good: Path) -> None:
+    """``fusion-replay replay F >&-``: the exit status still answers."""
+    for words, status in ((("replay", good), 0), (("golden",), 2)):
+        command = f'exec "$0" -m fusion_replay {words[0]} {words[1] if words[1:] else ""} >&-'
+        done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True)
+        assert (done.returncode, "internal error" in done.stderr) == (status, False), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("replya", "no verb 'replya'; nearest: replay"),
+        ("help", f"no verb 'help'; verbs: {', '.join(VERBS)}"),
+    ],
+)
+def test_a_word_that_is_no_verb(run, word: str, told: str) -> None:
+    result = run(word)
+    assert (result.status, result.err) == (2, f"error: {told} (see: fusion-replay --help)\n")
+
+
+def test_a_file_instead_of_a_verb(run, good: Path) -> None:
+    result = run(good)
+    assert result.status == 2
+    assert f"look at it with: fusion-replay show {good}" in result.err
+
+
+def test_a_group_without_its_verb_shows_its_help_as_it_is(run) -> None:
+    result = run("golden")
+    assert result.status == 2
+    assert result.err.startswith("Usage: fusion-replay golden [OPTIONS]")
+    assert "\n  accept  " in result.err
