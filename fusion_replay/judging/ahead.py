@@ -43,8 +43,8 @@ class ReadAhead:
 
     Args:
         roles: of the operands that judging reads (:data:`fusion_replay.snapshot.schema.INPUT` and the like).
-        budget: bytes of decoded contents held, at most, and of memory for the next ones. On top come the largest
-            content, if it is larger than that, and what the step being judged has in its hands.
+        budget: bytes of decoded contents held, and of memory for the next ones, at most. Contents of the largest step
+            come on top where they don't fit.
     """
 
     def __init__(self, snapshot: Snapshot, steps: Sequence[RecordedStep], roles: Iterable[int], budget: int) -> None:
@@ -54,8 +54,8 @@ class ReadAhead:
         self._uses = _Uses(contents, positions, len(snapshot.index.contents))
         self._budget = budget - budget // _BASES
         self._near = budget // _NEAR
-        largest = int(self._sizes[contents].max(initial=0))
-        if largest > self._budget:  # its step holds it anyway; kept, it is decoded beside the steps before, and once
+        largest = int(np.bincount(positions, self._sizes[contents]).max(initial=0))
+        if largest > self._budget:  # judging has it in its hands anyway; so it is decoded once, beside earlier steps
             self._budget += largest
         self._buffers = Buffers(self._budget)
         self._consulting = self._store.consulting(
@@ -157,6 +157,7 @@ class ReadAhead:
                     break
                 self._drop(other)
         self._bytes += size
+        self._buffers.keep(self._budget - self._bytes, wanted=size)
         self._under_way[row] = self._store.begin(row, what)
         return True
 

@@ -42,15 +42,19 @@ class Buffers:
         """``nbytes`` bytes that nobody else sees."""
         if nbytes < _FROM:
             return np.empty(nbytes, np.uint8)
-        size = -(-nbytes // _ROUNDED) * _ROUNDED
+        size = _rounded(nbytes)
         with self._lock:
             block = self._pop(size) if size in self._blocks else None
         return np.asarray(_Lease(np.empty(size, np.uint8) if block is None else block, nbytes, self))
 
-    def keep(self, limit: int) -> None:
-        """From now on this much."""
+    def keep(self, limit: int, *, wanted: int = 0) -> None:
+        """From now on this much; and, if there is one, a block for ``wanted`` bytes, which will be asked for next."""
+        size = _rounded(wanted)
         with self._lock:
             self._limit = limit
+            if size in self._blocks:
+                self._blocks[size] = self._blocks.pop(size)  # the last one to go
+                limit += size
             self._shrink(limit)
 
     def give_back(self, block: Bytes) -> None:
@@ -75,6 +79,10 @@ class Buffers:
             del self._blocks[size]
         self._unused -= size
         return block
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // _ROUNDED) * _ROUNDED
 
 
 class _Lease:

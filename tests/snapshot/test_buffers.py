@@ -60,6 +60,7 @@ def test_any_view_keeps_the_memory_and_its_end_gives_it_back(way: str) -> None:
             st.tuples(st.just("empty"), st.sampled_from(SIZES), st.sampled_from(sorted(WAYS))),
             st.tuples(st.just("drop"), st.integers(0, 30), st.just("")),
             st.tuples(st.just("keep"), st.sampled_from([0, 1 << 16, 1 << 18, 1 << 20]), st.just("")),
+            st.tuples(st.just("take"), st.sampled_from(SIZES), st.sampled_from(sorted(WAYS))),
         ),
         max_size=60,
     )
@@ -68,7 +69,9 @@ def test_no_sequence_of_uses_overwrites_what_is_alive(steps: list[tuple[str, int
     buffers, limit = Buffers(1 << 18), 1 << 18
     alive: list[tuple[Any, int]] = []
     for number, (what, n, way) in enumerate(steps):
-        if what == "empty":
+        if what == "take":
+            buffers.keep(limit, wanted=n)
+        if what in ("empty", "take"):
             array = buffers.empty(n)
             assert array.shape == (n,)
             array[:] = number
@@ -101,6 +104,17 @@ def test_sizes_that_nobody_asks_for_any_more_make_room() -> None:
     big = buffers.empty(1 << 19)
     del big  # more than the limit: the others stay
     assert buffers.unused == 1 << 18
+
+
+def test_a_block_that_is_wanted_stays_when_others_go() -> None:
+    buffers = Buffers(1 << 20)
+    arrays = [buffers.empty(size) for size in SIZES]
+    while arrays:
+        arrays.pop(0)  # the first is the one that came longest ago
+    buffers.keep(0, wanted=SIZES[0])
+    assert buffers.unused == SIZES[0]
+    buffers.keep(0, wanted=SIZES[1])  # there is none any more
+    assert buffers.unused == 0
 
 
 def test_small_ones_are_numpys_own() -> None:
