@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -26,9 +27,11 @@ from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.schema import MAX_CONTENT, MAX_PIECE, SKIP_SHUFFLE, SKIP_ZSTD
 
 Bytes = npt.NDArray[np.uint8]
+Buffer = bytes | memoryview
 Way = Literal["shuffled", "stock", "plain"]
 
 _PROBE_FROM = 1 << 17  # bytes; below, a second try costs more than it saves
+_WINDOW = 1 << 23  # bytes that a frame may make zstd allocate beside its content; what every decoder should offer
 _STOCK_MUST_SAVE = 0.97  # stock parameters take twice the time: only for something in return
 
 
@@ -150,7 +153,7 @@ class Encoder:
 _per_thread = threading.local()
 
 
-def decode(chunk: bytes, mask: int, out: Bytes, piece_bytes: int, itemsize: int, what: str) -> None:
+def decode(chunk: Buffer, mask: int, out: Bytes, piece_bytes: int, itemsize: int, what: str) -> None:
     """Undo :meth:`Encoder.encode` into ``out`` (the unpadded piece).
 
     Raises:
@@ -170,20 +173,37 @@ def decode(chunk: bytes, mask: int, out: Bytes, piece_bytes: int, itemsize: int,
         unshuffle(plain, itemsize, out)
 
 
-def decompress(frame: bytes, nbytes: int, what: str) -> bytes:
+def decompress(frame: Buffer, nbytes: int, what: str) -> bytes:
     """One zstd frame that must hold exactly ``nbytes``; the size is checked before anything is allocated."""
+    with _reading(frame, nbytes, what) as decompressor:
+        data: bytes = decompressor.decompress(frame, max_output_size=nbytes)
+        _check_length(len(data), nbytes, what)
+        return data
+
+
+def decompress_into(out: Bytes, frame: Buffer, what: str) -> None:
+    """The same into ``out``, which it must fill."""
+    with _reading(frame, out.size, what) as decompressor, decompressor.stream_reader(frame) as reader:
+        _check_length(reader.readinto(out.data), out.size, what)
+
+
+@contextmanager
+def _reading(frame: Buffer, nbytes: int, what: str) -> Iterator[zstandard.ZstdDecompressor]:
+    """This thread's decompressor, for a frame that says it has ``nbytes``."""
     try:
         if zstandard.frame_content_size(frame) != nbytes:
             raise HostileFileError(f"{what}: a chunk claims another size than the {nbytes} bytes it should have")
         decompressor = getattr(_per_thread, "decompressor", None)
         if decompressor is None:
-            decompressor = _per_thread.decompressor = zstandard.ZstdDecompressor()
-        data: bytes = decompressor.decompress(frame, max_output_size=nbytes)
+            decompressor = _per_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        yield decompressor
     except zstandard.ZstdError as error:
         raise DamagedSnapshotError(f"{what}: a compressed chunk can't be read ({error})") from error
-    if len(data) != nbytes:
-        raise DamagedSnapshotError(f"{what}: a chunk holds {len(data)} bytes, expected {nbytes}")
-    return data
+
+
+def _check_length(found: int, nbytes: int, what: str) -> None:
+    if found != nbytes:
+        raise DamagedSnapshotError(f"{what}: a chunk holds {found} bytes, expected {nbytes}")
 
 
 def shuffle(data: Bytes, itemsize: int, out: Bytes) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,6 +23,7 @@ from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, Hostil
 from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import schema
 from fusion_replay.snapshot.codec import Layout, decode
+from fusion_replay.snapshot.decoding import Decoding
 from fusion_replay.snapshot.patch import apply_patch
 from fusion_replay.snapshot.schema import (
     DELTA,
@@ -43,8 +44,9 @@ Bytes = npt.NDArray[np.uint8]
 NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
-_SHARED = 64  # pieces (1 MiB): from here on a second thread decodes half of a content
-_CHUNK_OVERHEAD = 1 << 10  # a zstd frame of a piece is never longer than the piece and this
+_SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
+_LARGEST_CHUNK = MAX_PIECE + (1 << 10)  # a zstd frame is never longer than its piece and this
+_TORN = "the file ends inside one of its chunks"
 
 
 class ContentStore:
@@ -76,21 +78,25 @@ class ContentStore:
         self._held = 0
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
         self._elsewhere: Callable[[int], Bytes | None] | None = None
+        self._empty: Callable[[int], Bytes] = _fresh
         self._lock = threading.Lock()
 
     @contextmanager
-    def consulting(self, held: Callable[[int], Bytes | None], budget: int) -> Iterator[None]:
+    def consulting(
+        self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]
+    ) -> Iterator[None]:
         """Meanwhile somebody else keeps contents by a better plan, and ``held(row)`` has them.
 
-        The own cache keeps only what contents that others are made of need, in ``budget`` bytes.
+        The own cache keeps only what contents that others are made of need, in ``budget`` bytes. ``empty`` gives the
+        memory to decode into.
         """
-        before, self._budget, self._elsewhere = self._budget, budget, held
+        before, self._budget, self._elsewhere, self._empty = self._budget, budget, held, empty
         with self._lock:
             self._shrink()
         try:
             yield
         finally:
-            self._budget, self._elsewhere = before, None
+            self._budget, self._elsewhere, self._empty = before, None, _fresh
 
     def kept(self, row: int) -> bool:
         """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
@@ -127,7 +133,6 @@ class ContentStore:
         if held is not None:
             return held
         data = self._read_verified(row, what)
-        data.flags.writeable = False
         if not keep:
             return data
         with self._lock:
@@ -136,6 +141,26 @@ class ContentStore:
                 self._held += data.nbytes
                 self._shrink()
         return data
+
+    def begin(self, row: int, what: str) -> Decoding | None:
+        """Content ``row`` for several threads to decode together; nothing is read or allocated yet.
+
+        None: one thread had better :meth:`read` it, since it is at hand, in one piece, or made of other contents.
+        """
+        content = self._index.contents[row]
+        cut = int(content["encoding"]) == schema.CHUNKED and int(content["n_chunks"]) > 1
+        if not cut or self._at_hand(row) is not None:
+            return None
+        layout, fill = self._pieces(row, what)
+        return Decoding(list(layout.spans()), lambda: self._empty(layout.nbytes), fill)
+
+    def finish(self, row: int, decoding: Decoding, what: str) -> Bytes:
+        """What was begun, as :meth:`read` gives it, by all threads that call this together.
+
+        Raises:
+            DamagedSnapshotError: :meth:`read` may still succeed, which looks where a journal's chunks are now.
+        """
+        return self._verified(row, *decoding.result(), what)
 
     def _at_hand(self, row: int) -> Bytes | None:
         with self._lock:
@@ -164,14 +189,28 @@ class ContentStore:
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         """The bytes of one chunk (a row of the chunk table) as stored."""
         offset, size, mask = chunk
+        data = os.pread(self._descriptor(mask, what), size, offset)
+        if len(data) != size:
+            raise DamagedSnapshotError(f"{what}: {_TORN}")
+        return data
+
+    def _chunk_here(self, chunk: tuple[int, int, int], what: str) -> memoryview:
+        """The same until this thread reads its next: always in one place, which costs half of reading into new ones."""
+        offset, size, mask = chunk
+        if size > _LARGEST_CHUNK:
+            raise HostileFileError(f"{what}: a chunk claims {size} bytes; none has more than {_LARGEST_CHUNK}")
+        place = _place()[:size]
+        if os.preadv(self._descriptor(mask, what), [place], offset) != size:
+            raise DamagedSnapshotError(f"{what}: {_TORN}")
+        return place
+
+    def _descriptor(self, mask: int, what: str) -> int:
+        """Of the file that a chunk lies in."""
         file = self._spill if mask & IN_SPILL else self._chunks if mask & IN_CHUNKS else self._file
         if file is None:
             which = "spill file" if mask & IN_SPILL else "file of chunks"
             raise DamagedSnapshotError(f"{what}: the {which} that holds its bytes is missing beside the journal")
-        data = os.pread(file.fileno(), size, offset)
-        if len(data) != size:
-            raise DamagedSnapshotError(f"{what}: the file ends inside one of its chunks")
-        return data
+        return file.fileno()
 
     def close(self) -> None:
         for file in (self._file, self._spill, self._chunks):
@@ -200,10 +239,9 @@ class ContentStore:
         )
 
     def _decode(self, row: int, what: str) -> Bytes:
-        content = self._index.contents[row]
-        match int(content["encoding"]):
+        match int(self._index.contents["encoding"][row]):
             case schema.CHUNKED:
-                out = self._from_chunks(row, what)
+                return self._verified(row, *self._from_chunks(row, what), what)
             case schema.DELTA:
                 out = self._from_patches(row, what)
             case schema.PARTS:
@@ -214,29 +252,38 @@ class ContentStore:
                 out = self.side.read(self._key(row), what)
             case _:
                 raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
-        if out.size != int(content["nbytes"]) or digest_of(out).hex().encode() != content["digest"]:
+        return self._verified(row, out, digest_of(out), what)
+
+    def _verified(self, row: int, out: Bytes, digest: bytes, what: str) -> Bytes:
+        content = self._index.contents[row]
+        if out.size != int(content["nbytes"]) or digest.hex().encode() != content["digest"]:
             raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
+        out.flags.writeable = False
         return out
 
-    def _from_chunks(self, row: int, what: str) -> Bytes:
+    def _from_chunks(self, row: int, what: str) -> tuple[Bytes, bytes]:
+        """The content and its digest."""
+        decoding = self.begin(row, what)
+        if decoding is None:
+            layout, fill = self._pieces(row, what)
+            out = self._empty(layout.nbytes)
+            if out.size:
+                fill(0, out)
+            return out, digest_of(out)
+        if int(self._index.contents["n_chunks"][row]) >= _SHARED:  # reading, zstd and numpy let go of Python's lock
+            _helper().submit(decoding.work)
+        return decoding.result()
+
+    def _pieces(self, row: int, what: str) -> tuple[Layout, Callable[[int, Bytes], None]]:
+        """How it is cut, and what decodes the piece of a number into its place."""
         layout, itemsize = self.layout_of(row)
-        out = np.empty(layout.nbytes, np.uint8)
-        pieces = list(zip(self.chunks_of(row).tolist(), layout.spans(), strict=True))
+        chunks = self.chunks_of(row).tolist()
 
-        def fill(part: Sequence[tuple[tuple[int, int, int], tuple[int, int]]]) -> None:
-            for chunk, (start, stop) in part:
-                decode(self.raw_chunk(chunk, what), chunk[2], out[start:stop], layout.piece_bytes, itemsize, what)
+        def fill(number: int, out: Bytes) -> None:
+            chunk = chunks[number]
+            decode(self._chunk_here(chunk, what), chunk[2], out, layout.piece_bytes, itemsize, what)
 
-        if len(pieces) < _SHARED:
-            fill(pieces)
-        else:  # reading, zstd and numpy let go of Python's lock
-            other = _helper().submit(fill, pieces[len(pieces) // 2 :])
-            try:
-                fill(pieces[: len(pieces) // 2])
-            finally:
-                wait([other])
-            other.result()
-        return out
+        return layout, fill
 
     def patch(self, row: int, what: str) -> bytes:
         """The patch that makes content ``row`` of its base."""
@@ -253,14 +300,16 @@ class ContentStore:
             patches.append(self.patch(row, what))
             row = int(contents["source"][row])
             base = self._at_hand(row)
-        out = (self.read(row, what) if base is None else base).copy()
+        base = self.read(row, what) if base is None else base
+        out = self._empty(base.size)
+        out[:] = base
         for patch in reversed(patches):
             apply_patch(out, patch, what)
         return out
 
     def _from_parts(self, row: int, what: str) -> Bytes:
         content = self._index.contents[row]
-        out = np.empty(int(content["nbytes"]), np.uint8)
+        out = self._empty(int(content["nbytes"]))
         at, first = 0, int(content["source"])
         for source, offset, nbytes in self._index.parts[first : first + int(content["extent"])].tolist():
             out[at : at + nbytes] = self.read(source, what)[offset : offset + nbytes]
@@ -282,6 +331,21 @@ class ContentStore:
             raise
         except (FusionReplayError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {step.label} ({error})") from error
+
+
+_per_thread = threading.local()
+
+
+def _place() -> memoryview:
+    """Where this thread reads chunks to."""
+    place: memoryview | None = getattr(_per_thread, "place", None)
+    if place is None:
+        place = _per_thread.place = memoryview(bytearray(_LARGEST_CHUNK))
+    return place
+
+
+def _fresh(nbytes: int) -> Bytes:
+    return np.empty(nbytes, np.uint8)
 
 
 @cache
@@ -336,5 +400,5 @@ def check_contents(index: Index, file_size: int, name: str) -> None:
         inside = (chunks["mask"] & (IN_SPILL | IN_CHUNKS)) == 0
         sizes, offsets = chunks["size"].astype(np.uint64), chunks["offset"]
         outside = inside & ((offsets > file_size) | (sizes > file_size) | (offsets + sizes > file_size))
-        if outside.any() or int(sizes.max()) > MAX_PIECE + _CHUNK_OVERHEAD:
+        if outside.any() or int(sizes.max()) > _LARGEST_CHUNK:
             raise HostileFileError(f"{name}: a chunk lies outside the file or is larger than any chunk can be")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import DamagedSnapshotError
 from fusion_replay.judging.ahead import ReadAhead
-from fusion_replay.snapshot import RecordedStep, Snapshot
+from fusion_replay.snapshot import RecordedStep, Snapshot, store
 from fusion_replay.snapshot.schema import INPUT, OUTPUT
 
 N = 4096  # elements of each tensor: 8 KiB
@@ -42,14 +43,30 @@ def contents(step: RecordedStep) -> list[bytes]:
     return [t.numpy().tobytes() for t in (*step.inputs.values(), *step.outputs.values())]
 
 
-@pytest.mark.parametrize("budget", [0, TENSOR - 1, TENSOR, 3 * TENSOR, 5 * TENSOR + 1, 1 << 30])
+STEP = 3 * TENSOR  # two inputs, one output
+
+
+@pytest.mark.parametrize(
+    ("budget", "most"),
+    [
+        (0, STEP),
+        (TENSOR - 1, TENSOR - 1 + STEP),
+        (3 * TENSOR, 3 * TENSOR + STEP),
+        (5 * TENSOR + 1, 5 * TENSOR + 1),
+        (1 << 30, 1 << 30),
+    ],
+)
 @pytest.mark.parametrize("backwards", [False, True])
-def test_every_tensor_as_recorded_and_never_more_than_the_budget(chain: Snapshot, budget: int, backwards: bool) -> None:
+def test_every_tensor_as_recorded_and_never_more_than_the_budget(
+    chain: Snapshot, budget: int, most: int, backwards: bool
+) -> None:
+    """And one step's tensors on top where they don't fit."""
     steps = list(chain.steps())[:: -1 if backwards else 1]
     with ReadAhead(chain, steps, (INPUT, OUTPUT), budget) as ahead:
         for position, step in enumerate(steps):
             assert contents(step.reading_from(ahead)) == contents(step)
-            assert sum(data.nbytes for data in ahead._held.values()) <= ahead._bytes <= budget
+            with ahead._changed:
+                assert sum(data.nbytes for data in ahead._held.values()) <= ahead._bytes <= most
             ahead.done(position)
     assert not ahead._thread.is_alive()
 
@@ -95,6 +112,16 @@ def test_what_is_needed_last_goes_first(chain: Snapshot, reads: list[tuple[int, 
     assert [row for row, _ in reads].count(a) == 1  # type: ignore[arg-type]
 
 
+def test_what_is_larger_than_the_budget_is_still_decoded_once(chain: Snapshot, reads: list[tuple[int, str]]) -> None:
+    """Two steps on end that use it: a product's matrix for the next token."""
+    steps = [step for step in chain.steps() for _ in range(2)]
+    with ReadAhead(chain, steps, (OUTPUT,), TENSOR // 2) as ahead:
+        for position, step in enumerate(steps):
+            step.reading_from(ahead).outputs["C"].numpy()
+            ahead.done(position)
+    assert len(reads) == STEPS
+
+
 def test_the_thread_reads_while_nobody_asks(chain: Snapshot, reads: list[tuple[int, str]]) -> None:
     with ReadAhead(chain, list(chain.steps()), (INPUT, OUTPUT), 1 << 30) as ahead, ahead._changed:
         assert ahead._changed.wait_for(lambda: len(ahead._held) == STEPS + 2, timeout=60)
@@ -119,3 +146,97 @@ def test_leaving_early_ends_the_thread(chain: Snapshot) -> None:
         with ReadAhead(chain, list(chain.steps()), (INPUT, OUTPUT), TENSOR) as ahead:
             raise RuntimeError("enough")
     assert not ahead._thread.is_alive()
+
+
+# --- contents in several pieces ---------------------------------------------------------------------------------------
+
+LARGE = 3 << 20  # bytes: three pieces
+WAIT = 60
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Iterator[Snapshot]:
+    """Six steps, each on a weight of its own."""
+    path = tmp_path / "weights.h5"
+    rng = np.random.default_rng(1)
+    with fr.record(path) as rec:
+        for _ in range(6):
+            w = rng.standard_normal(LARGE // 4).astype(np.float32)
+            with rec.step("Mine", inputs={"W": w}) as step:
+                step.outputs["C"] = w[:8]
+    with fr.open(path, cache_bytes=0) as snapshot:
+        yield snapshot
+
+
+def test_who_waits_takes_part(weights: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread is inside the first piece and stays there until somebody decodes the second."""
+    begun, second = threading.Event(), threading.Event()
+    decode = store.decode
+    by: list[str] = []
+
+    def together(*args: Any) -> None:
+        by.append(threading.current_thread().name)
+        if len(by) == 1:
+            begun.set()
+            assert second.wait(WAIT)
+        else:
+            second.set()
+        decode(*args)
+
+    monkeypatch.setattr(store, "decode", together)
+    steps = list(weights.steps())[:1]
+    with ReadAhead(weights, steps, (INPUT,), 1 << 30) as ahead:
+        assert begun.wait(WAIT)
+        found = steps[0].reading_from(ahead).inputs["W"].numpy().tobytes()
+    assert by[0] == "read-ahead"
+    assert by[1] == threading.current_thread().name
+    assert len(by) == 3
+    assert found == contents(steps[0])[0]
+
+
+def test_the_thread_stays_near(weights: Snapshot) -> None:
+    """1/16 of the budget is two weights: the step's own, the two, and it waits."""
+    steps = list(weights.steps())
+    with ReadAhead(weights, steps, (INPUT,), 32 * LARGE) as ahead:
+        for position in range(len(steps)):
+            near = {step.inputs["W"].row for step in steps[position : position + 3]}
+            with ahead._changed:
+                assert ahead._changed.wait_for(lambda near=near: ahead._held.keys() == near, timeout=WAIT)  # type: ignore[misc]
+            ahead.done(position)
+
+
+def test_memory_is_used_again_but_never_what_somebody_keeps(weights: Snapshot) -> None:
+    steps = list(weights.steps())
+    kept, places = [], []
+    with ReadAhead(weights, steps, (INPUT,), 16 * LARGE) as ahead:
+        for position, step in enumerate(steps):
+            weight = step.reading_from(ahead).inputs["W"].numpy()
+            places.append(weight.__array_interface__["data"][0])
+            if position % 3 == 0:
+                kept.append((step, weight[5:].view(np.int32)))
+            del weight
+            ahead.done(position)
+            with ahead._changed:
+                assert ahead._bytes + ahead._buffers.unused <= 16 * LARGE
+    assert len(set(places)) < len(places)
+    for step, view in kept:
+        assert view.tobytes() == contents(step)[0][20:]
+    assert ahead._buffers.unused == 0
+
+
+@pytest.mark.parametrize("piece", [0, 1, 2])
+def test_damage_in_any_piece_is_told_by_whoever_judges(weights: Snapshot, piece: int) -> None:
+    steps = list(weights.steps())
+    row = steps[3].inputs["W"].row
+    assert row is not None
+    chunks = weights.index.chunks = weights.index.chunks.copy()
+    chunks["offset"][int(weights.index.contents["first_chunk"][row]) + piece] += 8
+    with ReadAhead(weights, steps, (INPUT,), 1 << 30) as ahead:
+        for position, step in enumerate(steps):
+            if position == 3:
+                with pytest.raises(DamagedSnapshotError, match="step 3:0 Mine, input W"):
+                    step.reading_from(ahead).inputs["W"].numpy()
+            else:
+                step.reading_from(ahead).inputs["W"].numpy()
+            ahead.done(position)
+    assert ahead._bytes == 0

@@ -141,3 +141,14 @@ def test_garbage_is_damage(garbage: bytes) -> None:
 def test_a_short_raw_chunk_is_damage() -> None:
     with pytest.raises(DamagedSnapshotError, match="7 bytes, expected 64"):
         decode(b"1234567", SKIP_SHUFFLE | SKIP_ZSTD, np.empty(60, np.uint8), 64, 2, "y")
+
+
+def test_a_frame_may_not_ask_for_a_large_window() -> None:
+    """128 MiB of memory for a frame of 64 bytes, one byte of which is missing: zstd would stream it."""
+    header = b"\x28\xb5\x2f\xfd" + bytes([0b1000_0000, (27 - 10) << 3]) + (64).to_bytes(4, "little")
+    block = (64 << 3 | 1).to_bytes(3, "little") + bytes(range(64))
+    out = np.empty(64, np.uint8)
+    decode(header + block, SKIP_SHUFFLE, out, 64, 1, "y")
+    assert out.tolist() == list(range(64))
+    with pytest.raises(DamagedSnapshotError, match=r"y: a compressed chunk can't be read .*memory"):
+        decode(header + block[:-1], SKIP_SHUFFLE, out, 64, 1, "y")
