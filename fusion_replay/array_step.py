@@ -71,6 +71,7 @@ class ArrayStep:
         self._key = ""
         self._invocation: int | None = None
         self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs
+        self._withheld = False
 
     def __enter__(self) -> ArrayStep:
         patches.enter()  # what IRON dispatches in the body is this step
@@ -106,6 +107,7 @@ class ArrayStep:
         sequence = self._recorder.sequence_id(self._describe())
         invocation = writer.begin_invocation(sequence)
         withheld = self._recorder.withheld(sequence, invocation, 0)
+        self._withheld = withheld is not None
         if withheld is not None and self._recorder.keeping.only_matching:
             writer.leave_out(f"steps {withheld}; not recorded")
             writer.end_invocation(invocation)
@@ -158,7 +160,7 @@ class ArrayStep:
         sequence = self._recorder.writer.sequence(self._recorder.sequence_id(self._describe()))
         contents = self._read | {(OUTPUT, position): array for position, array in outputs.items()}
         values = {name: jsonable(value) for name, value in self._values.items()}
-        return self._recorder.decide(JustRan(sequence, self._invocation, 0, values, contents), digests)
+        return self._recorder.decide(JustRan(sequence, self._invocation, 0, values, contents, self._withheld), digests)
 
     # --- the sequence of one step -------------------------------------------------------------------------------
 

@@ -385,9 +385,10 @@ class Recorder:
         return self._doorkeeper.reason(sequence, self.writer.sequence(sequence), invocation, step, self.writer.full)
 
     def decide(self, step: JustRan, digests: Mapping[Spot, bytes]) -> str | None:
-        """Why the contents of a step that has ended are not to be kept; None: they are."""
+        """Why the contents of a step that has ended are not to be kept; None: they are, or were left out anyhow."""
         assert self.decider is not None
-        return self.decider.decide(step, digests) or self._doorkeeper.admit(step.invocation)
+        reason = self.decider.decide(step, digests)
+        return reason if step.withheld or reason is not None else self._doorkeeper.admit(step.invocation)
 
     def expect(self) -> None:
         """After a call, say once what a recording of many will come to, where that is a size to think about."""

@@ -37,6 +37,7 @@ class Watch:
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
         self._before: tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None = None
         self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs of the step that runs
+        self._withheld = False
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
         self._invocation, self._description = None, sequence
@@ -65,6 +66,7 @@ class Watch:
             keep = self._keeps_old_contents(step.description)
             self._before, self._read = None, {}
             withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
+            self._withheld = withheld is not None
             if withheld is not None and self._recorder.keeping.only_matching:
                 self._recorder.writer.leave_out(f"steps {withheld}; not recorded")
                 return
@@ -132,7 +134,7 @@ class Watch:
         assert self._invocation is not None
         sequence, read = self._recorder.writer.sequence(self._sequence), self._read
         contents = read | {(OUTPUT, position): array for position, array in outputs.items()}
-        ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents)
+        ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents, self._withheld)
         return self._recorder.decide(ran, digests)
 
     def failed(self, step: LiveStep, error: BaseException) -> None:

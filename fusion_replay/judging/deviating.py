@@ -49,13 +49,17 @@ _OLD = {WATCHED: PREVIOUS}  # old contents of an output are the same fact, wheth
 
 @dataclass(frozen=True, slots=True)
 class JustRan:
-    """A step that has come back; ``contents`` as far as :attr:`Decider.reads` asks for them."""
+    """A step that has come back; ``contents`` as far as :attr:`Decider.reads` asks for them.
+
+    ``withheld``: its contents are left out anyhow, and were not read.
+    """
 
     sequence: SequenceDescription
     invocation: int
     index: int
     values: Mapping[str, int | float]
     contents: Mapping[Spot, npt.NDArray[Any]]
+    withheld: bool = False
 
     @property
     def label(self) -> str:
@@ -87,7 +91,13 @@ class Decider:
         self._against.check(list(sequences))
 
     def decide(self, step: JustRan, digests: Mapping[Spot, bytes]) -> str | None:
-        """Why the contents of the step are not kept; None: they are. ``digests``: of all that was seen of it."""
+        """Why the contents of the step are not kept; None: they are, or were left out anyhow.
+
+        ``digests``: of all that was seen of it.
+        """
+        if step.withheld:
+            self._against.pass_over(step, digests)
+            return None
         try:
             found, why = self._against.look(step, digests)
         except Exception as error:  # whatever it is, it is no reason to lose the step
@@ -132,6 +142,9 @@ class _Earlier:
                 "give a recording of the same program"
             )
 
+    def pass_over(self, step: JustRan, digests: Mapping[Spot, bytes]) -> None:
+        pass
+
     def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
         earlier = self._snapshot.get(step.invocation, step.index)
         if earlier is None:
@@ -160,6 +173,10 @@ class _Reference:
 
     def check(self, sequences: list[SequenceDescription]) -> None:
         pass
+
+    def pass_over(self, step: JustRan, digests: Mapping[Spot, bytes]) -> None:
+        """What it wrote explains what later steps find, as it does in a replay."""
+        self._history.add(in_memory(step, digests))
 
     def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
         recorded = in_memory(step, digests)

@@ -27,10 +27,12 @@ class Held:
     Attributes:
         contents: in slots of the spill file that nobody empties, as the journal declares them.
         rows: the step's operands so far: position, role, content.
+        waits: for a verdict; where the step is left out anyhow, whoever judges others hears of it.
     """
 
     contents: dict[Key, records.ContentRecord] = field(default_factory=dict)
     rows: list[records.Row] = field(default_factory=list)
+    waits: bool = True
 
 
 def tasks_of(record: records.ContentRecord) -> Iterator[Task]:

@@ -246,9 +246,9 @@ class SnapshotWriter:
                 self._lost_steps.add((invocation, step))
                 self._commits.lose("step", "steps that could not be written")
                 return {}
-            if batch.held is not None:
-                batch.held.rows = rows
-                self._held[invocation, step] = batch.held
+            if self._holds:
+                held = batch.held or Held(waits=False)
+                held.rows, self._held[invocation, step] = rows, held
             contents = tuple(content for _, role, content in rows if role != WATCHED)
             if self._intake.links and self._intake.all_here(contents) and not assumed:
                 sequence = self._rows.invocations[invocation]
@@ -271,7 +271,7 @@ class SnapshotWriter:
         """After the kernel: contents of what it wrote, and what the runtime said of it.
 
         ``reference``: what the operator's own reference gave for the outputs, in their dtypes. ``decide`` is asked
-        about a step whose contents are held; without it they are kept.
+        about a step whose contents are held, which without it are kept; of one left out anyhow it is told.
         """
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
@@ -282,7 +282,7 @@ class SnapshotWriter:
             if held is not None:
                 seen = {(OUTPUT, position): digest_of(_flat(array)) for position, array in outputs.items()}
                 reason = None if decide is None else decide({**self._intake.seen(held), **seen})
-                keep = reason is None
+                keep = held.waits and reason is None
                 self._intake.settle(held, batch, keep)
             rows = self._rows.of(batch, invocation, step, OUTPUT, outputs, keep, seen)
             self._rows.wrote(invocation, step, rows)
@@ -295,7 +295,7 @@ class SnapshotWriter:
                 detail["withheld"] = withheld
             if not self._intake.commit(batch, records.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
                 self._commits.lose("outputs", "ends of steps that could not be written; they show as in flight")
-                if held is not None:
+                if held is not None and held.waits:
                     self._intake.need([content for _, _, content in held.rows])
             elif reason is not None:
                 self.leave_out(f"steps {reason}; their digests are kept")
@@ -305,7 +305,7 @@ class SnapshotWriter:
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            if (held := self._held.get((invocation, step))) is not None:
+            if (held := self._held.get((invocation, step))) is not None and held.waits:
                 self._intake.keep(held)
             self._ended(invocation, step)
             detail = {"error": error} if state is None else {"error": error, "state": state}
@@ -416,7 +416,8 @@ class SnapshotWriter:
                 self._seal_weights()
                 self._commits.say_left_out()
                 for held in self._held.values():  # in flight
-                    self._intake.keep(held)
+                    if held.waits:
+                        self._intake.keep(held)
                 self._spill.drain()
                 self._intake.drop_unneeded()
                 if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():

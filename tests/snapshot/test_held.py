@@ -145,16 +145,21 @@ def test_a_step_in_flight_alone_has_the_constants_that_it_read(tmp_path: Path, c
         assert not snap["0:0"].inputs["B"].kept
 
 
-def test_a_filter_leaves_out_before_anybody_is_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["ends", "fails", "in flight"])
+def test_a_filter_leaves_out_whatever_the_verdict(tmp_path: Path, how: str) -> None:
     writer = held(tmp_path / "a.h5", {(0, 0)})
     invocation = writer.begin_invocation(writer.add_sequence(gemv_silu()))
     data = contents(0, 0)
     writer.begin_step(invocation, 0, {0: data["W"], 1: data["x"]}, withheld="outside the filter")
-    writer.end_step(invocation, 0, {2: data["y0"]})
-    assert not hasattr(writer, "asked")
+    if how == "ends":
+        writer.end_step(invocation, 0, {2: data["y0"]})
+        assert set(writer.asked) == {(INPUT, 0), (INPUT, 1), (OUTPUT, 2)}, "it is told all the same"
+    elif how == "fails":
+        writer.fail_step(invocation, 0, "it hung")
     with open_snapshot(writer.close().path) as snap:
         assert snap["0:0"].withheld == "outside the filter"
         assert not any(t.kept for _, t in snap["0:0"].tensors())
+        assert [(x.detail, x.count) for x in snap.losses] == [("steps outside the filter; their digests are kept", 1)]
 
 
 def test_limits_count_what_deviates(tmp_path: Path) -> None:
