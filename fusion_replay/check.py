@@ -65,6 +65,7 @@ def _prepared(
     target: Any, inputs: Mapping[str, Any] | Sequence[Any], device: str, values: Mapping[str, int | float]
 ) -> tuple[Any, Callable[[], Any]]:
     """What to watch, and what to call."""
+    operator = None
     if not hasattr(target, "get_buffer"):
         from fusion_replay.sources import is_operator_call
         from fusion_replay.sources.single import prepare
@@ -72,9 +73,10 @@ def _prepared(
         if is_operator_call(target):
             return target, prepare(target, inputs, values)
         operator, target = target, _callable_of(target, device)
-        inputs = _by_name(target, inputs)
-        _fits(operator, inputs)
-    _fill(target, _by_name(target, inputs))
+    given = _by_name(target, inputs)
+    if operator is not None:
+        _fits(operator, given)
+    _fill(target, given)
     if values:
         target.write_values(values)
     return target, target

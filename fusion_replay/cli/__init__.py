@@ -128,7 +128,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _no_verb(word: str) -> str:
     near = difflib.get_close_matches(word, VERBS)
-    if os.path.exists(word):
+    if os.path.isfile(word):
         return f"{word} is a file, no verb; look at it with: {shlex.join([PROGRAM, 'show', word])}"
     return f"no verb {word!r}; {'nearest' if near else 'verbs'}: {', '.join(near or VERBS)}"
 

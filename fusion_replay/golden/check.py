@@ -27,10 +27,11 @@ from fusion_replay.golden.dispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.observe import Observation, observe
 from fusion_replay.golden.pending import propose
+from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.results import GoldenReport, GoldenResult, Problem, StepOutcome
 from fusion_replay.golden.store import NEW, SUFFIX, Folder, contents_of, name_of
-from fusion_replay.golden.tolerances import in_force, unused
+from fusion_replay.golden.tolerances import in_force
 from fusion_replay.judging.judge import tensors
 from fusion_replay.snapshot import open_snapshot
 
@@ -260,34 +261,6 @@ class _Check:
         return replace(found, notes=tuple(self.notes), pending=None if pending is None else str(pending))
 
 
-def document_problems(golden: Golden, name: str) -> list[Problem]:
-    """What is wrong with a golden before anything is computed."""
-    found = []
-    if golden.name != name:
-        text = f"it calls itself {golden.name!r}; rename the file or correct the name"
-        found.append(Problem("name", name, text))
-    if not golden.steps:
-        found.append(Problem("not_compared", name, "it has no step; restore its lines, or add it again"))
-    if golden.mismatches and not golden.accepted_mismatch:
-        text = (
-            f"holds a mismatch that nobody accepted: {golden.mismatches[0]}; accept it with its reason, or correct it"
-        )
-        found.append(Problem("mismatch", name, text))
-    for tolerance in unused(golden.tolerances, golden.steps):
-        text = f"a tolerance for {tolerance.target}, of which it has no step; correct or remove the tolerance"
-        found.append(Problem("unused_tolerance", name, text))
-    return found
-
-
-def folder_problems(listing: Folder) -> list[Problem]:
-    """What is wrong with the folder: no golden, two of one name, recordings that none of them names."""
-    found = _twins(listing) + _strays(listing)
-    if not listing.goldens:
-        text = "no golden here; `fusion-replay golden add F` makes one of a recording"
-        found.append(Problem("not_compared", str(listing.path), text))
-    return found
-
-
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
@@ -325,29 +298,4 @@ def _environment(old: Mapping[str, Any], new: Mapping[str, Any], keys: tuple[str
     return tuple(map(str, environment_changes(kept, now)))
 
 
-def _twins(listing: Folder) -> list[Problem]:
-    return [
-        Problem("twins", name, f"two goldens of one name: {', '.join(map(str, paths))}; rename one")
-        for name, paths in listing.twins().items()
-    ]
-
-
-def _strays(listing: Folder) -> list[Problem]:
-    """Recordings that no golden names."""
-    used = set()
-    for path in listing.goldens:
-        used.add(path.with_name(f"{name_of(path)}.h5"))  # of a golden that can't be read, too
-        try:
-            golden = Golden.read(path)
-        except SnapshotError:
-            continue
-        if golden.contents is not None:
-            used.add(path.with_name(golden.contents.file))
-    return [
-        Problem("unused", str(path), f"no golden names it; `fusion-replay golden add {path}`, or remove it")
-        for path in listing.contents
-        if path not in used
-    ]
-
-
-__all__ = ["Options", "check_folder", "check_golden", "document_problems", "folder_problems", "matches"]
+__all__ = ["Options", "check_folder", "check_golden", "matches"]

@@ -14,8 +14,8 @@ import numpy as np
 from fusion_replay import operators, plugins
 from fusion_replay.deviation import measure
 from fusion_replay.errors import FusionReplayError, SnapshotError
-from fusion_replay.golden.check import document_problems, folder_problems
 from fusion_replay.golden.document import Golden
+from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.results import Problem
 from fusion_replay.golden.store import Folder, contents_of, name_of

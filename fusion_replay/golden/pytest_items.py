@@ -13,8 +13,9 @@ import pytest
 from fusion_replay import plugins
 from fusion_replay.errors import FusionReplayError, SnapshotError
 from fusion_replay.golden.again import kind_of
-from fusion_replay.golden.check import Options, check_golden, folder_problems
+from fusion_replay.golden.check import Options, check_golden
 from fusion_replay.golden.document import Golden
+from fusion_replay.golden.problems import folder_problems
 from fusion_replay.golden.pytest_plugin import Settings, results_key, settings_key
 from fusion_replay.golden.pytest_update import accept_at_once
 from fusion_replay.golden.results import GoldenResult

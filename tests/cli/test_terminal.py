@@ -93,6 +93,7 @@ def test_a_file_instead_of_a_verb(run, good: Path) -> None:
     result = run(good)
     assert result.status == 2
     assert f"look at it with: fusion-replay show {good}" in result.err
+    assert "no verb" in run(good.parent).err  # a folder is nothing to look at
 
 
 def test_a_group_without_its_verb_shows_its_help_as_it_is(run) -> None:
