@@ -70,7 +70,8 @@ def replay(
         weights: the side file with the weights that the recording left out, where ``snapshot`` is a path; None: the
             one that it names, beside it.
         cache_bytes: decoded contents held in memory, at most, by all workers together; by default the snapshot's own
-            budget (``fr.open(path, cache_bytes=...)``, 512 MiB). The step being judged comes on top.
+            budget (``fr.open(path, cache_bytes=...)``, 512 MiB). One step's tensors come on top where they are larger
+            than that, in each worker.
 
     Raises:
         UsageError: an unknown name, or filters that match nothing.

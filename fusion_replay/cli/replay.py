@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     "cache_bytes",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="Decoded contents held in memory, at most.  [default: 512 MiB]",
+    help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512 MiB]",
 )
 @redispatch.options
 @weights_option

@@ -11,6 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import fusion_replay as fr
 from fusion_replay.errors import DamagedSnapshotError
@@ -240,3 +242,27 @@ def test_damage_in_any_piece_is_told_by_whoever_judges(weights: Snapshot, piece:
                 step.reading_from(ahead).inputs["W"].numpy()
             ahead.done(position)
     assert ahead._bytes == 0
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.lists(st.integers(0, 5), min_size=1, max_size=12),
+    budget=st.sampled_from([0, LARGE, 3 * LARGE, 7 * LARGE, 40 * LARGE]),
+    keep=st.sets(st.integers(0, 11)),
+)
+def test_whatever_the_order_the_budget_and_what_is_kept(
+    weights: Snapshot, order: list[int], budget: int, keep: set[int]
+) -> None:
+    steps = [weights[(i, 0)] for i in order]
+    kept = []
+    with ReadAhead(weights, steps, (INPUT, OUTPUT), budget) as ahead:
+        for position, step in enumerate(steps):
+            tensors = [t.numpy() for t in (*step.reading_from(ahead).inputs.values(), *step.outputs.values())]
+            assert [t.tobytes() for t in tensors] == contents(step)
+            if position in keep:
+                kept.append((step, tensors))
+            del tensors
+            ahead.done(position)
+            for earlier, theirs in kept:
+                assert theirs[0].tobytes() == contents(earlier)[0]
+    assert ahead._bytes == ahead._buffers.unused == 0

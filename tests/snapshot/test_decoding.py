@@ -35,7 +35,7 @@ def decoding(lengths: list[int], data: np.ndarray, before: Callable[[int], None]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 5000), max_size=20), st.integers(1, 5), st.integers(0, 2**32))
+@given(st.lists(st.integers(1, 5000), max_size=60), st.integers(1, 5), st.integers(0, 2**32))
 def test_the_bytes_and_their_digest_for_any_number_of_threads(lengths: list[int], threads: int, seed: int) -> None:
     data = np.random.default_rng(seed).integers(0, 256, sum(lengths), dtype=np.uint8)
     filled: list[int] = []
