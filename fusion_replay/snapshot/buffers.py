@@ -45,6 +45,8 @@ class Buffers:
         size = _rounded(nbytes)
         with self._lock:
             block = self._pop(size) if size in self._blocks else None
+            if block is None and size > self._unused:
+                self._shrink(0)  # all of it is less than this one, which can have its pages from the kernel
         return np.asarray(_Lease(np.empty(size, np.uint8) if block is None else block, nbytes, self))
 
     def keep(self, limit: int, *, wanted: int = 0) -> None:

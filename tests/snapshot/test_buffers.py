@@ -101,9 +101,20 @@ def test_sizes_that_nobody_asks_for_any_more_make_room() -> None:
     again = [buffers.empty(1 << 17) for _ in range(2)]
     assert buffers.unused == 0
     del again
-    big = buffers.empty(1 << 19)
-    del big  # more than the limit: the others stay
-    assert buffers.unused == 1 << 18
+
+
+def test_one_larger_than_all_that_is_unused_has_their_pages() -> None:
+    buffers = Buffers(1 << 18)
+    arrays = [buffers.empty(1 << 16) for _ in range(3)]
+    del arrays
+    small = buffers.empty(1 << 17)
+    assert buffers.unused == 3 << 16
+    large = buffers.empty(1 << 19)
+    assert buffers.unused == 0
+    del large  # more than the limit: not kept
+    assert buffers.unused == 0
+    del small
+    assert buffers.unused == 1 << 17
 
 
 def test_a_block_that_is_wanted_stays_when_others_go() -> None:
