@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import peers
@@ -26,40 +28,37 @@ from benchmarks.common import (
     write_raw,
 )
 from benchmarks.workload import TINY, Size, Workload, dispatch, make, watch
+from fusion_replay.keeping import Keeping
 from fusion_replay.record import Recorder
 from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.writer import Level
 
 RAW, RAW_SYNC, ALL, ALL_SYNC = "raw unique", "raw unique, synced", "raw all", "raw all, synced"
 OURS, OURS_SYNC, DIGEST = "fusion-replay", "fusion-replay, synced", "fusion-replay, level digest"
-SOURCE = "fusion-replay, a source, synced"
+SOURCE, SOURCE_DIGEST = "fusion-replay, a source, synced", "fusion-replay, a source, level digest"
 
 
 def ours(workload: Workload, *, sync: bool, level: Level = "full") -> Candidate:
     def run(folder: Path) -> dict[str, float]:
-        keep = os.fsync, os.fdatasync
-        if not sync:
-            os.fsync = os.fdatasync = lambda fd: None
-        try:
+        with syncing(sync):
             started, cpu = time.perf_counter(), time.thread_time()
             writer = SnapshotWriter(folder / "decode.h5", level=level)
             dispatch(workload, writer)
             held, held_cpu = time.perf_counter() - started, time.thread_time() - cpu
             report = writer.close()
-        finally:
-            os.fsync, os.fdatasync = keep
         assert not report.losses
         return {"held": held, "held_cpu": held_cpu, "sealing": report.seconds_sealing}
 
     return run
 
 
-def through_a_source(workload: Workload) -> Candidate:
-    """Synced, with all that stands between a source and the writer; weights are taken for unchanged, as always."""
+def through_a_source(workload: Workload, *, sync: bool, level: Level = "full") -> Candidate:
+    """With all that stands between a source and the writer; weights are taken for unchanged, as always."""
 
     def run(folder: Path) -> dict[str, float]:
         started, cpu = time.perf_counter(), time.thread_time()
-        with Recorder(folder / "decode.h5", None, everything=False, summary=False) as recorder:
+        made = Recorder(folder / "decode.h5", keeping=Keeping(level), everything=False, summary=False)
+        with syncing(sync), made as recorder:
             watch(workload, recorder.observer())
             held, held_cpu = time.perf_counter() - started, time.thread_time() - cpu
         assert recorder.report is not None
@@ -69,6 +68,18 @@ def through_a_source(workload: Workload) -> Candidate:
         return {"held": held, "held_cpu": held_cpu, "sealing": recorder.report.seconds_sealing}
 
     return run
+
+
+@contextmanager
+def syncing(wanted: bool) -> Iterator[None]:
+    """Unless wanted nothing is brought to the disk."""
+    keep = os.fsync, os.fdatasync
+    if not wanted:
+        os.fsync = os.fdatasync = lambda fd: None
+    try:
+        yield
+    finally:
+        os.fsync, os.fdatasync = keep
 
 
 def candidates(workload: Workload) -> dict[str, Candidate]:
@@ -84,8 +95,9 @@ def candidates(workload: Workload) -> dict[str, Candidate]:
         ALL_SYNC: raw(everything, True),
         OURS: ours(workload, sync=False),
         OURS_SYNC: ours(workload, sync=True),
-        SOURCE: through_a_source(workload),
+        SOURCE: through_a_source(workload, sync=True),
         DIGEST: ours(workload, sync=False, level="digest"),
+        SOURCE_DIGEST: through_a_source(workload, sync=False, level="digest"),
     }
 
 
@@ -125,6 +137,7 @@ def main() -> None:
         "held up in CPU seconds / raw unique, not synced": results.ratio(OURS, RAW, "held_cpu", "cpu"),
         "level digest / raw all, neither synced (target 0.2)": results.ratio(DIGEST, ALL),
         "the same in CPU seconds": results.ratio(DIGEST, ALL, "cpu", "cpu"),
+        "the same through a source": results.ratio(SOURCE_DIGEST, ALL),
         "size / bytes seen (target 0.15)": results.runs[OURS][0].nbytes / seen,
         "extra anonymous memory, MB (target 256)": memory.extra / MB,
     }

@@ -212,5 +212,8 @@ class _Patches:
 
 
 def _coordinates(shape: tuple[int, ...], chunk: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The first element of every chunk, in the order of the pieces."""
+    if shape == chunk:
+        return [(0,) * len(shape)]
     counts = (-(-n // c) for n, c in zip(shape, chunk, strict=True))
     return [tuple(i * c for i, c in zip(place, chunk, strict=True)) for place in np.ndindex(*counts)]

@@ -152,16 +152,13 @@ def write_beside(target: Path, index: Index, store: ContentStore) -> tuple[Path,
 
 def _end_of_chunks(index: Index) -> int:
     """Where the chunks end that can stay where they are; 0 unless they lie one behind the other, all of them in use."""
-    placed = np.concatenate([_chunk_rows(content, index.chunks) for content in index.contents] or [index.chunks])
+    first, count = index.contents["first_chunk"].astype(np.int64), index.contents["n_chunks"].astype(np.int64)
+    used = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
+    placed = index.chunks[used]
     placed = placed[(placed["mask"] & IN_CHUNKS) != 0]
     placed = placed[np.argsort(placed["offset"])]
     ends = np.concatenate([[HEAD], placed["offset"] + placed["size"]]).astype(np.uint64)
     return int(ends[-1]) if np.array_equal(placed["offset"], ends[:-1]) else 0
-
-
-def _chunk_rows(content: Any, chunks: Any) -> Any:
-    first = int(content["first_chunk"])
-    return chunks[first : first + int(content["n_chunks"])]
 
 
 def write_sealed(path: Path, index: Index, store: ContentStore, kept: tuple[int, int] = (0, 0)) -> int:

@@ -63,6 +63,7 @@ class Spill:
         self._ways: dict[Any, Way] = {}
         self._wanted = threads
         self._threads: list[threading.Thread] = []
+        self._emptying: threading.Thread | None = None
 
     def put(self, task_of: Callable[[int], Task], piece: npt.NDArray[np.uint8]) -> int:
         """Write ``piece`` into a slot, queue its task, return the slot; waits while every slot is in use.
@@ -147,12 +148,23 @@ class Spill:
             while self._progresses():
                 self._change.wait()
 
+    def let_go(self) -> None:
+        """Give the disk its space back, beside what comes next: after :meth:`drain`, when nothing will be put any more.
+
+        Where a piece is stuck in its slot everything stays. Freeing memory takes the kernel as long as a third of
+        writing to it.
+        """
+        with self._change:
+            if len(self._free) == self._used:
+                self._emptying = threading.Thread(target=os.ftruncate, args=(self.fd, 0), name="fusion-replay-free")
+                self._emptying.start()
+
     def close(self) -> None:
         """Stop the workers (after the piece each has in hand) and close the file, which stays."""
         with self._change:
             self._closed = True
             self._change.notify_all()
-        for thread in self._threads:
+        for thread in [*self._threads, *([self._emptying] if self._emptying else [])]:
             thread.join()
         os.close(self.fd)
 

@@ -422,6 +422,7 @@ class SnapshotWriter:
                 self._intake.drop_unneeded()
                 if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
                     self._commits.append([(frames.CLOSE, [b""])])
+                self._spill.let_go()
                 started = time.perf_counter()
                 try:
                     if self._is_side:
