@@ -8,6 +8,7 @@ turns them into SIGBUS, which kills the run that is being watched.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -156,8 +157,10 @@ class Spill:
         """
         with self._change:
             if len(self._free) == self._used:
-                self._emptying = threading.Thread(target=os.ftruncate, args=(self.fd, 0), name="fusion-replay-free")
-                self._emptying.start()
+                thread = threading.Thread(target=os.ftruncate, args=(self.fd, 0), name="fusion-replay-free")
+                with contextlib.suppress(RuntimeError):  # no more threads: it goes when the file does
+                    thread.start()
+                    self._emptying = thread
 
     def close(self) -> None:
         """Stop the workers (after the piece each has in hand) and close the file, which stays."""
