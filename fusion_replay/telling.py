@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told from inside somebody else's program: one line on stderr, and exceptions in one line's words."""
+"""What is told from inside somebody else's program: one line on stderr; exceptions, sizes and counts in words."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def human_bytes(n: int) -> str:
     return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def count(n: int, noun: str) -> str:
+    """``count(2, "step")`` -> ``2 steps``; knows mismatch, entry and the plain nouns."""
+    if n == 1:
+        return f"1 {noun}"
+    if noun.endswith(("ch", "sh", "x", "s")):
+        return f"{n:,} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}s"
+
+
 def say(message: str) -> None:
     """One line on stderr; a closed stderr stops nothing."""
     with contextlib.suppress(Exception):
@@ -31,4 +42,4 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-__all__ = ["human_bytes", "in_words", "say"]
+__all__ = ["count", "human_bytes", "in_words", "say"]

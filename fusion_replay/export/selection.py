@@ -11,6 +11,7 @@ import numpy as np
 from fusion_replay.diverge.dataflow import dataflow
 from fusion_replay.errors import UsageError
 from fusion_replay.model import parse_address
+from fusion_replay.snapshot.reader import extent
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
@@ -36,8 +37,8 @@ def select(
         asked = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
         types = sorted({operator.type for sequence in snapshot.sequences for operator in sequence.operators})
         raise UsageError(
-            f"{snapshot.path}: no recorded step matches {asked or 'any filter'}; it has {len(snapshot)} steps of "
-            f"{len(snapshot.invocations)} invocations and the operators {', '.join(types) or 'none'}"
+            f"{snapshot.path}: no recorded step matches {asked or 'any filter'}; it has "
+            f"{extent(len(snapshot), len(snapshot.invocations))} and the operators {', '.join(types) or 'none'}"
         )
     return found
 

@@ -334,7 +334,7 @@ def empty(path: Path, clean: Path) -> None:
         (lambda path, clean: None, "no such file"),
         (damaged, "h5"),
         (empty, "holds no step to compare with"),
-        (lambda path, clean: adds(path, [True]), "records ElementwiseAdd of 1 steps, which is not llama-decode of 80"),
+        (lambda path, clean: adds(path, [True]), "records ElementwiseAdd of 1 step, which is not llama-decode of 80"),
     ],
 )
 def test_nothing_runs_where_nothing_could_be_compared(
