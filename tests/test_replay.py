@@ -209,8 +209,15 @@ def test_failed_and_in_flight_steps_are_counted_and_named(tmp_path: Path) -> Non
     assert kinds == [("1:0", "failed"), ("2:0", "in_flight")]
     assert "division by zero" in alive.skips[0].reason
     assert alive.compared == 1
-    assert alive.passed  # nothing that could be judged is wrong; the skips are said
+    assert not alive.passed  # nothing that could be judged is wrong, and yet the run was not right
+    assert alive.sentence == (
+        "1 of 1 step matches; 1 step had not come back: 2:0 ElementwiseAdd A, B -> C; "
+        "1 step failed: 1:0 ElementwiseAdd A, B -> C"
+    )
     assert "not compared: 1:0 ElementwiseAdd" in str(alive)
+    with pytest.raises(MismatchError, match="1 step failed: 1:0"):
+        alive.check()
+    assert fr.replay(path, steps="0:0").passed  # what was asked for is right
 
 
 def test_inputs_that_fit_no_reference_are_a_reason_not_a_traceback(tmp_path: Path) -> None:
