@@ -110,7 +110,7 @@ def one_try(
 ) -> Try:
     """Run ``command`` (by the shell) and judge the recording it makes by ``against``.
 
-    The command finds where to write in ``$FUSION_REPLAY_OUT``, which ``fusion-replay record python app.py`` obeys by
+    The command finds where to write in ``$FUSION_REPLAY_OUT``, which ``fusion-replay record`` without ``-o`` obeys by
     itself; ``{version}`` in it, and ``$FUSION_REPLAY_VERSION``, give the version.
 
     Args:
@@ -128,7 +128,7 @@ def one_try(
         except FusionReplayError as error:
             why = str(error).replace(str(out), f"${OUT}")
             if why.startswith(f"${OUT}: no such file"):
-                why = f"${OUT}: no such file, so nothing was recorded there; record --workload takes it by -o"
+                why = f"${OUT}: no such file, so nothing was recorded there; `fusion-replay record` without -o does"
             return Try(version, SKIPPED, f"{ended}; {why}" if ended else why)
         if report.mismatch:
             first = f"{report.sentence}, first {report.first.label}" if report.first is not None else report.sentence

@@ -122,11 +122,13 @@ def test_a_timeout_is_passed_on_and_the_step_is_kept(tmp_path: Path) -> None:
 def test_a_hang_that_is_killed_shows_the_step_in_flight(tmp_path: Path, killer: signal.Signals) -> None:
     path = tmp_path / "hang.h5"
     words = ["record", "-o", path, "--workload", "llama-decode", "--sim", "npu2", "--fault", "1:20:hang"]
-    running = subprocess.Popen([sys.executable, "-m", "fusion_replay", *map(str, words)], stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "fusion_replay", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         wait_for(lambda: "1:20 Transpose" in program("show", path, cwd=tmp_path).stdout)
         running.send_signal(killer)
-        _, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
@@ -143,6 +145,9 @@ def test_a_hang_that_is_killed_shows_the_step_in_flight(tmp_path: Path, killer: 
         assert program("fsck", "--recover", path, cwd=tmp_path).returncode == 0
     else:
         assert running.returncode == 130
+        assert err.count(b"error: interrupted") == 1
+        last = out.decode().splitlines()[-1]
+        assert re.match(rf"FAILED in .*; sealed {path}; next: fusion-replay show {path}$", last), last
     assert program("fsck", path, cwd=tmp_path).returncode == 0
     assert "input   A" in program("show", path, "1:20", cwd=tmp_path).stdout
 
