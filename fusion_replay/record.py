@@ -151,6 +151,7 @@ class Recorder:
         self._expectation_told = False
         self._writer: SnapshotWriter | None = None
         self._entered, self._pid = False, 0
+        self.unentered: dict[object, str] = {}  # steps made by rec.step, while no 'with' has entered them
         self._sequence_ids: dict[str, int] = {}
         self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
         self._watchdog: Watchdog | None = None
@@ -282,7 +283,9 @@ class Recorder:
             raise UsageError(f"{self.path}: rec.step works inside 'with record(...) as rec:' only")
         from fusion_replay.array_step import ArrayStep
 
-        return ArrayStep(self, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+        made = ArrayStep(self, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+        self.unentered[made.ticket] = op
+        return made
 
     def close(self) -> WriteReport | None:
         """End the recording before the block does; safe to call twice."""
@@ -307,6 +310,8 @@ class Recorder:
             if self.unmatched is not None and self.keeping.only_matching and not writer.steps:
                 writer.discard()
                 return
+            for op in self.unentered.values():
+                writer.lose("step", f"rec.step({op!r}) was never entered; it records as a with block")
             self.report = self._close(writer)
         except Exception as error:
             self.guard.error = self.guard.error or str(error)
