@@ -113,6 +113,12 @@ def test_filters(three: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="operators ElementwiseAdd; invocations 0 to 2"):
         fr.replay(three, op="GEMM")
+    with pytest.raises(UsageError, match=r"buffer 'Z' is not in .*three.h5; it has A, B, C$"):
+        fr.replay(three, buffer="Z[0:2]")
+    with pytest.raises(UsageError, match=r"buffer 'AA' is not in .*three.h5; nearest: A$"):
+        fr.replay(three, buffer="AA")
+    with pytest.raises(UsageError, match="matches buffer 'A', invocation 3"):
+        fr.replay(three, buffer="A", invocation=3)
 
 
 @pytest.mark.parametrize(

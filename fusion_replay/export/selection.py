@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_replay.diverge.dataflow import dataflow
 from fusion_replay.errors import UsageError
-from fusion_replay.model import parse_address
+from fusion_replay.model import parse_address, parse_buffer
 from fusion_replay.snapshot.reader import extent
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def select(
     found = list(snapshot.steps(invocation=invocation, op=op, buffer=buffer))
     found = [step for step in found if step.row in wanted] if steps else found
     if not found:
+        if buffer is not None and len(snapshot):
+            snapshot.buffer(parse_buffer(buffer)[0])
         filters = {"step": " ".join(steps) or None, "op": op, "buffer": buffer, "invocation": invocation}
         asked = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
         types = sorted({operator.type for sequence in snapshot.sequences for operator in sequence.operators})

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import ForeignFileError, SnapshotError, SnapshotNotFoundError, UsageError
-from fusion_replay.model import SequenceDescription, format_address, parse_address, parse_buffer
+from fusion_replay.model import BufferDescription, SequenceDescription, format_address, parse_address, parse_buffer
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
@@ -138,6 +138,21 @@ class Snapshot:
                 mask &= (of_sequence != number) | steps[np.where(of_sequence == number, table["step"], 0)]
         for row in np.flatnonzero(mask).tolist():
             yield RecordedStep(self.index, self.store, row)
+
+    def buffer(self, name: str) -> BufferDescription:
+        """The base buffer of this name, as the last sequence that has one describes it.
+
+        Raises:
+            UsageError: no recorded sequence has it; the message names the nearest ones.
+        """
+        known = {b.name: b for s in self.sequences for b in s.buffers}
+        if name not in known:
+            from difflib import get_close_matches  # whoever finds its buffer needs none of it
+
+            near = get_close_matches(name, known, n=3)
+            has = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(sorted(known)[:8]) or 'none'}"
+            raise UsageError(f"buffer {name!r} is not in {self.path}; {has}")
+        return known[name]
 
     def close(self) -> None:
         self.store.close()
