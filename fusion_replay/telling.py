@@ -14,6 +14,20 @@ def in_words(error: BaseException) -> str:
     return (f"{name}: {text}" if text else name)[:2000]
 
 
+def way_of(error: BaseException) -> list[tuple[str, int]]:
+    """File and line of every frame that an exception passed through, the one that raised it last."""
+    way, trace = [], error.__traceback__
+    while trace is not None:
+        way.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    return way
+
+
+def line_in(file: str, error: BaseException) -> int | None:
+    """The line of ``file`` that an exception came from, however deep in libraries it was raised; None: not by it."""
+    return next((line for name, line in reversed(way_of(error)) if name == file), None)
+
+
 def human_bytes(n: int) -> str:
     """``1536`` -> ``1.5 kB``: decimal units, as disks and networks count."""
     value, unit = float(n), "B"
@@ -42,4 +56,4 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-__all__ = ["count", "human_bytes", "in_words", "say"]
+__all__ = ["count", "human_bytes", "in_words", "line_in", "say", "way_of"]

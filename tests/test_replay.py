@@ -343,7 +343,10 @@ def user_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @fr.operator("Raises")
     def raises(A: Any) -> Any:
-        raise KeyError("no such table")
+        def table() -> Any:
+            raise KeyError("no such table")
+
+        return table()
 
 
 @pytest.mark.usefixtures("user_operator")
@@ -360,7 +363,9 @@ def test_a_users_operator_with_two_outputs(tmp_path: Path) -> None:
     assert [o.verdict.ok for o in step.outputs] == [True, False]
     assert step.deciding.name == "difference"
     assert (step.stats.worst_actual, step.stats.worst_expected) == (5.0, 4.0)
-    assert report.skips[0].reason == "its reference raised KeyError: 'no such table'"
+    line = [text.strip() for text in Path(__file__).read_text().splitlines()].index('raise KeyError("no such table")')
+    where = f"in test_replay.py, line {line + 1}"
+    assert report.skips[0].reason == f"its reference raised KeyError: 'no such table', {where}"
     assert report.missing
 
 
