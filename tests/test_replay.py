@@ -201,6 +201,22 @@ def test_an_empty_recording_compares_nothing(tmp_path: Path) -> None:
         fr.replay(path)
 
 
+@pytest.mark.usefixtures("user_operator")
+def test_a_step_without_elements_compares_nothing(tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone.h5", tmp_path / "beside.h5"
+    for path in (alone, beside):
+        with fr.record(path) as rec:
+            with rec.step("SumAndDifference", {"A": bf(), "B": bf()}) as s:
+                s.outputs["sum"] = s.outputs["difference"] = bf()
+            if path == beside:
+                add_step(rec, bf(1), bf(2), bf(3))
+    with pytest.raises(NothingComparedError, match="its outputs have no elements"):
+        fr.replay(alone)
+    report = fr.replay(beside)
+    assert (report.passed, report.compared) == (True, 1)
+    assert [(s.address, s.kind) for s in report.skips] == [("0:0", "empty")]
+
+
 def test_failed_and_in_flight_steps_are_counted_and_named(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with fr.record(path) as rec:

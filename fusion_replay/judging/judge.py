@@ -191,6 +191,8 @@ def _stored(outputs: list[RecordedTensor]) -> Evaluation:
 def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[RecordedTensor | None]) -> None:
     if not step.outputs:
         raise NotComparedError("not_kept", "no output was recorded")
+    if not any(tensor.use.spec.size for tensor in tensors(step.outputs)):
+        raise NotComparedError("empty", "its outputs have no elements")
     if step.withheld is not None and not all(tensor.kept for tensor in needed):
         advice = "record without the filter" if step.withheld == FILTERED else "record with a higher limit"
         if step.withheld.startswith((AS_IN, AS_REFERENCE)):

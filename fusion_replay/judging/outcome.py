@@ -128,7 +128,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A step that was not compared. ``kind``: not_kept, whole_call, one of :data:`MISSING` or of :data:`UNFINISHED`."""
+    """A step that was not compared. ``kind``: not_kept, empty, whole_call, :data:`MISSING` or :data:`UNFINISHED`."""
 
     address: str
     invocation: int
