@@ -61,6 +61,7 @@ class ArrayStep:
         if not isinstance(op, str) or not op:
             raise UsageError(f"rec.step: expected an operator type such as 'GEMV', found {op!r}")
         self.outputs: dict[str, Any] = dict(outputs)
+        self.ticket = object()  # the recorder's, until the step is entered
         self._recorder = recorder
         self._spec = operators.lookup(op)
         self._operator = OperatorDescription(op, {k: jsonable(v) for k, v in params.items()}, module="")
@@ -74,6 +75,7 @@ class ArrayStep:
         self._withheld = False
 
     def __enter__(self) -> ArrayStep:
+        self._recorder.unentered.pop(self.ticket, None)
         patches.enter()  # what IRON dispatches in the body is this step
         with self._recorder.guard(f"rec.step {self._operator.type}", "step"):
             self._begin()
@@ -138,7 +140,7 @@ class ArrayStep:
         outputs = {name: as_array(value, name) for name, value in self.outputs.items()}
         found = _specs(outputs, "out")
         if not found:
-            message = f"step {invocation}:0 {self._operator.type} left nothing in its outputs"
+            message = f"step {invocation}:0 {self._operator.type} was given no outputs: s.outputs[NAME] = array"
             writer.lose("outputs", message)
             self._recorder.guard.tell(message)
         elif [(a.name, a.shape, a.dtype) for a in self._args if a.writes] != [

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.telling import in_words, say
+from fusion_replay.telling import in_words, line_in, say
 
 GROUP = "fusion_replay.operators"
 TABLE = "fusion-replay"
@@ -211,12 +211,7 @@ def _declares(module: ModuleType, before: dict[int, str]) -> bool:
 
 def _with_line(error: BaseException, path: Path) -> str:
     """The exception, with the line of the named file where it came from."""
-    line = error.lineno if isinstance(error, SyntaxError) else None
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
-        trace = trace.tb_next
+    line = line_in(str(path), error) or (error.lineno if isinstance(error, SyntaxError) else None)
     where = f"line {line}: " if line else ""
     return where + (f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_words(error))
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay import operators, provenance, sources
-from fusion_replay.errors import RecordingError, UsageError
+from fusion_replay.errors import FusionReplayError, RecordingError, UsageError
 from fusion_replay.guard import Guard, in_short
 from fusion_replay.hooks.everything import Everything
 from fusion_replay.how import How, IfExists, OnError
@@ -148,9 +148,10 @@ class Recorder:
         self.guard = Guard(self.path, how.on_error)
         self.decider: Decider | None = None
         self._doorkeeper = Doorkeeper(keeping, operators.canonical)
-        self._expectation_told = False
+        self._expectation_told, self._refused = False, False
         self._writer: SnapshotWriter | None = None
         self._entered, self._pid = False, 0
+        self.unentered: dict[object, str] = {}  # steps made by rec.step, while no 'with' has entered them
         self._sequence_ids: dict[str, int] = {}
         self._outputs: dict[str, tuple[ArgSpec, ...]] = {}
         self._watchdog: Watchdog | None = None
@@ -242,11 +243,15 @@ class Recorder:
         """Watch one more callable until the block ends.
 
         Raises:
-            NotAttachableError, SnapshotError: as :func:`record`.
+            NotAttachableError, SnapshotError: as :func:`record`; where no step is recorded either, no file is left.
         """
-        source = sources.attach(callable_, whole_calls=self.how.whole_calls)
-        if self.decider is not None:
-            self.decider.check(s.sequence for s in (*self._sources, source))
+        try:
+            source = sources.attach(callable_, whole_calls=self.how.whole_calls)
+            if self.decider is not None:
+                self.decider.check(s.sequence for s in (*self._sources, source))
+        except FusionReplayError:
+            self._refused = True
+            raise
         if self._everything is not None and not self._everything.claim(callable_, source):
             return  # it was called in this block already
         self._sources.append(source)
@@ -282,7 +287,9 @@ class Recorder:
             raise UsageError(f"{self.path}: rec.step works inside 'with record(...) as rec:' only")
         from fusion_replay.array_step import ArrayStep
 
-        return ArrayStep(self, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+        made = ArrayStep(self, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+        self.unentered[made.ticket] = op
+        return made
 
     def close(self) -> WriteReport | None:
         """End the recording before the block does; safe to call twice."""
@@ -304,9 +311,12 @@ class Recorder:
             return  # a forked child leaves the recording to its parent
         self.unmatched = self._doorkeeper.unmatched
         try:
-            if self.unmatched is not None and self.keeping.only_matching and not writer.steps:
+            nothing_asked_for = self._refused or (self.unmatched is not None and self.keeping.only_matching)
+            if nothing_asked_for and not writer.steps:
                 writer.discard()
                 return
+            for op in self.unentered.values():
+                writer.lose("step", f"rec.step({op!r}) was never entered; it records as a with block")
             self.report = self._close(writer)
         except Exception as error:
             self.guard.error = self.guard.error or str(error)

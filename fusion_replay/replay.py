@@ -19,6 +19,7 @@ from fusion_replay.judging.processes import judge_in_processes
 from fusion_replay.judging.results import ReplayReport
 from fusion_replay.judging.series import Outcome, judge_evaluated, judge_series, near_reuse, pieces, roles_read
 from fusion_replay.keeping import AS_IN, AS_REFERENCE
+from fusion_replay.model import parse_buffer
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.rules import RULES
 from fusion_replay.tensors import need_torch
@@ -218,6 +219,8 @@ def select(
     filters = {"steps": steps, "op": op, "buffer": buffer, "invocation": invocation}
     asked = ", ".join(f"{k} {v!r}" for k, v in filters.items() if v is not None)
     if asked and not found and len(snap):
+        if buffer is not None:
+            snap.buffer(parse_buffer(buffer)[0])
         known = sorted({o.type for s in snap.sequences for o in s.operators})
         has = f"operators {', '.join(known)}; invocations 0 to {len(snap.invocations) - 1}"
         raise UsageError(f"{snap.path}: no recorded step matches {asked}; it has {has}")

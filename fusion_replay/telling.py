@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told from inside somebody else's program: one line on stderr, and exceptions in one line's words."""
+"""What is told from inside somebody else's program: one line on stderr; exceptions, sizes and counts in words."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ def in_words(error: BaseException) -> str:
     return (f"{name}: {text}" if text else name)[:2000]
 
 
+def way_of(error: BaseException) -> list[tuple[str, int]]:
+    """File and line of every frame that an exception passed through, the one that raised it last."""
+    way, trace = [], error.__traceback__
+    while trace is not None:
+        way.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    return way
+
+
+def line_in(file: str, error: BaseException) -> int | None:
+    """The line of ``file`` that an exception came from, however deep in libraries it was raised; None: not by it."""
+    return next((line for name, line in reversed(way_of(error)) if name == file), None)
+
+
 def human_bytes(n: int) -> str:
     """``1536`` -> ``1.5 kB``: decimal units, as disks and networks count."""
     value, unit = float(n), "B"
@@ -24,6 +38,17 @@ def human_bytes(n: int) -> str:
     return f"{n} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def count(n: int, noun: str) -> str:
+    """``count(2, "step")`` -> ``2 steps``; knows mismatch, entry and the plain nouns."""
+    if n == 1:
+        return f"1 {noun}"
+    if noun.endswith(("ch", "sh", "x", "s")):
+        return f"{n:,} {noun}es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}s"
+
+
 def say(message: str) -> None:
     """One line on stderr; a closed stderr stops nothing."""
     with contextlib.suppress(Exception):
@@ -31,4 +56,4 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-__all__ = ["human_bytes", "in_words", "say"]
+__all__ = ["count", "human_bytes", "in_words", "line_in", "say", "way_of"]

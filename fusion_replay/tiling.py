@@ -33,11 +33,13 @@ class Tiling:
 
     Attributes:
         axes: (role, size) from the outermost axis in; role "" within a tile. Sizes multiply to the output's elements.
-        source: the design that this was read from; "" where the operator declares none and this is a mere ruler.
+        source: the design that this was read from; "" where this is a mere ruler.
+        instead: why it is one, in words; "" where it is none.
     """
 
     axes: tuple[Axis, ...]
     source: str = ""
+    instead: str = ""
 
     @property
     def size(self) -> int:
@@ -79,10 +81,10 @@ class Tiling:
         return grid.transpose(np.argsort(order)).reshape(-1)
 
 
-def ruler(size: int, parts: int = 8) -> Tiling:
-    """For an output whose operator declares nothing: up to ``parts`` equal runs, called tiles."""
+def ruler(size: int, instead: str = "no tiling declared", *, parts: int = 8) -> Tiling:
+    """For an output whose operator declares nothing that fits it: up to ``parts`` equal runs, called tiles."""
     n = next(n for n in range(min(parts, max(size, 1)), 0, -1) if size % n == 0)
-    return Tiling((("tile", n), ("", size // n)))
+    return Tiling((("tile", n), ("", size // n)), instead=instead)
 
 
 def runs(

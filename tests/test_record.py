@@ -557,6 +557,22 @@ def test_what_cannot_be_kept_is_a_loss_and_not_an_error(tmp_path: Path, capfd: p
         assert [s.op.type for s in snap.steps()] == ["Odd", "Quiet"]
 
 
+def test_a_step_that_was_given_in_part_is_told_as_what_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with fr.record(tmp_path / "a.h5") as rec:
+        rec.step("Odd", {"A": np.ones(2)}, outputs={"C": np.ones(2)})  # no with
+    told = capfd.readouterr().err
+    assert "nothing was recorded in" in told
+    assert "rec.step('Odd') was never entered; it records as a with block" in told
+    with fr.record(tmp_path / "b.h5") as rec:
+        with rec.step("Quiet", {"A": np.ones(2)}):
+            pass
+        for _ in range(2):
+            rec.step("Odd", {"A": np.ones(2)})
+    assert "step 0:0 Quiet was given no outputs: s.outputs[NAME] = array" in capfd.readouterr().err
+    assert rec.report is not None
+    assert [(x.kind, x.count) for x in rec.report.losses] == [("outputs", 1), ("step", 2)]
+
+
 @pytest.mark.parametrize("inputs", [[1, 2], {1: np.ones(2)}, "A"])
 def test_inputs_go_by_name(inputs: Any, tmp_path: Path) -> None:
     with fr.record(tmp_path / "a.h5") as rec, pytest.raises(UsageError, match="names"):

@@ -113,6 +113,12 @@ def test_filters(three: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="operators ElementwiseAdd; invocations 0 to 2"):
         fr.replay(three, op="GEMM")
+    with pytest.raises(UsageError, match=r"buffer 'Z' is not in .*three.h5; it has A, B, C$"):
+        fr.replay(three, buffer="Z[0:2]")
+    with pytest.raises(UsageError, match=r"buffer 'AA' is not in .*three.h5; nearest: A$"):
+        fr.replay(three, buffer="AA")
+    with pytest.raises(UsageError, match="matches buffer 'A', invocation 3"):
+        fr.replay(three, buffer="A", invocation=3)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +201,22 @@ def test_an_empty_recording_compares_nothing(tmp_path: Path) -> None:
         fr.replay(path)
 
 
+@pytest.mark.usefixtures("user_operator")
+def test_a_step_without_elements_compares_nothing(tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone.h5", tmp_path / "beside.h5"
+    for path in (alone, beside):
+        with fr.record(path) as rec:
+            with rec.step("SumAndDifference", {"A": bf(), "B": bf()}) as s:
+                s.outputs["sum"] = s.outputs["difference"] = bf()
+            if path == beside:
+                add_step(rec, bf(1), bf(2), bf(3))
+    with pytest.raises(NothingComparedError, match="its outputs have no elements"):
+        fr.replay(alone)
+    report = fr.replay(beside)
+    assert (report.passed, report.compared) == (True, 1)
+    assert [(s.address, s.kind) for s in report.skips] == [("0:0", "empty")]
+
+
 def test_failed_and_in_flight_steps_are_counted_and_named(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with fr.record(path) as rec:
@@ -209,8 +231,15 @@ def test_failed_and_in_flight_steps_are_counted_and_named(tmp_path: Path) -> Non
     assert kinds == [("1:0", "failed"), ("2:0", "in_flight")]
     assert "division by zero" in alive.skips[0].reason
     assert alive.compared == 1
-    assert alive.passed  # nothing that could be judged is wrong; the skips are said
+    assert not alive.passed  # nothing that could be judged is wrong, and yet the run was not right
+    assert alive.sentence == (
+        "1 of 1 step matches; 1 step had not come back: 2:0 ElementwiseAdd A, B -> C; "
+        "1 step failed: 1:0 ElementwiseAdd A, B -> C"
+    )
     assert "not compared: 1:0 ElementwiseAdd" in str(alive)
+    with pytest.raises(MismatchError, match="1 step failed: 1:0"):
+        alive.check()
+    assert fr.replay(path, steps="0:0").passed  # what was asked for is right
 
 
 def test_inputs_that_fit_no_reference_are_a_reason_not_a_traceback(tmp_path: Path) -> None:
@@ -330,7 +359,10 @@ def user_operator(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @fr.operator("Raises")
     def raises(A: Any) -> Any:
-        raise KeyError("no such table")
+        def table() -> Any:
+            raise KeyError("no such table")
+
+        return table()
 
 
 @pytest.mark.usefixtures("user_operator")
@@ -347,7 +379,9 @@ def test_a_users_operator_with_two_outputs(tmp_path: Path) -> None:
     assert [o.verdict.ok for o in step.outputs] == [True, False]
     assert step.deciding.name == "difference"
     assert (step.stats.worst_actual, step.stats.worst_expected) == (5.0, 4.0)
-    assert report.skips[0].reason == "its reference raised KeyError: 'no such table'"
+    line = [text.strip() for text in Path(__file__).read_text().splitlines()].index('raise KeyError("no such table")')
+    where = f"in test_replay.py, line {line + 1}"
+    assert report.skips[0].reason == f"its reference raised KeyError: 'no such table', {where}"
     assert report.missing
 
 

@@ -162,11 +162,11 @@ def command(
     --help to see them.
 
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
-    it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. What a program is
-    recorded with can be given by the environment too: FUSION_REPLAY_OUT, _IF_EXISTS, _SEPARATE, _WHOLE_CALLS,
-    _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES, _MAX_STEPS,
-    _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and
-    _ON_ERROR (warn or raise).
+    it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Where to record can be
+    given by the environment too, FUSION_REPLAY_OUT and _IF_EXISTS, and what a program is recorded with: _SEPARATE,
+    _WHOLE_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES,
+    _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN,
+    _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
     """
     kept = take_keeping(options)
     if weights_in is not None and no_weights:
@@ -179,6 +179,7 @@ def command(
         return record_matrix(device, only, output, Terminal())
     if device or only:
         raise UsageError("record: --device and --only choose from --matrix; a workload's device is --sim npu1|npu2")
+    environment = Settings.from_environ(os.environ)
     if program:
         if workload:
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
@@ -200,8 +201,7 @@ def command(
             "slow_after": slow_after,
             "step_timeout": step_timeout,
         }
-        settings = Settings.from_environ(os.environ)
-        return record_program(program, replace(settings, **{k: v for k, v in typed.items() if v is not None}))
+        return record_program(program, replace(environment, **{k: v for k, v in typed.items() if v is not None}))
     if separate or whole_calls:
         option = "--separate" if separate else "--whole-calls"
         raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
@@ -212,8 +212,9 @@ def command(
 
         missing = "--workload NAME" if workload is None else "--sim npu1|npu2"
         raise UsageError(f"record: {missing} is missing; workloads: {', '.join(names())}; devices: npu1, npu2")
-    target = Path(output if output is not None else f"{workload.replace(':', '-')}.h5")
-    policy: IfExists = if_exists or ("error" if output is not None else "number")
+    named = environment.out if output is None else output
+    target = Path(named if named is not None else f"{workload.replace(':', '-')}.h5")
+    policy: IfExists = if_exists or environment.if_exists or ("error" if named is not None else "number")
     if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     _ = usable(kept.get("against"))
@@ -261,9 +262,9 @@ def _record(
             for reason, types in callable_.exact_kinds.items():
                 out.say(f"may match to the bit: {', '.join(types)}: {reason}")
     else:
-        what = type(failure).__name__
-        click.echo(f"error: the recorded run failed: {what}: {one_line(str(failure))}", err=True)
-    status = failure.exit_code if isinstance(failure, FusionReplayError) else 1 if failure is not None else 0
+        what = f"the recorded run failed: {type(failure).__name__}: {one_line(str(failure))}"
+        click.echo(f"error: {'interrupted' if isinstance(failure, KeyboardInterrupt) else what}", err=True)
+    status = _status(failure)
     report = recorder.report
     if recorder.unmatched is not None:
         click.echo(f"error: {one_line(recorder.unmatched)}", err=True)
@@ -276,6 +277,8 @@ def _record(
     said = [f"lost: {x.kind}, {x.detail} ({x.count})" for x in report.losses]
     if report.deviating is not None:
         said.insert(0, one_line(str(report.deviating)))
+    if isinstance(failure, KeyboardInterrupt):
+        said.insert(0, f"sealed {report.path}")
     next_ = _next(report, how.get("against")) if failure is None else command_line("show", report.path)
     out.close(failure is None and report.steps > 0, also="; ".join(said), next=next_)
     return status or (0 if report.steps else MissingError.exit_code)
@@ -291,16 +294,24 @@ def _recorder_of(run: Run, target: Path, if_exists: IfExists, how: Mapping[str, 
     return recorder
 
 
-def _run(run: Run) -> Exception | None:
-    """Every invocation; what ended them early."""
+def _run(run: Run) -> Exception | KeyboardInterrupt | None:
+    """Every invocation; what ended them early: Ctrl-C, or a step's time being up, as well."""
     try:
         for i in range(run.invocations):
             run.prepare(i)
             run.callable()
             run.finish(i)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         return error
     return None
+
+
+def _status(failure: BaseException | None) -> int:
+    from fusion_replay.cli import INTERRUPTED
+
+    if isinstance(failure, FusionReplayError):
+        return failure.exit_code
+    return INTERRUPTED if isinstance(failure, KeyboardInterrupt) else int(failure is not None)
 
 
 def _next(report: WriteReport, against: str | None) -> str:

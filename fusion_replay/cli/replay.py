@@ -71,8 +71,9 @@ def command(
     **options: Any,
 ) -> int:
     """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
-    caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch, 4 when something could not be
-    judged. With --on npu or --on sim the steps are dispatched again, each on its recorded inputs.
+    caches written at the offset of another token. Exit 0 when all match, 1 on a mismatch or where a step had not come
+    back or failed, 4 when something could not be judged. With --on npu or --on sim the steps are dispatched again,
+    each on its recorded inputs.
     """
     out = Terminal(as_json)
     if again := redispatch.take(options):
@@ -114,13 +115,13 @@ def command(
         told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches)
         out.say("\n".join(text for text in told if text))
     status = exit_status(report, found)
-    out.close(status == 0, next=_next(file, report, found, steps))
+    out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
     return status
 
 
 def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:
-    """A mismatch outranks what is missing; what could be compared is printed either way."""
-    if report.mismatches or any(f.weight == "certain" for f in found):
+    """A mismatch, or a step that never ended well, outranks what is missing; what was compared is printed anyway."""
+    if report.mismatches or report.unfinished or any(f.weight == "certain" for f in found):
         return MismatchError.exit_code
     return 0 if report.passed else MissingError.exit_code
 
@@ -138,10 +139,11 @@ def _next(file: str, report: ReplayReport, found: tuple[Finding, ...], asked: tu
         if len(asked) == 1:
             return command_line("export", file, "--step", address, "--issue")
         return command_line("show", file, address)
+    if report.unfinished:
+        return command_line("show", file, report.unfinished[-1].address)
     unknown = [s.op for s in report.missing if s.kind == "unknown_operator"]
     if unknown:
         return _describe(unknown[0], file)
     if found and found[0].weight != "note":
         return command_line("show", file, found[0].addresses[0])
-    unfinished = [s for s in report.skips if s.kind in ("in_flight", "failed")]
-    return command_line("show", file, unfinished[-1].address) if unfinished else None
+    return None

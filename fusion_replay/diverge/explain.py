@@ -21,12 +21,13 @@ from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
 from fusion_replay.tensors import as_dtype
-from fusion_replay.tiling import ruler
+from fusion_replay.tiling import Tiling, ruler
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.judging.outcome import StepReport
+    from fusion_replay.operators import OperatorSpec
     from fusion_replay.replay import ReplayReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
@@ -126,12 +127,12 @@ def diagnose(
     arrays = {k: None if v is None else _like(k, v, right) for k, v in given.items()}
     held = arrays["actual"]
     assert held is not None
-    tiling = operators.find(op).tiling_of(params or {}) if op else None
+    tiling = _tiling(operators.find(op) if op else None, params or {}, right.size)
     older = tuple(Version(k, partial(_like, k, v, right)) for k, v in (versions or {}).items())
     case = Case(
         held,
         right,
-        tiling if tiling is not None and tiling.size == right.size else ruler(right.size),
+        tiling,
         tolerance,
         previous=arrays["previous"],
         versions=older,
@@ -192,6 +193,18 @@ def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> t
     return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, tensors(step.outputs), strict=True)], limits
 
 
+def _tiling(spec: OperatorSpec | None, params: Mapping[str, Any], size: int) -> Tiling:
+    """The operator's, where it fits an output of this size; else equal parts, and why."""
+    if spec is None or spec.tiling is None:
+        return ruler(size)
+    found = spec.tiling_of(params)
+    if found is None:
+        return ruler(size, "the parameters do not divide the output into columns and tiles")
+    if found.size != size:
+        return ruler(size, f"the parameters give {found.size:,} elements, the array has {size:,}")
+    return found
+
+
 def _case(
     step: RecordedStep,
     tensor: RecordedTensor,
@@ -204,9 +217,7 @@ def _case(
 ) -> Case:
     actual = tensor.numpy().reshape(-1)
     spec = operators.lookup(step.op.type)
-    tiling = spec.tiling_of(step.op.params) if spec is not None and number == 0 else None
-    if tiling is None or tiling.size != actual.size:
-        tiling = ruler(actual.size)
+    tiling = _tiling(spec if number == 0 else None, step.op.params, actual.size)
     bare = Case(actual, expected, tiling, tolerance)
     if not bare.count:
         return bare

@@ -8,7 +8,6 @@ machine down is skipped when the search is started again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 from fusion_replay.diverge.diff import diff
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.judging.results import canonical_json
+from fusion_replay.running import run
 from fusion_replay.tries import Tries
 
 GOOD, BAD, SKIPPED = 0, 1, 125
@@ -110,7 +110,7 @@ def one_try(
 ) -> Try:
     """Run ``command`` (by the shell) and judge the recording it makes by ``against``.
 
-    The command finds where to write in ``$FUSION_REPLAY_OUT``, which ``fusion-replay record python app.py`` obeys by
+    The command finds where to write in ``$FUSION_REPLAY_OUT``, which ``fusion-replay record`` without ``-o`` obeys by
     itself; ``{version}`` in it, and ``$FUSION_REPLAY_VERSION``, give the version.
 
     Args:
@@ -128,7 +128,7 @@ def one_try(
         except FusionReplayError as error:
             why = str(error).replace(str(out), f"${OUT}")
             if why.startswith(f"${OUT}: no such file"):
-                why = f"${OUT}: no such file, so nothing was recorded there; record --workload takes it by -o"
+                why = f"${OUT}: no such file, so nothing was recorded there; `fusion-replay record` without -o does"
             return Try(version, SKIPPED, f"{ended}; {why}" if ended else why)
         if report.mismatch:
             first = f"{report.sentence}, first {report.first.label}" if report.first is not None else report.sentence
@@ -219,18 +219,11 @@ def _narrow(status: Callable[[int], int], n: int) -> tuple[int | None, int | Non
 def _run(command: str, environment: dict[str, str], timeout: float | None) -> str:
     """Empty where it ended with 0, else what happened. What it prints goes to stderr: stdout is for the answer."""
     try:
-        process = subprocess.Popen(["/bin/sh", "-c", command], env=environment, stdout=2, start_new_session=True)
+        status = run(["/bin/sh", "-c", command], timeout, env=environment, stdout=2, stderr=None).returncode
     except OSError as error:
         return f"the command could not be started ({error.strerror})"
-    try:
-        status = process.wait(timeout)
     except subprocess.TimeoutExpired:
         return f"the command was killed after {timeout:g} s"
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
     if status in (126, 127):
         return f"the command could not be started (exit status {status} of the shell)"
     number = -status if status < 0 else status - 128  # a shell says so of what it ran

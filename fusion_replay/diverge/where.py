@@ -91,7 +91,8 @@ class Where:
         contiguous: whether all wrong elements stand in one unbroken run.
         levels: one entry per role that the tiling has, in the order of :data:`fusion_replay.tiling.ROLES`.
         heat: of the two roles that tell most; None where the tiling has fewer than two cells.
-        source: the design that the tiling was read from; "" where the operator declares none (eighths of the output).
+        source: the design that the tiling was read from; "" where there is none that fits (eighths of the output).
+        instead: why there is none; "" where there is one.
     """
 
     wrong: int
@@ -102,6 +103,7 @@ class Where:
     levels: tuple[Level, ...]
     heat: HeatMap | None
     source: str
+    instead: str = ""
 
     def level(self, role: str) -> Level | None:
         return next((v for v in self.levels if v.role == role), None)
@@ -122,13 +124,14 @@ class Where:
             "levels": [v.to_dict() for v in self.levels],
             "heat": None if self.heat is None else self.heat.to_dict(),
             "source": self.source,
+            "instead": self.instead,
         }
 
     def __str__(self) -> str:
         span = f"element {self.first}" if self.wrong == 1 else f"elements {self.first} to {self.last}"
         run = f"{span}{', one run' if self.contiguous and self.wrong > 1 else ''}"
         if not self.source:
-            return f"{run} ({', '.join(map(str, self.levels))}; no tiling declared: tiles are equal parts)"
+            return f"{run} ({', '.join(map(str, self.levels))}; {self.instead}: tiles are equal parts)"
         return "; ".join([*map(str, self.levels), run])
 
     def lines(self) -> list[str]:
@@ -156,6 +159,7 @@ def locate(wrong: npt.NDArray[np.bool_], tiling: Tiling) -> Where:
         levels=levels,
         heat=_heat(levels, coordinates, tiling),
         source=tiling.source,
+        instead=tiling.instead,
     )
 
 

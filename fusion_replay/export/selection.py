@@ -10,7 +10,8 @@ import numpy as np
 
 from fusion_replay.diverge.dataflow import dataflow
 from fusion_replay.errors import UsageError
-from fusion_replay.model import parse_address
+from fusion_replay.model import parse_address, parse_buffer
+from fusion_replay.snapshot.reader import extent
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
@@ -32,12 +33,14 @@ def select(
     found = list(snapshot.steps(invocation=invocation, op=op, buffer=buffer))
     found = [step for step in found if step.row in wanted] if steps else found
     if not found:
+        if buffer is not None and len(snapshot):
+            snapshot.buffer(parse_buffer(buffer)[0])
         filters = {"step": " ".join(steps) or None, "op": op, "buffer": buffer, "invocation": invocation}
         asked = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
         types = sorted({operator.type for sequence in snapshot.sequences for operator in sequence.operators})
         raise UsageError(
-            f"{snapshot.path}: no recorded step matches {asked or 'any filter'}; it has {len(snapshot)} steps of "
-            f"{len(snapshot.invocations)} invocations and the operators {', '.join(types) or 'none'}"
+            f"{snapshot.path}: no recorded step matches {asked or 'any filter'}; it has "
+            f"{extent(len(snapshot), len(snapshot.invocations))} and the operators {', '.join(types) or 'none'}"
         )
     return found
 

@@ -24,6 +24,7 @@ from typing import Any
 from fusion_replay.errors import FusionReplayError, MissingError, UsageError
 from fusion_replay.how import How
 from fusion_replay.record import Recorder
+from fusion_replay.running import run
 from fusion_replay.telling import in_words
 
 KINDS = ("matrix", "workload", "python", "command", "test")
@@ -181,7 +182,7 @@ def _run_program(words: Any, target: Path, root: Path) -> None:
     options = ["-o", str(target.absolute()), "--step-timeout", f"{_STEP_PATIENCE:g}"]
     arguments = [sys.executable, "-m", "fusion_replay", "record", *options, "--", *words]
     try:
-        done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        done = run(arguments, _PATIENCE, cwd=root)
     except subprocess.TimeoutExpired:
         raise MissingError(f"{' '.join(words)}: still running after {_PATIENCE:g} s; it was ended") from None
     if not target.exists():

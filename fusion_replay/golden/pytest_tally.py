@@ -14,6 +14,7 @@ import pytest
 from fusion_replay.golden import github
 from fusion_replay.golden.pytest_plugin import RESULTS, Settings
 from fusion_replay.golden.results import GoldenReport, GoldenResult, Problem, StepOutcome
+from fusion_replay.telling import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,9 +97,9 @@ class Tally:
             found += list(github.error_lines(report)) if github.active() else []
         found += [f"{n:,} test{'' if n == 1 else 's'} skipped: {why}" for why, n in self.skipped.items()]
         if (folder := self.settings.record_dir) is not None:
-            count = self.recordings
-            parts = [f"{count['recorded']:,} tests recorded in {folder}, {count['steps']:,} steps"]
-            parts.append(f"{count['nothing']:,} dispatched nothing")
+            made = self.recordings
+            parts = [f"{count(made['recorded'], 'test')} recorded in {folder}, {count(made['steps'], 'step')}"]
+            parts.append(f"{made['nothing']:,} dispatched nothing")
             parts += [f"{n:,} not recorded: {why}" for why, n in self.reasons.most_common(3)]
             found.append("; ".join(parts))
         return found

@@ -15,6 +15,7 @@ from fusion_replay.golden.document import Golden, sha256_of
 from fusion_replay.golden.observe import Observation
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.store import CONTENTS, NEW, Folder, document, name_of
+from fusion_replay.telling import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Pending:
         if self.new is None:
             return [f"{self.name}: {self.problem}"]
         if self.old is None:
-            return [f"{self.name}: new, {len(self.new.steps):,} steps"]
+            return [f"{self.name}: new, {count(len(self.new.steps), 'step')}"]
         outcomes, extra = moves.of_remade(self.old, Observation(self.new.steps, ()), None, reference_too=True)
         wrong = [o for o in outcomes if not o]
         lines = [f"{self.name}: {len(wrong):,} of {len(outcomes):,} steps differ"]

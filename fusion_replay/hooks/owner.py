@@ -20,6 +20,8 @@ from fusion_replay.errors import NotAttachableError
 
 _DEPTH = 6  # frames between the runtime and whoever asks: overriding runtimes, NPUKernel, get_callable
 _UNKNOWN = object()
+_BASES = type.__dict__["__mro__"].__get__
+_OWN = type.__dict__["__dict__"].__get__
 
 
 class Handles:
@@ -114,13 +116,13 @@ def is_operator_call(candidate: Any) -> bool:
     if handle_in(candidate) is not None:
         return True
     if is_operator(candidate):
-        return hasattr(type(candidate), "get_callable") or hasattr(type(candidate), "buffers")
+        return _class_has(candidate, "get_callable") or _class_has(candidate, "buffers")
     return callable(candidate) and is_operator(_attributes(candidate).get("op"))
 
 
 def handle_in(function: Any) -> Any:
     """The kernel handle that IRON's function of a single operator keeps in its closure; None in any other object."""
-    if not isinstance(function, FunctionType) or "get_callable" not in function.__qualname__:
+    if type(function) is not FunctionType or "get_callable" not in function.__qualname__:
         return None
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if name == "handle":
@@ -129,13 +131,24 @@ def handle_in(function: Any) -> Any:
 
 
 def is_operator(candidate: Any) -> bool:
-    """An instance that declares runtime arguments: ``get_arg_spec()``, or ``buffers`` since late August 2026."""
-    if candidate is None or isinstance(candidate, type) or "runlist" in _attributes(candidate):
+    """An instance that declares runtime arguments: ``get_arg_spec()``, or ``buffers`` since late August 2026.
+
+    It is asked of every live object of the program. Not even ``isinstance`` may look there: where the type says no, it
+    reads ``__class__``, and the deprecated objects of libraries warn of any attribute (torch's ``reduce_op``).
+    """
+    if candidate is None or issubclass(type(candidate), type):
         return False
-    declared = hasattr(type(candidate), "buffers") or "buffers" in _attributes(candidate)
-    return callable(getattr(type(candidate), "get_arg_spec", None)) or (
-        declared and callable(getattr(type(candidate), "reference", None))
-    )
+    if not (_class_has(candidate, "get_arg_spec") or _class_has(candidate, "reference")):
+        return False
+    own = _attributes(candidate)
+    declared = _class_has(candidate, "buffers") or "buffers" in own
+    return "runlist" not in own and (_class_has(candidate, "get_arg_spec") or declared)
+
+
+def _class_has(candidate: Any, name: str) -> bool:
+    """Whether its class, or one that it derives from, has anything of this name but None."""
+    bases: tuple[type, ...] = _BASES(type(candidate))
+    return any(_OWN(base).get(name) is not None for base in bases)
 
 
 def _attributes(candidate: Any) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _attributes(candidate: Any) -> dict[str, Any]:
         found = object.__getattribute__(candidate, "__dict__")
     except AttributeError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if issubclass(type(found), dict) else {}
 
 
 def _by_path(handle: Any, runtime: Any) -> Any:

@@ -38,7 +38,7 @@ from fusion_replay.snapshot.schema import (
     Index,
 )
 from fusion_replay.snapshot.written import Deviating
-from fusion_replay.telling import in_words
+from fusion_replay.telling import count, in_words
 
 Spot = tuple[int, int]
 """Role and operand position."""
@@ -135,8 +135,8 @@ class _Earlier:
     def check(self, sequences: list[SequenceDescription]) -> None:
         known = {_kind(sequence) for sequence in self._snapshot.sequences}
         if sequences and known.isdisjoint(map(_kind, sequences)):
-            has = ", ".join(f"{s.name} of {len(s.steps)} steps" for s in self._snapshot.sequences)
-            wanted = ", ".join(f"{s.name} of {len(s.steps)} steps" for s in sequences)
+            has = ", ".join(f"{s.name} of {count(len(s.steps), 'step')}" for s in self._snapshot.sequences)
+            wanted = ", ".join(f"{s.name} of {count(len(s.steps), 'step')}" for s in sequences)
             raise SnapshotError(
                 f"{self._path}: records {has}, which is not {wanted}: no step could be compared; "
                 "give a recording of the same program"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ from fusion_replay.judging.outcome import NoiseFloor, OutputReport, Skip, StepRe
 from fusion_replay.keeping import AS_IN, AS_REFERENCE, FILTERED
 from fusion_replay.model import WHOLE_CALL
 from fusion_replay.snapshot.store import NOT_KEPT
+from fusion_replay.telling import in_words, line_in, way_of
 from fusion_replay.tensors import to_torch
 from fusion_replay.tolerance import Tolerance, bf16_ulps
 
@@ -56,6 +58,9 @@ class Plan:
             return bf16_ulps(2)
         return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
 
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_REFERENCES = os.path.join(_PACKAGE, "refs", "")
 
 FOREIGN = ("installed", "stored")
 """References that are not ours: IRON's own, as installed here; what the recording kept of it."""
@@ -129,7 +134,7 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
         raise NotComparedError("reference", str(error)) from error
     except Exception as error:
         # A user's operator is a user's function: whatever it raises is no verdict on the device.
-        raise NotComparedError("reference", f"its reference raised {type(error).__name__}: {error}") from error
+        raise NotComparedError("reference", f"its reference raised {in_words(error)}{_where(error)}") from error
 
 
 def judge(
@@ -186,6 +191,8 @@ def _stored(outputs: list[RecordedTensor]) -> Evaluation:
 def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[RecordedTensor | None]) -> None:
     if not step.outputs:
         raise NotComparedError("not_kept", "no output was recorded")
+    if not any(tensor.use.spec.size for tensor in tensors(step.outputs)):
+        raise NotComparedError("empty", "its outputs have no elements")
     if step.withheld is not None and not all(tensor.kept for tensor in needed):
         advice = "record without the filter" if step.withheld == FILTERED else "record with a higher limit"
         if step.withheld.startswith((AS_IN, AS_REFERENCE)):
@@ -198,6 +205,13 @@ def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[Recor
     for before in old:
         if before is None or not before.kept:
             raise NotComparedError("not_kept", "the output's old contents, which it keeps in part, were not recorded")
+
+
+def _where(error: BaseException) -> str:
+    """``, in my_op.py, line 12``: the line of the reference itself, whose file is the first behind our own code."""
+    files = (file for file, _ in way_of(error))
+    own = next((f for f in files if not f.startswith(_PACKAGE) or f.startswith(_REFERENCES)), None)
+    return "" if own is None else f", in {os.path.basename(own)}, line {line_in(own, error)}"
 
 
 def _evaluate(

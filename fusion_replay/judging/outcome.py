@@ -13,6 +13,9 @@ from fusion_replay.model import OperatorDescription
 MISSING = ("unknown_operator", "reference", "weights")
 """Kinds of skips that mean something needed is not here; the others are facts of the recording."""
 
+UNFINISHED = ("in_flight", "failed")
+"""Kinds of skips that mean the recorded run itself went wrong: the kernel had not come back, or raised."""
+
 
 @dataclass(frozen=True, slots=True)
 class NoiseFloor:
@@ -125,7 +128,7 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A step that was not compared. ``kind``: in_flight, failed, not_kept, whole_call, or one of :data:`MISSING`."""
+    """A step that was not compared. ``kind``: not_kept, empty, whole_call, :data:`MISSING` or :data:`UNFINISHED`."""
 
     address: str
     invocation: int

@@ -13,7 +13,8 @@ from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.judging import table
-from fusion_replay.judging.outcome import MISSING, FinalOutput, Skip, StepReport
+from fusion_replay.judging.outcome import MISSING, UNFINISHED, FinalOutput, Skip, StepReport
+from fusion_replay.telling import count
 
 FORMAT = "fusion-replay.replay/1"
 
@@ -60,10 +61,15 @@ class ReplayReport:
         """Skips because something needed is not here: an operator, a reference that takes these inputs."""
         return tuple(s for s in self.skips if s.kind in MISSING)
 
+    @cached_property
+    def unfinished(self) -> tuple[Skip, ...]:
+        """Steps that had not come back, or failed, in the recorded run: nothing of them can be right."""
+        return tuple(s for s in self.skips if s.kind in UNFINISHED)
+
     @property
     def passed(self) -> bool:
-        """Something was compared, nothing mismatches, and nothing that was needed for judging is missing."""
-        return bool(self.steps) and not self.mismatches and not self.missing
+        """Something was compared, nothing mismatches or never ended, and nothing that judging needs is missing."""
+        return bool(self.steps) and not (self.mismatches or self.unfinished or self.missing)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -95,10 +101,10 @@ class ReplayReport:
         """Nothing if it passed.
 
         Raises:
-            MismatchError: a step mismatches; the message is the report.
+            MismatchError: a step mismatches, had not come back or failed; the message is the report.
             MissingError: everything compared matches, but something could not be judged.
         """
-        if self.mismatches:
+        if self.mismatches or self.unfinished:
             raise MismatchError(str(self))
         if self.missing:
             raise MissingError(str(self))
@@ -112,10 +118,22 @@ class ReplayReport:
     def sentence(self) -> str:
         """The verdict in one sentence."""
         total, bad = self.compared, len(self.mismatches)
-        of = f"of {total:,} step{'' if total == 1 else 's'}"
+        of = f"of {count(total, 'step')}"
         if bad:
-            return f"{bad:,} {of} mismatch{'es' if bad == 1 else ''}, first {self.mismatches[0].label}"
-        return f"{total:,} {of} match{'es' if total == 1 else ''}"
+            verdict = f"{bad:,} {of} mismatch{'es' if bad == 1 else ''}, first {self.mismatches[0].label}"
+        else:
+            verdict = f"{total:,} {of} match{'es' if total == 1 else ''}"
+        return "; ".join([verdict, *self.unfinished_lines])
+
+    @property
+    def unfinished_lines(self) -> list[str]:
+        """``1 step had not come back: 1:20 Transpose K -> Kt``; one for each way to end badly."""
+        lines = []
+        for kind, what in zip(UNFINISHED, ("had not come back", "failed"), strict=True):
+            if found := [s for s in self.unfinished if s.kind == kind]:
+                first = ": " if len(found) == 1 else ", first "
+                lines.append(f"{count(len(found), 'step')} {what}{first}{found[0].label}")
+        return lines
 
     @property
     def terms(self) -> str:

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.errors import UsageError
 from fusion_replay.model import parse_buffer
 from fusion_replay.report.text import count, human_bytes, table
 
@@ -74,11 +72,7 @@ def history(snapshot: Snapshot, buffer: str, *, invocation: int | None = None) -
         UsageError: no recorded sequence has such a buffer; the message names the nearest ones.
     """
     name, lo, hi = parse_buffer(buffer)
-    known = {b.name: b for s in snapshot.sequences for b in s.buffers}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:8]
-        raise UsageError(f"buffer {name!r} is not in {snapshot.path}; nearest: {', '.join(near)}")
-    found = known[name]
+    found = snapshot.buffer(name)
     stop = found.nbytes if hi is None else hi
     writes: list[Write] = []
     reads_before = 0

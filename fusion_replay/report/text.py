@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fusion_replay.screen import one_line as one_line
+from fusion_replay.telling import count as count
 from fusion_replay.telling import human_bytes as human_bytes
 
 
@@ -36,17 +37,6 @@ def ran_on(origin: Mapping[str, str]) -> str:
     if origin.get("variant") == "simulator":
         return f"software NPU {device}".strip()
     return device or ("arrays" if origin.get("variant") == "arrays" else "unknown device")
-
-
-def count(n: int, noun: str) -> str:
-    """``count(2, "step")`` -> ``2 steps``; knows mismatch, entry and the plain nouns."""
-    if n == 1:
-        return f"1 {noun}"
-    if noun.endswith(("ch", "sh", "x", "s")):
-        return f"{n:,} {noun}es"
-    if noun.endswith("y") and noun[-2] not in "aeiou":
-        return f"{n:,} {noun[:-1]}ies"
-    return f"{n:,} {noun}s"
 
 
 def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterable[int] = ()) -> str:

@@ -22,7 +22,7 @@ from fusion_replay.errors import (
 )
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
-from fusion_replay.snapshot.reader import Snapshot, open_snapshot, with_side
+from fusion_replay.snapshot.reader import Snapshot, extent, open_snapshot, with_side
 from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
     JOURNAL_SUFFIX,
@@ -36,6 +36,7 @@ from fusion_replay.snapshot.schema import (
 from fusion_replay.snapshot.sealed import read_index
 from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files
+from fusion_replay.telling import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,11 @@ class FsckReport:
     def __str__(self) -> str:
         lines = list(self.problems)
         if self.recovered:
-            lines.append(f"sealed {self.path}: {self.steps} steps of {self.invocations} invocations recovered")
+            lines.append(f"sealed {self.path}: {extent(self.steps, self.invocations)} recovered")
         elif self.ok:
             lines.append(
-                f"{self.path}: sealed, {self.steps} steps of {self.invocations} invocations, {self.tensors} tensors, "
-                f"{self.bytes} bytes, all as they were sealed"
+                f"{self.path}: sealed, {extent(self.steps, self.invocations)}, {count(self.tensors, 'tensor')}, "
+                f"{count(self.bytes, 'byte')}, all as they were sealed"
             )
         lines += [f"removed {path}" for path in self.removed if not self.recovered]
         return "\n".join([*lines, *self.notes])
@@ -130,7 +131,9 @@ def recover(path: str | os.PathLike[str]) -> FsckReport:
         SnapshotError: as :func:`check`.
     """
     path = Path(path)
-    target = path.with_name(path.name.removesuffix(JOURNAL_SUFFIX))
+    if path.is_dir():
+        return check(path)
+    target = path.with_name(path.name.removesuffix(JOURNAL_SUFFIX) or path.name)
     journal_path = beside(target, JOURNAL_SUFFIX)
     if not journal_path.exists():
         return check(target if target.exists() else path)
@@ -175,7 +178,7 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
         seal_side(journal_path, target, verify=True) if side else seal(journal_path, target, if_exists, verify=True)
     )
     report = check(sealed.path)
-    notes = [f"{summary.torn} bytes at the end were half written"] if summary.torn else []
+    notes = [f"half written at the end: {count(summary.torn, 'byte')}"] if summary.torn else []
     notes += [f"lost: {loss.count} x {loss.detail}" for loss in sealed.losses]
     return _replace(report, recovered=True, notes=(*report.notes, *notes), removed=(journal_path,))
 
@@ -235,13 +238,13 @@ def _check_journal(path: Path, weights: str | os.PathLike[str] | None) -> FsckRe
         named, tensors = _check_tensors(snap)
         alive = _is_locked(snap.path)
         state = "is still being recorded" if alive else "was not closed"
-        hint = "" if alive else f"; `fusion-replay fsck --recover {snap.path}` seals it"
+        told = (*snap.notes[:1], *snap.index.notes)  # how it was found and what is broken: both are among the problems
         return FsckReport(
             snap.path,
             ok=False,
             sealed=False,
-            problems=(f"{snap.path}: the recording {state}{hint}", *snap.index.notes, *named),
-            notes=snap.notes,
+            problems=(f"{snap.path}: the recording {state}", *snap.index.notes, *named),
+            notes=tuple(note for note in snap.notes if note not in told),
             steps=len(snap),
             invocations=len(snap.invocations),
             tensors=tensors,

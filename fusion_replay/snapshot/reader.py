@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import ForeignFileError, SnapshotError, SnapshotNotFoundError, UsageError
-from fusion_replay.model import SequenceDescription, parse_address, parse_buffer
+from fusion_replay.model import BufferDescription, SequenceDescription, format_address, parse_address, parse_buffer
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
@@ -26,6 +26,7 @@ from fusion_replay.snapshot.sealed import check_index, read_sealed
 from fusion_replay.snapshot.side import find_side, weights_of
 from fusion_replay.snapshot.step import RecordedStep
 from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore, check_contents
+from fusion_replay.telling import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Snapshot:
         invocation, step = parse_address(address) if isinstance(address, str) else address
         row = self._row_of.get((invocation, step))
         if row is None:
-            raise UsageError(f"{self.path}: no step {invocation}:{step}; it has {self._extent()}")
+            raise UsageError(f"{self.path}: no step {invocation}:{step}; {self._there_is(invocation)}")
         return RecordedStep(self.index, self.store, row)
 
     def get(self, invocation: int, step: int) -> RecordedStep | None:
@@ -138,6 +139,21 @@ class Snapshot:
         for row in np.flatnonzero(mask).tolist():
             yield RecordedStep(self.index, self.store, row)
 
+    def buffer(self, name: str) -> BufferDescription:
+        """The base buffer of this name, as the last sequence that has one describes it.
+
+        Raises:
+            UsageError: no recorded sequence has it; the message names the nearest ones.
+        """
+        known = {b.name: b for s in self.sequences for b in s.buffers}
+        if name not in known:
+            from difflib import get_close_matches  # whoever finds its buffer needs none of it
+
+            near = get_close_matches(name, known, n=3)
+            has = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(sorted(known)[:8]) or 'none'}"
+            raise UsageError(f"buffer {name!r} is not in {self.path}; {has}")
+        return known[name]
+
     def close(self) -> None:
         self.store.close()
 
@@ -148,7 +164,8 @@ class Snapshot:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Snapshot {self.path}: {self._extent()}{'' if self.sealed else ', not sealed'}>"
+        state = "" if self.sealed else ", not sealed"
+        return f"<Snapshot {self.path}: {extent(len(self), len(self.invocations))}{state}>"
 
     @cached_property
     def _row_of(self) -> dict[tuple[int, int], int]:
@@ -156,8 +173,17 @@ class Snapshot:
         addresses = zip(table["invocation"].tolist(), table["step"].tolist(), strict=True)
         return {address: row for row, address in enumerate(addresses)}
 
-    def _extent(self) -> str:
-        return f"{len(self)} steps of {len(self.invocations)} invocations"
+    def _there_is(self, invocation: int) -> str:
+        """The addresses there are: of this invocation, where it has any, else of all."""
+        every = list(self._row_of)
+        if not every:
+            return "it holds no step"
+        its = [address for address in every if address[0] == invocation]
+        of = f"invocation {invocation} has {count(len(its), 'step')}"
+        if not its:
+            its, of = every, f"it has {extent(len(self), len(self.invocations))}"
+        first, last = (format_address(*address) for address in (min(its), max(its)))
+        return f"{of}, {first}" + ("" if first == last else f" to {last}")
 
     def _matching(self, op: str | None, buffer: str | None) -> list[npt.NDArray[np.bool_]] | None:
         """Per sequence and runlist entry: does it pass the filters?"""
@@ -197,6 +223,11 @@ def open_snapshot(
         SnapshotNotFoundError, ForeignFileError, NewerFormatError, DamagedSnapshotError: each in one line.
     """
     return with_side(_open(Path(path), cache_bytes), weights)
+
+
+def extent(steps: int, invocations: int) -> str:
+    """``6 steps of 2 invocations``"""
+    return f"{count(steps, 'step')} of {count(invocations, 'invocation')}"
 
 
 def with_side(snap: Snapshot, weights: str | os.PathLike[str] | None) -> Snapshot:

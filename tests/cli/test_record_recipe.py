@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import fusion_replay as fr
 from cli.conftest import Command
@@ -29,3 +30,17 @@ def test_the_recipe_takes_nothing_away(run: Command, tmp_path: Path) -> None:
         }
         assert {s.origin["device"] for s in snap.sequences} == {"npu2"}
         assert len(snap) == 2
+
+
+def test_the_environment_says_where_and_what_is_typed_wins(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("record", "--workload", "op:GELU", "--sim", "npu2", "--param", "size=256")
+    monkeypatch.setenv("FUSION_REPLAY_OUT", str(tmp_path / "said.h5"))
+    assert run(*words).status == 0
+    assert "said.h5 exists already" in run(*words).err
+    monkeypatch.setenv("FUSION_REPLAY_IF_EXISTS", "number")
+    assert run(*words).status == 0
+    assert run(*words, "--if-exists", "replace").status == 0
+    assert run(*words, "-o", tmp_path / "typed.h5", "--if-exists", "error").status == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["said-001.h5", "said.h5", "typed.h5"]

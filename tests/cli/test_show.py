@@ -141,7 +141,10 @@ def test_recording_not_closed(run, tmp_path: Path) -> None:
     assert shown.status == 0
     assert shown.err.count("note: ") == 1
     assert "in_flight: 1:0 MyOp" in shown.out
-    assert run("fsck", path).status == 3
+    for name in (path, f"{path}.journal"):
+        told = run("fsck", name)
+        assert (told.status, (told.out + told.err).count("--recover")) == (3, 1)
+        assert told.out.endswith(f"next: fusion-replay fsck --recover {path}\n")
     recovered = run("fsck", "--recover", path)
     assert (recovered.status, recovered.out.splitlines()[-1][:9]) == (0, "PASSED in")
     assert run("fsck", path).status == 0

@@ -118,6 +118,26 @@ def test_arrays_that_do_not_go_together_are_refused() -> None:
         diagnose(np.zeros(4), np.ones(4), previous=np.zeros(5))
 
 
+@pytest.mark.parametrize(
+    ("op", "params", "said"),
+    [
+        ("GELU", {"size": 64, "num_aie_columns": 2, "tile_size": 32}, "column 0 of 2; element 3"),
+        ("GELU", {"size": 128}, "the parameters give 128 elements, the array has 64: tiles are equal parts"),
+        ("GELU", {"size": 64, "num_aie_columns": 3}, "the parameters do not divide the output into columns and tiles"),
+        ("StridedCopy", {}, "no tiling declared: tiles are equal parts"),
+        ("", {}, "no tiling declared: tiles are equal parts"),
+    ],
+)
+def test_a_place_in_equal_parts_says_why_it_is_no_column(op: str, params: dict[str, Any], said: str) -> None:
+    want = np.ones(64, np.float32)
+    got = want.copy()
+    got[3] = 5
+    told = diagnose(got, want, op, params)
+    assert told is not None
+    assert said in str(told.where)
+    assert bool(told.where.instead) != bool(told.where.source)
+
+
 def test_arrays_of_ones_own() -> None:
     want = np.arange(64, dtype=np.float32)
     assert diagnose(want, want) is None

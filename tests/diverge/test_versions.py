@@ -58,7 +58,7 @@ def program(folder: Path, text: str, name: str = "op.py") -> str:
         (
             "",
             SKIPPED,
-            "$FUSION_REPLAY_OUT: no such file, so nothing was recorded there; record --workload takes it by -o",
+            "$FUSION_REPLAY_OUT: no such file, so nothing was recorded there; `fusion-replay record` without -o does",
         ),
         ("import os; os.abort()", SKIPPED, "ended by SIGABRT; $FUSION_REPLAY_OUT: no such file"),
         ("import time; time.sleep(60)", SKIPPED, "killed after 1 s"),

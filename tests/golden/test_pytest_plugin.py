@@ -325,7 +325,7 @@ def test_operator_tests_are_recorded(pytester: pytest.Pytester) -> None:
     command = [sys.executable, "-m", "pytest", "-p", PLUGIN, "--fr-record-dir", "made"]
     done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "1 tests recorded in" in done.stdout
+    assert "1 test recorded in" in done.stdout
     assert "3 steps; 1 dispatched nothing" in done.stdout
     assert [p.name for p in (pytester.path / "made").iterdir()] == ["test_ops.test_sequence.h5"]
     import fusion_replay as fr

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.again import record_again
 from fusion_replay.golden.check import Options, check_golden
 from fusion_replay.settings import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
+from test_running import wait_until_gone
 
 LEAVE = Options(on="npu", run_recipes=True)
 
@@ -82,6 +84,16 @@ def test_a_recipe_that_never_ends_is_refused_at_once(project: Path, goldens: Pat
     assert found.kinds == ("recipe",)
     assert f"with the fault {fault} a step never ends" in found.headline
     assert found.compared == (0 if thin else 1)
+
+
+def test_a_program_that_takes_too_long_is_ended_with_its_recorder(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "slow.py").write_text("import os, time\nopen('pid', 'w').write(f'{os.getpid()}')\ntime.sleep(600)\n")
+    monkeypatch.setattr("fusion_replay.golden.again._PATIENCE", 6)
+    with pytest.raises(MissingError, match=r"slow.py: still running after 6 s; it was ended"):
+        record_again({"command": [sys.executable, "slow.py"]}, project / "x.h5", leave=True, root=project)
+    wait_until_gone(int((project / "pid").read_text()))
 
 
 def test_a_program_whose_step_hangs_is_stopped_and_the_step_is_named(

@@ -283,3 +283,29 @@ def test_objects_that_only_look_like_it() -> None:
     assert not is_operator_call(lambda: None)
     assert not is_operator_call(SimpleNamespace(op=SimpleNamespace(runlist=[])))
     assert not is_operator_call(None)
+
+
+def test_looking_for_an_operator_touches_no_stranger() -> None:
+    """Any object may be alive in a program; torch's ``reduce_op`` warns of every attribute, ``__class__`` included."""
+    from fusion_replay.hooks.owner import Handles
+
+    class Deprecated:
+        def __getattribute__(self, name: str) -> Any:
+            touched.append(name)
+            return object.__getattribute__(self, name)
+
+    class Meta(type):
+        def __getattr__(cls, name: str) -> Any:
+            touched.append(name)
+            raise AttributeError(name)
+
+    class Lazy(metaclass=Meta):
+        pass
+
+    touched: list[str] = []
+    strangers = [Deprecated(), Lazy()]
+    handle = object()
+    runtime = SimpleNamespace(_context_cache={("nobody.xclbin", 0): {"handles": [lambda: handle]}})
+    assert Handles().operator_of(handle, runtime) is None  # it was looked for among all live objects
+    assert touched == []
+    assert len(strangers) == 2

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,20 +113,22 @@ def test_a_timeout_is_passed_on_and_the_step_is_kept(tmp_path: Path) -> None:
     assert "failed: 1:20 Transpose" in shown
     assert "input   A" in program("show", path, "1:20", cwd=tmp_path).stdout
     replayed = program("replay", path, cwd=tmp_path)
-    assert replayed.returncode == 0
-    assert "100 of 100 steps match" in replayed.stdout
-    assert "1:20" in replayed.stdout, "the step that was not compared is named"
+    assert replayed.returncode == 1
+    assert "100 of 100 steps match; 1 step failed: 1:20 Transpose" in replayed.stdout
+    assert re.match(r"FAILED in .*; 1 step failed: 1:20 Transpose .*; next: .*1:20$", replayed.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGINT])
 def test_a_hang_that_is_killed_shows_the_step_in_flight(tmp_path: Path, killer: signal.Signals) -> None:
     path = tmp_path / "hang.h5"
     words = ["record", "-o", path, "--workload", "llama-decode", "--sim", "npu2", "--fault", "1:20:hang"]
-    running = subprocess.Popen([sys.executable, "-m", "fusion_replay", *map(str, words)], stderr=subprocess.PIPE)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "fusion_replay", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         wait_for(lambda: "1:20 Transpose" in program("show", path, cwd=tmp_path).stdout)
         running.send_signal(killer)
-        _, err = running.communicate(timeout=60)
+        out, err = running.communicate(timeout=60)
     finally:
         running.kill()
         running.wait()
@@ -134,11 +137,17 @@ def test_a_hang_that_is_killed_shows_the_step_in_flight(tmp_path: Path, killer: 
         shown = program("show", path, cwd=tmp_path)
         assert "in_flight: 1:20 Transpose" in shown.stdout
         assert shown.stderr.count("note: ") == 1
-        assert program("replay", path, cwd=tmp_path).returncode == 0, "the journal can be replayed as it lies"
+        replayed = program("replay", path, cwd=tmp_path)
+        assert replayed.returncode == 1, "the journal can be replayed as it lies"
+        assert "; 1 step had not come back: 1:20 Transpose" in replayed.stdout.splitlines()[-1]
+        assert program("replay", path, "--invocation", "0", cwd=tmp_path).returncode == 0
         assert program("fsck", path, cwd=tmp_path).returncode == 3
         assert program("fsck", "--recover", path, cwd=tmp_path).returncode == 0
     else:
         assert running.returncode == 130
+        assert err.count(b"error: interrupted") == 1
+        last = out.decode().splitlines()[-1]
+        assert re.match(rf"FAILED in .*; sealed {path}; next: fusion-replay show {path}$", last), last
     assert program("fsck", path, cwd=tmp_path).returncode == 0
     assert "input   A" in program("show", path, "1:20", cwd=tmp_path).stdout
 

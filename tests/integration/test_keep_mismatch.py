@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.errors import NothingComparedError, SnapshotError, UsageError
+from fusion_replay.errors import NotAttachableError, NothingComparedError, SnapshotError, UsageError
 from fusion_replay.snapshot.fsck import check
 from fusion_replay.sources.simulator import operators as sim
 from fusion_replay.sources.simulator.errors import HostRuntimeError
@@ -172,6 +172,25 @@ def test_a_step_that_is_not_there_is_kept_and_counted_apart(tmp_path: Path, clea
     assert whole(tmp_path / "long.h5") == {f"2:{n}" for n in range(80)}
     assert (report.deviating.deviating, report.deviating.alone, report.deviating.first_alone) == (0, 80, "2:0 RMSNorm")
     assert "80 without a counterpart there, kept, first 2:0 RMSNorm" in str(report.deviating)
+
+
+def test_a_callable_that_is_refused_in_the_block_leaves_no_file(tmp_path: Path, clean: Path) -> None:
+    x, path = np.ones(4, BF16), tmp_path / "a.h5"
+    other = fr.simulate([(sim.ReLU(size=1024), "a", "b")], device="npu2")
+    refused = pytest.raises(SnapshotError, match="no step could be compared")
+    with refused, fr.record(path, keep="mismatch", against=clean) as recorder:
+        recorder.attach(other)
+    assert list(tmp_path.glob("a*")) == []
+    path.write_text("what was there")
+    with fr.record(path, if_exists="replace") as recorder, pytest.raises(NotAttachableError):
+        recorder.attach("no callable")
+    assert path.read_text() == "what was there"
+    with fr.record(path, keep="mismatch", against=clean, if_exists="replace") as recorder:
+        with recorder.step("Mine", {"A": x}) as step:
+            step.outputs["C"] = x
+        with pytest.raises(SnapshotError):
+            recorder.attach(other)
+    assert whole(path) == {"0:0"}
 
 
 @pytest.mark.parametrize("how", [{}, {"against": True}])
@@ -334,7 +353,7 @@ def empty(path: Path, clean: Path) -> None:
         (lambda path, clean: None, "no such file"),
         (damaged, "h5"),
         (empty, "holds no step to compare with"),
-        (lambda path, clean: adds(path, [True]), "records ElementwiseAdd of 1 steps, which is not llama-decode of 80"),
+        (lambda path, clean: adds(path, [True]), "records ElementwiseAdd of 1 step, which is not llama-decode of 80"),
     ],
 )
 def test_nothing_runs_where_nothing_could_be_compared(

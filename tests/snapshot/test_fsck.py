@@ -97,7 +97,7 @@ def test_a_killed_recording_is_told_and_recovered(tmp_path: Path) -> None:
     path = killed(tmp_path / "t.h5")
     report = check(path)
     assert (report.ok, report.sealed, report.recoverable, report.steps) == (False, False, True, 5)
-    assert "was not closed; `fusion-replay fsck --recover" in str(report)
+    assert str(report) == str(check(tmp_path / "t.h5.journal")) == f"{path}.journal: the recording was not closed"
     recovered = recover(path)
     assert (recovered.ok, recovered.sealed, recovered.recovered, recovered.steps) == (True, True, True, 5)
     assert [p.name for p in tmp_path.iterdir()] == ["t.h5"]
@@ -106,6 +106,17 @@ def test_a_killed_recording_is_told_and_recovered(tmp_path: Path) -> None:
         assert bits(snap["1:1"].inputs[0].numpy()) == bits(contents(0, 1)["y0"])
     again = recover(path)
     assert (again.ok, again.recovered, again.removed) == (True, False, ())
+
+
+def test_what_there_is_one_of_has_no_plural(tmp_path: Path) -> None:
+    path = killed(tmp_path / "t.h5", stops=(1,))
+    assert f"sealed {path}: 1 step of 1 invocation recovered" in str(recover(path))
+    assert f"{path}: sealed, 1 step of 1 invocation, " in str(check(path))
+    with (
+        open_snapshot(path) as snap,
+        pytest.raises(UsageError, match=r"no step 1:0; it has 1 step of 1 invocation, 0:0$"),
+    ):
+        snap["1:0"]
 
 
 def test_recover_takes_the_journal_by_name_too(tmp_path: Path) -> None:
@@ -237,8 +248,9 @@ def test_what_is_no_snapshot(tmp_path: Path) -> None:
     for look in (check, recover, open_snapshot):
         with pytest.raises(SnapshotNotFoundError, match=r"no such file, and no nothing\.h5\.journal beside it"):
             look(tmp_path / "nothing.h5")
-        with pytest.raises(SnapshotNotFoundError, match="a directory"):
-            look(tmp_path)
+        for folder in (tmp_path, Path("."), Path("/")):
+            with pytest.raises(SnapshotNotFoundError, match="a directory"):
+                look(folder)
         with pytest.raises(ForeignFileError, match="no snapshot"):
             look(tmp_path / "text.h5")
         with pytest.raises(ForeignFileError, match="an HDF5 file without fusion-replay's user block"):

@@ -139,8 +139,10 @@ def test_filters(snapshot: Snapshot) -> None:
 
 
 def test_wrong_keys_say_what_there_is(snapshot: Snapshot) -> None:
-    with pytest.raises(UsageError, match="no step 7:0; it has 8 steps of 3 invocations"):
+    with pytest.raises(UsageError, match=r"no step 7:0; it has 8 steps of 3 invocations, 0:0 to 2:1$"):
         snapshot["7:0"]
+    with pytest.raises(UsageError, match=r"no step 1:99; invocation 1 has 3 steps, 1:0 to 1:2$"):
+        snapshot["1:99"]
     with pytest.raises(UsageError, match="expected INVOCATION:STEP"):
         snapshot["seven"]
     with pytest.raises(KeyError, match="step 0:0 inputs has no 'Z'; it has A, B"):
