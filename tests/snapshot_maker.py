@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 from fusion_replay.model import (
     ArgSpec,
@@ -20,7 +21,7 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot import SnapshotWriter
+from fusion_replay.snapshot import SnapshotWriter, hdf5
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -116,3 +117,16 @@ def file_size_limit(nbytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Offsets at which chunks stay, or were tried to."""
+    tried: list[int] = []
+    real = hdf5.PartFile.place_chunk
+
+    def place(part: hdf5.PartFile, dataset: object, place: tuple, offset: int, size: int, mask: int) -> None:
+        tried.append(offset)
+        real(part, dataset, place, offset, size, mask)
+
+    monkeypatch.setattr(hdf5.PartFile, "place_chunk", place)
+    return tried

@@ -21,12 +21,10 @@ from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
 from fusion_replay.snapshot.chunkfile import HEAD
 from fusion_replay.snapshot.pages import Pages
-from fusion_replay.snapshot.schema import MAX_PIECE, USER_BLOCK
+from fusion_replay.snapshot.schema import MAX_CHUNK, USER_BLOCK
 
 ZSTD_FILTER = 32015
-_STAND_IN = memoryview(
-    np.random.default_rng(0).bytes(MAX_PIECE + (1 << 10))
-)  # passed for chunks that are there already
+_STAND_IN = memoryview(np.random.default_rng(0).bytes(MAX_CHUNK))  # passed for chunks that are there already
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 
 

@@ -20,12 +20,13 @@ from fusion_replay.model import BufferDescription, SequenceDescription, format_a
 from fusion_replay.snapshot import journal
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.frames import FRAME_MAGIC
+from fusion_replay.snapshot.limits import check_contents
 from fusion_replay.snapshot.links import check_links
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
 from fusion_replay.snapshot.sealed import check_index, read_sealed
 from fusion_replay.snapshot.side import find_side, weights_of
 from fusion_replay.snapshot.step import RecordedStep
-from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore, check_contents
+from fusion_replay.snapshot.store import DEFAULT_CACHE, ContentStore
 from fusion_replay.telling import count
 
 

@@ -31,6 +31,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 USER_BLOCK = 512
 MAX_PIECE = 1 << 20  # bytes of one chunk before compression; a spill slot holds one
+MAX_CHUNK = MAX_PIECE + (1 << 10)  # and after it: a zstd frame is never longer than its piece and this
 
 # Hard limits: checked before anything is allocated or decompressed.
 MAX_CONTENT = 1 << 36  # bytes of one tensor

@@ -12,6 +12,7 @@ import numpy as np
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.codec import decompress, unshuffle
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
+from fusion_replay.snapshot.limits import check_contents
 from fusion_replay.snapshot.links import check_links
 from fusion_replay.snapshot.schema import (
     LATER_TEXTS,
@@ -31,7 +32,6 @@ from fusion_replay.snapshot.schema import (
     UserBlock,
     digest_of,
 )
-from fusion_replay.snapshot.store import check_contents
 
 
 def read_sealed(file: BinaryIO, path: Path) -> tuple[UserBlock, Index]:

@@ -26,12 +26,10 @@ from fusion_replay.snapshot.codec import Layout, decode
 from fusion_replay.snapshot.decoding import Decoding
 from fusion_replay.snapshot.patch import apply_patch
 from fusion_replay.snapshot.schema import (
-    DELTA,
     DIGEST_ONLY,
     IN_CHUNKS,
     IN_SPILL,
-    MAX_CONTENT,
-    MAX_PIECE,
+    MAX_CHUNK,
     Index,
     digest_of,
 )
@@ -45,7 +43,6 @@ NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
 _SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
-_LARGEST_CHUNK = MAX_PIECE + (1 << 10)  # a zstd frame is never longer than its piece and this
 _TORN = "the file ends inside one of its chunks"
 
 
@@ -197,8 +194,8 @@ class ContentStore:
     def _chunk_here(self, chunk: tuple[int, int, int], what: str) -> memoryview:
         """The same until this thread reads its next: always in one place, which costs half of reading into new ones."""
         offset, size, mask = chunk
-        if size > _LARGEST_CHUNK:
-            raise HostileFileError(f"{what}: a chunk claims {size} bytes; none has more than {_LARGEST_CHUNK}")
+        if size > MAX_CHUNK:
+            raise HostileFileError(f"{what}: a chunk claims {size} bytes; none has more than {MAX_CHUNK}")
         place = _place()[:size]
         if os.preadv(self._descriptor(mask, what), [place], offset) != size:
             raise DamagedSnapshotError(f"{what}: {_TORN}")
@@ -340,7 +337,7 @@ def _place() -> memoryview:
     """Where this thread reads chunks to."""
     place: memoryview | None = getattr(_per_thread, "place", None)
     if place is None:
-        place = _per_thread.place = memoryview(bytearray(_LARGEST_CHUNK))
+        place = _per_thread.place = memoryview(bytearray(MAX_CHUNK))
     return place
 
 
@@ -351,54 +348,3 @@ def _fresh(nbytes: int) -> Bytes:
 @cache
 def _helper() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "decode")
-
-
-def check_contents(index: Index, file_size: int, name: str) -> None:
-    """Refuse contents and chunks that can't be, before any is read. Columns at a time: there may be 100,000s.
-
-    Raises:
-        HostileFileError: sizes beyond the limits, chunks outside the file.
-    """
-    contents, chunks = index.contents, index.chunks
-    itemsize = np.zeros(len(contents), np.uint64)
-    for dtype, size in DTYPE_BYTES.items():
-        itemsize[contents["dtype"] == dtype.encode()] = size
-    nbytes, row, piece = contents["nbytes"], contents["row_bytes"], contents["piece_bytes"].astype(np.uint64)
-    at_least_1 = np.maximum(np.stack([itemsize, row, piece]), 1)
-    unit, per_row, per_piece = at_least_1[0], at_least_1[1], at_least_1[2]
-    empty = (nbytes == 0) & (row == 0) & (piece == 0)
-    cut = (
-        (piece > 0)
-        & (piece <= MAX_PIECE)
-        & (piece <= row)
-        & (row <= nbytes)
-        & (nbytes % per_row == 0)
-        & (nbytes % unit == 0)
-        & (row % unit == 0)
-        & (piece % unit == 0)
-    )
-    encoding = contents["encoding"]
-    bare = (encoding == DIGEST_ONLY) | ((encoding > DELTA) & (encoding <= schema.SIDE))
-    # nbytes is below MAX_CONTENT where it counts, so nothing here wraps around.
-    count = nbytes // per_row * ((row + per_piece - 1) // per_piece)
-    want = np.where(bare | empty, 0, np.where(encoding == DELTA, 1, count))
-    end = contents["first_chunk"] + contents["n_chunks"]
-    checks = {
-        "an element type or a digest that is none": (itemsize == 0) | (np.char.str_len(contents["digest"]) != 32),
-        "an encoding that is not known here; upgrade fusion-replay": (encoding > schema.SIDE) & ~bare,
-        f"more than {MAX_CONTENT} bytes, the limit for one tensor": nbytes > MAX_CONTENT,
-        "rows and pieces that make no tensor": ~(empty | cut),
-        "another number of chunks than its size asks for": (contents["n_chunks"] != want)
-        | (contents["first_chunk"] > len(chunks))
-        | (end > len(chunks)),
-    }
-    for problem, found in checks.items():
-        if found.any():
-            digest = contents["digest"][int(found.argmax())].decode("ascii", "replace")
-            raise HostileFileError(f"{name}: content {digest} has {problem}")
-    if len(chunks):
-        inside = (chunks["mask"] & (IN_SPILL | IN_CHUNKS)) == 0
-        sizes, offsets = chunks["size"].astype(np.uint64), chunks["offset"]
-        outside = inside & ((offsets > file_size) | (sizes > file_size) | (offsets + sizes > file_size))
-        if outside.any() or int(sizes.max()) > _LARGEST_CHUNK:
-            raise HostileFileError(f"{name}: a chunk lies outside the file or is larger than any chunk can be")

@@ -11,7 +11,7 @@ import pytest
 from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot import SnapshotWriter, frames, hdf5, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
-from snapshot_maker import bits, contents, gemv_silu, run
+from snapshot_maker import bits, contents, gemv_silu, placed, run
 
 COLUMNS = 200_000  # W takes four chunks, x one: through the spill into the file of chunks
 OPERANDS = (
@@ -45,19 +45,6 @@ def right_and_lost(path: Path) -> tuple[int, int]:
                 except SnapshotError:
                     lost += 1
     return right, lost
-
-
-def placed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Offsets at which chunks stay, or were tried to."""
-    tried: list[int] = []
-    real = hdf5.PartFile.place_chunk
-
-    def place(part: hdf5.PartFile, dataset: object, place: tuple, offset: int, size: int, mask: int) -> None:
-        tried.append(offset)
-        real(part, dataset, place, offset, size, mask)
-
-    monkeypatch.setattr(hdf5.PartFile, "place_chunk", place)
-    return tried
 
 
 def test_chunks_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot import SnapshotWriter, hdf5, open_snapshot
+from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
 from fusion_replay.snapshot.weights import WeightsKeeper
-from snapshot_maker import BF16, bits, random_bf16
+from snapshot_maker import BF16, bits, placed, random_bf16
 
 ROWS, COLUMNS = 256, 256  # 128 KiB
 
@@ -103,14 +103,7 @@ def test_recordings_share_what_is_the_same(tmp_path: Path) -> None:
 def test_the_first_recording_into_a_side_file_copies_no_chunk_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stayed: list[int] = []
-    real = hdf5.PartFile.place_chunk
-
-    def place(part: hdf5.PartFile, dataset: object, place: tuple, offset: int, size: int, mask: int) -> None:
-        stayed.append(offset)
-        real(part, dataset, place, offset, size, mask)
-
-    monkeypatch.setattr(hdf5.PartFile, "place_chunk", place)
+    stayed = placed(monkeypatch)
     side = tmp_path / "W.h5"
     path = record(tmp_path / "a.h5", side, W0=1, W1=2)
     assert len(stayed) == 2
