@@ -336,9 +336,9 @@ class Recorder:
             if self.report.losses:
                 why = "the reason was told above" if self.guard.told else in_short(self.report.losses)
             say(f"nothing was recorded in {self.path}: {why}")
-        elif (lost := [x for x in self.report.losses if x.kind != "left out"]) and not self.guard.told:
+        elif (lost := [x for x in self.report.losses if not x.asked_for]) and not self.guard.told:
             say(f"{self.path} is incomplete: {in_short(lost)}")
-        elif limits := [x for x in self.report.losses if x.kind == "left out" and BEYOND in x.detail]:
+        elif limits := [x for x in self.report.losses if x.asked_for and BEYOND in x.detail]:
             say(f"{self.path}: a limit was reached: {in_short(limits)}")
         for note in self.report.notes:
             say(f"{self.path}: {note}")

@@ -274,7 +274,7 @@ def _record(
         out.close(False, next=command_line("fsck", "--recover", recorder.path))
         return status or SnapshotError.exit_code
     out.say(describe(report))
-    said = [f"lost: {x.kind}, {x.detail} ({x.count})" for x in report.losses]
+    said = [f"{x.kind if x.asked_for else f'lost: {x.kind}'}: {x.detail} ({x.count})" for x in report.losses]
     if report.deviating is not None:
         said.insert(0, one_line(str(report.deviating)))
     if isinstance(failure, KeyboardInterrupt):

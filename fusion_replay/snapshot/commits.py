@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.frames import JournalFile
-from fusion_replay.snapshot.schema import Loss
+from fusion_replay.snapshot.schema import LEFT_OUT, Loss
 
 Kind = tuple[str, str]
 """Of a loss: its kind and its detail."""
@@ -64,7 +64,7 @@ class Commits:
 
     def leave_out(self, detail: str, count: int = 1) -> None:
         """Count what nobody wanted kept; a loss from :meth:`say_left_out` on."""
-        key = "left out", detail
+        key = LEFT_OUT, detail
         self._left_out[key] = self._left_out.get(key, 0) + count
 
     def say_left_out(self) -> None:

@@ -114,6 +114,9 @@ LATER_TEXTS = ("binaries", "weights")
 """JSON lists that files of version 1.0 lack: nothing in them then."""
 
 
+LEFT_OUT = "left out"
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Something that happened and is not in the snapshot: ``count`` times ``detail``, of one ``kind``."""
@@ -121,6 +124,11 @@ class Loss:
     kind: str
     detail: str
     count: int = 1
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether it was told not to be kept, by level, filters, limits or the like: no failure."""
+        return self.kind == LEFT_OUT
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "detail": self.detail, "count": self.count}

@@ -32,7 +32,8 @@ def test_against_a_clean_recording(run, tmp_path: Path, earlier: Path) -> None:
     done = run(*LLAMA, *how, "-o", path)
     assert done.status == 0
     last = done.out.splitlines()[-1]
-    assert re.search(r"; \d+ of \d+ steps deviate from earlier\.h5, first 1:12 Softmax; lost: left out", last), last
+    said = r"; \d+ of \d+ steps deviate from earlier\.h5, first 1:12 Softmax; left out: steps as in earlier\.h5; "
+    assert re.search(said, last), last
     assert last.endswith(f"next: fusion-replay diff {earlier} {path}")
     assert kept(path)[0] == "1:12"
     assert len(kept(path)) == 2
@@ -53,7 +54,7 @@ def test_by_the_references(run, tmp_path: Path) -> None:
     done = run(*LLAMA, "--fault", "1:12:zeros", "--keep", "mismatch", "-o", path)
     last = done.out.splitlines()[-1]
     assert (done.status, kept(path)) == (0, ["1:12"])
-    assert "; 1 of 82 steps deviates from the reference, first 1:12 Softmax; lost: left out" in last
+    assert "; 1 of 82 steps deviates from the reference, first 1:12 Softmax; left out: steps as the reference; " in last
     assert last.endswith(f"next: fusion-replay replay {path}")
     assert run("replay", path).status == 1
 
