@@ -213,6 +213,19 @@ def test_floor_instead_of_nearest() -> None:
     assert "100% of the elements that differ are lower" in found.detail
 
 
+def test_floor_inside_a_kernel_whose_small_results_come_of_cancellation() -> None:
+    """As a GELU's do: most elements are small and off by much either way, the large ones are a ULP lower."""
+    rng = np.random.default_rng(6)
+    exact = rng.uniform(2, 4, SIZE).astype(BF16)
+    small = np.arange(SIZE) % 8 != 0
+    exact[small] = (exact[small].astype(np.float32) * 2.0**-9).astype(BF16)
+    off = np.where(small, rng.integers(5, 60, SIZE) * rng.choice([-1, 1], SIZE), -rng.integers(0, 2, SIZE))
+    spoiled = (exact.view(np.uint16).astype(np.int64) + off).astype(np.uint16).view(BF16)  # all positive
+    found = name(Case(spoiled, exact, TILING))[0]
+    assert (found.name, found.confident) == ("rounding", True)
+    assert "floor): 100% of the elements that differ are lower" in found.detail
+
+
 def test_repetition_alone_shows_what_is_not_deterministic() -> None:
     found = best(neighbour(EXPECTED), repeats=(EXPECTED,))
     assert found.name == "nondeterministic"
