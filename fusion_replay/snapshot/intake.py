@@ -232,7 +232,8 @@ class Intake:
         ``max_bytes``.
         """
         needed = [content for _, role, content in held.rows if role != WATCHED]
-        for key, record in held.contents.items():
+        contents, held.contents = held.contents, {}  # an interrupt in here must not have them queued a second time
+        for key, record in contents.items():
             known = self._stored.get(key) if batch is not None else None
             if known is not None:
                 needed.append(known)
@@ -246,7 +247,6 @@ class Intake:
                 self._beyond(batch)
             assert batch is not None
             batch.dropped += (record,)
-        held.contents.clear()
         self.need(needed, batch)
 
     def need(self, contents: Iterable[int], batch: Batch | None = None) -> None:

@@ -323,6 +323,42 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert recover(path).ok
 
 
+def test_an_interrupt_while_a_step_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was queued by then is not queued again at the end: its slot may have other bytes in it."""
+    deviating = {(0, 0), (1, 0)}
+    writer = held(tmp_path / "a.h5", deviating)
+    sequence = writer.add_sequence(_chain(100_000))
+    first, second = (np.full((3, 100_000), n, np.uint8) for n in (1, 2))
+    invocation = writer.begin_invocation(sequence)
+    writer.begin_step(invocation, 0, {0: first[0]})
+    queue = writer._spill.queue
+
+    def interrupted(tasks: Any) -> None:
+        queue(tasks)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._spill, "queue", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.end_step(invocation, 0, {1: first[1]})
+    writer._spill.drain()
+    other = writer.begin_invocation(sequence)
+    writer.begin_step(other, 0, {0: second[0]})  # into the slot that came free
+    report = writer.close()
+    assert check(report.path).ok
+    with open_snapshot(report.path) as snap:
+        assert [s.status for s in snap] == ["in_flight", "in_flight"]
+        for step, array in zip(snap, (first, second), strict=True):
+            assert bits(step.inputs["A"].numpy()) == bits(array[0])
+
+
+def _chain(nbytes: int) -> SequenceDescription:
+    """x -> y; x is written by nobody, but it is an input of the call: no constant."""
+    uses = OperandUse(ArgSpec("A", "in", (nbytes,), "uint8"), "x"), OperandUse(ArgSpec("B", "out", (nbytes,), "uint8"), "y")
+    step = StepDescription(0, 0, uses)
+    return SequenceDescription("s", (OperatorDescription("Op", {}),), (), (step,), ("x",), ("y",))
+
+
 def _copy_sparse(source: Path, target: Path) -> None:
     with open(source, "rb") as old, open(target, "wb") as new:
         end, at = os.fstat(old.fileno()).st_size, 0
