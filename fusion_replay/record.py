@@ -318,6 +318,9 @@ class Recorder:
             for op in self.unentered.values():
                 writer.lose("step", f"rec.step({op!r}) was never entered; it records as a with block")
             self.report = self._close(writer)
+        except KeyboardInterrupt:
+            say(f"{self.path} was not sealed; what was recorded is kept, see: fusion-replay fsck --recover {self.path}")
+            raise
         except Exception as error:
             self.guard.error = self.guard.error or str(error)
             message = (

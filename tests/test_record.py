@@ -26,6 +26,7 @@ from fusion_replay.errors import (
 )
 from fusion_replay.how import How
 from fusion_replay.keeping import Keeping
+from fusion_replay.snapshot.fsck import recover
 from fusion_replay.snapshot.writer import SnapshotWriter
 from fusion_replay.sources.simulator import operators as sim
 
@@ -331,6 +332,25 @@ def test_a_seal_that_fails_is_told_and_keeps_the_journal(
     with pytest.raises(ZeroDivisionError), fr.record(tmp_path / "c.h5", on_error="raise"):
         1 / 0  # noqa: B018
     monkeypatch.setattr(SnapshotWriter, "close", real)
+
+
+def test_an_interrupt_while_sealing_is_told_and_leaves_what_can_be_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the same process too, as in a notebook."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    call = decode("npu2")
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion_replay.snapshot.spill.Spill.drain", interrupted)
+        with pytest.raises(KeyboardInterrupt), fr.record(tmp_path / "a.h5", call):
+            run(call, 1)
+    assert f"fsck --recover {tmp_path / 'a.h5'}" in capfd.readouterr().err
+    recover(tmp_path / "a.h5")
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert [s.status for s in snap] == ["complete"] * 6
 
 
 # --- using it -----------------------------------------------------------------------------------------------------

@@ -413,18 +413,9 @@ class SnapshotWriter:
             if self._report is None:
                 if self._closed:
                     raise UsageError(f"{self.target}: this recording was abandoned")
-                self._seal_weights()
-                self._commits.say_left_out()
-                for held in self._held.values():  # in flight
-                    if held.waits:
-                        self._intake.keep(held)
-                self._spill.drain()
-                self._intake.drop_unneeded()
-                if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
-                    self._commits.append([(frames.CLOSE, [b""])])
-                self._spill.let_go()
-                started = time.perf_counter()
-                try:
+                try:  # whatever ends this early: others may recover the recording from here on
+                    self._put_down()
+                    started = time.perf_counter()
                     if self._is_side:
                         sealed = seal_side(self._journal.path, self.target)
                     else:
@@ -464,6 +455,19 @@ class SnapshotWriter:
         """Every loss so far, by kind and detail."""
         with self._lock:
             return self._commits.losses
+
+    def _put_down(self) -> None:
+        """Everything that sealing will look for is in its files."""
+        self._seal_weights()
+        self._commits.say_left_out()
+        for held in self._held.values():  # in flight
+            if held.waits:
+                self._intake.keep(held)
+        self._spill.drain()
+        self._intake.drop_unneeded()
+        if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
+            self._commits.append([(frames.CLOSE, [b""])])
+        self._spill.let_go()
 
     def _seal_weights(self) -> None:
         if self._weights is not None:
