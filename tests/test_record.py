@@ -456,6 +456,36 @@ with fr.record({str(tmp_path / "a.h5")!r}) as rec:
         assert len(snap) == 2
 
 
+@pytest.mark.parametrize("held_by", ["guard", "writer"])
+def test_a_child_forked_while_another_thread_records_goes_on(held_by: str, tmp_path: Path) -> None:
+    """What that thread holds nobody lets go in the child, which must not wait for it."""
+    code = f"""
+import os, signal, threading, numpy as np, fusion_replay as fr
+def step():
+    with rec.step("One", inputs={{"A": np.ones(4)}}) as s: s.outputs["C"] = np.ones(4)
+with fr.record({str(tmp_path / "a.h5")!r}) as rec:
+    has, done = threading.Event(), threading.Event()
+    def hold():
+        with rec.{held_by}._lock:
+            has.set()
+            done.wait()
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    has.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        step()
+        raise SystemExit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    done.set()
+    thread.join()
+    step()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert len(snap) == 1
+
+
 def test_recording_loads_neither_torch_nor_pyxrt(tmp_path: Path) -> None:
     code = f"""
 import sys, numpy as np, fusion_replay as fr

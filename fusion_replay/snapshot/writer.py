@@ -8,7 +8,6 @@ threads compress. Where the disk is full the run goes on: what could not be kept
 from __future__ import annotations
 
 import os
-import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import FusionReplayError, UsageError
+from fusion_replay.locking import Locked
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
@@ -54,7 +54,7 @@ Keep = Literal["all", "mismatch"]
 SPILL_SLOTS = 512  # MiB of raw bytes that may wait for compression
 
 
-class SnapshotWriter:
+class SnapshotWriter(Locked):
     """Records into ``path`` (a journal beside it until :meth:`close`).
 
     Args:
@@ -88,10 +88,10 @@ class SnapshotWriter:
     ) -> None:
         if level not in ("full", "digest"):
             raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
+        super().__init__()
         self.target, self._journal = claim(Path(path), if_exists)
         self._if_exists: IfExists = if_exists
         self._pid = os.getpid()
-        self._lock = threading.RLock()
         self._recording = uuid.uuid4().hex
         self._level = level
         self.steps = 0
