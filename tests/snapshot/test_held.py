@@ -176,6 +176,19 @@ def test_limits_count_what_deviates(tmp_path: Path) -> None:
     assert {x.detail: x.count for x in report.losses if "max_bytes" in x.detail} != {}
 
 
+def test_a_step_that_fails_beyond_the_limit_is_the_last_one_kept(tmp_path: Path) -> None:
+    writer = held(tmp_path / "a.h5", max_bytes=250_000)
+    sequence = writer.add_sequence(_chain(100_000))
+    for number in range(3):
+        assert not writer.full  # whoever asks for more leaves out what begins from then on
+        invocation = writer.begin_invocation(sequence)
+        writer.begin_step(invocation, 0, {0: np.full(100_000, number, np.uint8)})
+        writer.fail_step(invocation, 0, "it hung")
+    assert writer.full
+    with open_snapshot(writer.close().path) as snap:
+        assert [s.inputs["A"].kept for s in snap] == [True] * 3
+
+
 # --- constants --------------------------------------------------------------------------------------------------
 
 
@@ -354,8 +367,8 @@ def test_an_interrupt_while_a_step_is_kept(tmp_path: Path, monkeypatch: pytest.M
 
 def _chain(nbytes: int) -> SequenceDescription:
     """x -> y; x is written by nobody, but it is an input of the call: no constant."""
-    uses = OperandUse(ArgSpec("A", "in", (nbytes,), "uint8"), "x"), OperandUse(ArgSpec("B", "out", (nbytes,), "uint8"), "y")
-    step = StepDescription(0, 0, uses)
+    read, write = ArgSpec("A", "in", (nbytes,), "uint8"), ArgSpec("B", "out", (nbytes,), "uint8")
+    step = StepDescription(0, 0, (OperandUse(read, "x"), OperandUse(write, "y")))
     return SequenceDescription("s", (OperatorDescription("Op", {}),), (), (step,), ("x",), ("y",))
 
 
