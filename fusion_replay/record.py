@@ -403,6 +403,11 @@ class Recorder:
         reason = self.decider.decide(step, digests)
         return reason if step.withheld or reason is not None else self._doorkeeper.admit(step.invocation)
 
+    def count_failed(self, invocation: int) -> None:
+        """Where verdicts choose what is kept: a step has failed, and is kept without one."""
+        if self.decider is not None:
+            self._doorkeeper.admit(invocation)
+
     def expect(self) -> None:
         """After a call, say once what a recording of many will come to, where that is a size to think about."""
         if self._expectation_told or self._writer is None:
