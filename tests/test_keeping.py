@@ -252,14 +252,17 @@ def test_limits_count_steps_that_deviate_when_that_is_known() -> None:
 def test_a_step_that_fails_counts_as_one_that_deviates(arrays: bool, tmp_path: Path) -> None:
     call = made(["ElementwiseAdd:timeout"])
     with fr.record(tmp_path / "a.h5", None if arrays else call, keep="mismatch", max_steps=2) as rec:
-        for i in range(4):
-            fill(call, "x", i)
+
+        def fails(number: int) -> None:
+            fill(call, "x", number)
+            if not arrays:
+                call()
+            with rec.step("One", inputs={"A": np.full(9, number)}):
+                raise RuntimeError
+
+        for number in range(4):
             with pytest.raises(RuntimeError):
-                if arrays:
-                    with rec.step("One", inputs={"A": np.full(9, i)}):
-                        raise RuntimeError
-                else:
-                    call()
+                fails(number)
     with fr.open(tmp_path / "a.h5") as snap:
         assert {s.status for s in snap} == {"failed"}
         assert [s.withheld for s in snap] == [None, None, *["beyond max_steps 2"] * 2]
