@@ -91,6 +91,8 @@ class ArrayStep:
         if error is not None:
             with self._recorder.guard(f"the failure of {address}", "step", may_raise=False):
                 self._recorder.writer.fail_step(self._invocation, 0, in_words(error))
+                if not self._withheld:
+                    self._recorder.count_failed(self._invocation)
             return
         with self._recorder.guard(f"outputs of {address}", "outputs"):
             self._end(self._invocation)

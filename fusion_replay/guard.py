@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_replay.errors import RecordingError
 from fusion_replay.how import OnError
+from fusion_replay.locking import Locked
 from fusion_replay.telling import in_words, say
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot.schema import Loss
 
 
-class Guard:
+class Guard(Locked):
     """One per recorder.
 
     Attributes:
@@ -29,11 +29,11 @@ class Guard:
     """
 
     def __init__(self, path: Path, on_error: OnError) -> None:
+        super().__init__()  # rec.step may be used from several threads
         self.path, self.on_error = path, on_error
         self.writer: SnapshotWriter | None = None
         self.error: str | None = None
         self.told = False
-        self._lock = threading.RLock()  # rec.step may be used from several threads
 
     @contextlib.contextmanager
     def __call__(self, what: str, loss: str | None = None, *, may_raise: bool = True) -> Iterator[None]:

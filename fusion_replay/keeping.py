@@ -47,7 +47,8 @@ class Keeping:
         buffer: ``name`` or ``name[start:end]`` in bytes, by commas: steps that read or write any of it.
         invocation: numbers and ranges, ``0,3-5``.
         max_bytes: contents kept, as they are before compression; what other contents give is not counted.
-        max_steps, max_invocations: how many have contents kept, of those that the filters choose and that deviate.
+        max_steps, max_invocations: how many have contents kept, of those that the filters choose and that deviate or
+            fail.
         keep: "all", or "mismatch": of the steps that the filters choose only those that deviate.
         against: from what: a file, the earlier snapshot; None: each step's reference.
 

@@ -318,6 +318,9 @@ class Recorder:
             for op in self.unentered.values():
                 writer.lose("step", f"rec.step({op!r}) was never entered; it records as a with block")
             self.report = self._close(writer)
+        except KeyboardInterrupt:
+            say(f"{self.path} was not sealed; what was recorded is kept, see: fusion-replay fsck --recover {self.path}")
+            raise
         except Exception as error:
             self.guard.error = self.guard.error or str(error)
             message = (
@@ -399,6 +402,11 @@ class Recorder:
         assert self.decider is not None
         reason = self.decider.decide(step, digests)
         return reason if step.withheld or reason is not None else self._doorkeeper.admit(step.invocation)
+
+    def count_failed(self, invocation: int) -> None:
+        """Where verdicts choose what is kept: a step has failed, and is kept without one."""
+        if self.decider is not None:
+            self._doorkeeper.admit(invocation)
 
     def expect(self) -> None:
         """After a call, say once what a recording of many will come to, where that is a size to think about."""

@@ -30,7 +30,7 @@ def run(
         subprocess.TimeoutExpired: it was killed.
     """
     with subprocess.Popen(
-        words, env=env, cwd=cwd, stdout=stdout, stderr=stderr, text=True, start_new_session=True
+        words, env=env, cwd=cwd, stdout=stdout, stderr=stderr, text=True, errors="replace", start_new_session=True
     ) as process:
         try:
             out, err = process.communicate(timeout=timeout)

@@ -142,6 +142,8 @@ class Watch:
             return
         with self._recorder.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
             self._recorder.writer.fail_step(self._invocation, step.description.index, in_words(error))
+            if not self._withheld:
+                self._recorder.count_failed(self._invocation)
 
     def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
         if self._begun and self._invocation is not None:

@@ -23,12 +23,12 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 SIZE = 2048  # elements of each vector below: 4,096 bytes
 
 
-def made() -> Any:
+def made(faults: Any = ()) -> Any:
     """x + h -> y, SiLU y -> y, y * h -> z."""
     add, mul = (kind(size=SIZE, tile_size=256, num_aie_columns=4) for kind in (sim.ElementwiseAdd, sim.ElementwiseMul))
     silu = sim.SiLU(size=SIZE, tile_size=256, num_aie_columns=4)
     runlist = [(add, "x", "h", "y"), (silu, "y", "y"), (mul, "y", "h", "z")]
-    return fr.simulate(runlist, "npu2", input_args=["x", "h"], output_args=["z"])
+    return fr.simulate(runlist, "npu2", input_args=["x", "h"], output_args=["z"], faults=faults)
 
 
 def fill(call: Any, name: str, seed: int) -> None:
@@ -246,6 +246,27 @@ def test_limits_count_steps_that_deviate_when_that_is_known() -> None:
     assert doors.admit(4) == "beyond max_invocations 1"
     assert (doors.admit(3), doors.admit(3)) == (None, "beyond max_steps 2")
     assert reason(3, 0) == "beyond max_steps 2"
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_a_step_that_fails_counts_as_one_that_deviates(arrays: bool, tmp_path: Path) -> None:
+    call = made(["ElementwiseAdd:timeout"])
+    with fr.record(tmp_path / "a.h5", None if arrays else call, keep="mismatch", max_steps=2) as rec:
+
+        def fails(number: int) -> None:
+            fill(call, "x", number)
+            if not arrays:
+                call()
+            with rec.step("One", inputs={"A": np.full(9, number)}):
+                raise RuntimeError
+
+        for number in range(4):
+            with pytest.raises(RuntimeError):
+                fails(number)
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert {s.status for s in snap} == {"failed"}
+        assert [s.withheld for s in snap] == [None, None, *["beyond max_steps 2"] * 2]
+        assert [all(t.kept for t in s.inputs.values()) for s in snap] == [True, True, False, False]
 
 
 def test_what_is_kept_as_data() -> None:

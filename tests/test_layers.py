@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # Rooms (or single modules of one, where a room has two floors), earlier ones first; those of a line are one layer.
 LAYERS = """
 errors
-model bf16 how keeping ledger screen running telling provenance tries watcher
+model bf16 how keeping ledger locking screen running telling provenance tries watcher
 guard settings
 tensors tolerance tiling blocks
 deviation

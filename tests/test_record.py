@@ -26,6 +26,7 @@ from fusion_replay.errors import (
 )
 from fusion_replay.how import How
 from fusion_replay.keeping import Keeping
+from fusion_replay.snapshot.fsck import recover
 from fusion_replay.snapshot.writer import SnapshotWriter
 from fusion_replay.sources.simulator import operators as sim
 
@@ -333,6 +334,25 @@ def test_a_seal_that_fails_is_told_and_keeps_the_journal(
     monkeypatch.setattr(SnapshotWriter, "close", real)
 
 
+def test_an_interrupt_while_sealing_is_told_and_leaves_what_can_be_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the same process too, as in a notebook."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    call = decode("npu2")
+    with monkeypatch.context() as patch:
+        patch.setattr("fusion_replay.snapshot.spill.Spill.drain", interrupted)
+        with pytest.raises(KeyboardInterrupt), fr.record(tmp_path / "a.h5", call):
+            run(call, 1)
+    assert f"fsck --recover {tmp_path / 'a.h5'}" in capfd.readouterr().err
+    recover(tmp_path / "a.h5")
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert [s.status for s in snap] == ["complete"] * 6
+
+
 # --- using it -----------------------------------------------------------------------------------------------------
 
 
@@ -434,6 +454,36 @@ with fr.record({str(tmp_path / "a.h5")!r}) as rec:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
     with fr.open(tmp_path / "a.h5") as snap:
         assert len(snap) == 2
+
+
+@pytest.mark.parametrize("held_by", ["guard", "writer"])
+def test_a_child_forked_while_another_thread_records_goes_on(held_by: str, tmp_path: Path) -> None:
+    """What that thread holds nobody lets go in the child, which must not wait for it."""
+    code = f"""
+import os, signal, threading, numpy as np, fusion_replay as fr
+def step():
+    with rec.step("One", inputs={{"A": np.ones(4)}}) as s: s.outputs["C"] = np.ones(4)
+with fr.record({str(tmp_path / "a.h5")!r}) as rec:
+    has, done = threading.Event(), threading.Event()
+    def hold():
+        with rec.{held_by}._lock:
+            has.set()
+            done.wait()
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    has.wait()
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        step()
+        raise SystemExit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    done.set()
+    thread.join()
+    step()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    with fr.open(tmp_path / "a.h5") as snap:
+        assert len(snap) == 1
 
 
 def test_recording_loads_neither_torch_nor_pyxrt(tmp_path: Path) -> None:

@@ -40,3 +40,7 @@ def test_out_of_time_means_all_of_it(tmp_path: Path, and_then: str) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run(["sh", "-c", f"sleep 600 & echo $! > pid; {and_then}"], 1, cwd=tmp_path)
     wait_until_gone(int((tmp_path / "pid").read_text()))
+
+
+def test_bytes_that_are_no_text_are_no_error() -> None:
+    assert run(["printf", r"a\377b"], 60).stdout == "a\ufffdb"

@@ -10,6 +10,7 @@ goes first, which no other choice beats (Belady, "A study of replacement algorit
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 from collections import deque
@@ -73,14 +74,16 @@ class ReadAhead:
 
     def __enter__(self) -> Self:
         self._consulting.__enter__()
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # no more threads: each content is read when it is asked for
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._held.clear()
         self._buffers.keep(0)
         self._consulting.__exit__(kind, error, tb)

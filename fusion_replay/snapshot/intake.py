@@ -229,14 +229,15 @@ class Intake:
         """Keep what a step holds and the constants that it read.
 
         With ``batch``, in which the step ends, those are dropped that are known from elsewhere by now, and those beyond
-        ``max_bytes``.
+        ``max_bytes``. One that does not end keeps what it has: it is what people look for.
         """
         needed = [content for _, role, content in held.rows if role != WATCHED]
-        for key, record in held.contents.items():
+        contents, held.contents = held.contents, {}  # an interrupt in here must not have them queued a second time
+        for key, record in contents.items():
             known = self._stored.get(key) if batch is not None else None
             if known is not None:
                 needed.append(known)
-            elif batch is None or self._fits(record.layout.nbytes):
+            elif self._fits(record.layout.nbytes) or batch is None:  # asked in any case: it is the last such step then
                 self._stored[key] = record.content
                 self._bare.discard(record.content)
                 self._count(record, spilled=True)
@@ -246,7 +247,6 @@ class Intake:
                 self._beyond(batch)
             assert batch is not None
             batch.dropped += (record,)
-        held.contents.clear()
         self.need(needed, batch)
 
     def need(self, contents: Iterable[int], batch: Batch | None = None) -> None:
@@ -255,7 +255,7 @@ class Intake:
             record = self._unneeded.get(content)
             if record is None:
                 continue
-            if batch is not None and not self._fits(record.layout.nbytes):
+            if not self._fits(record.layout.nbytes) and batch is not None:
                 self._beyond(batch)
                 continue
             del self._unneeded[content]

@@ -195,7 +195,10 @@ class _EarlySync(threading.Thread):
         super().__init__(name="fusion-replay-sync", daemon=True)
         self._fd = fd
         self._error: OSError | None = None
-        self.start()
+        self._begun = False
+        with contextlib.suppress(RuntimeError):  # no more threads: it is brought there with the rest
+            self.start()
+            self._begun = True
 
     def run(self) -> None:
         try:
@@ -205,7 +208,8 @@ class _EarlySync(threading.Thread):
 
     def wait(self) -> None:
         """Raises what the disk said: it says it only once."""
-        self.join()
+        if self._begun:
+            self.join()
         error, self._error = self._error, None
         if error is not None:
             raise error

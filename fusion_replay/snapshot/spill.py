@@ -137,13 +137,13 @@ class Spill:
     def drain(self) -> None:
         """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
         hands: _Hands | None = None
-        while True:  # this thread has nothing else to do: it takes part
+        while self._tasks:  # this thread has nothing else to do: it takes part
+            hands = hands or _Hands(self._ways)
             with self._change:
                 if not self._tasks:
                     break
                 task = self._tasks.popleft()
                 self._running += 1
-            hands = hands or _Hands(self._ways)
             self._empty(task, hands)
         with self._change:
             while self._progresses():
@@ -230,11 +230,12 @@ class Spill:
             freed = True
         except Exception as error:  # whatever it is, the raw bytes stay where they are
             self.error = error
-        with self._change:
-            self._running -= 1
-            if freed:
-                self._free.append(task.slot)
-            self._change.notify_all()
+        finally:  # after an interrupt too, or draining again would wait for ever
+            with self._change:
+                self._running -= 1
+                if freed:
+                    self._free.append(task.slot)
+                self._change.notify_all()
 
 
 class _Hands:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -268,7 +269,8 @@ class ContentStore:
                 fill(0, out)
             return out, digest_of(out)
         if int(self._index.contents["n_chunks"][row]) >= _SHARED:  # reading, zstd and numpy let go of Python's lock
-            _helper().submit(decoding.work)
+            with suppress(RuntimeError):  # no more threads: this one does it all
+                _helper().submit(_help, weakref.ref(decoding))
         return decoding.result()
 
     def _pieces(self, row: int, what: str) -> tuple[Layout, Callable[[int, Bytes], None]]:
@@ -343,6 +345,12 @@ def _place() -> memoryview:
 
 def _fresh(nbytes: int) -> Bytes:
     return np.empty(nbytes, np.uint8)
+
+
+def _help(decoding: weakref.ref[Decoding]) -> None:
+    """Take part, unless it is done and gone by now: what waits here for a thread keeps no contents."""
+    if (there := decoding()) is not None:
+        there.work()
 
 
 @cache

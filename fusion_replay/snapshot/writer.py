@@ -8,7 +8,6 @@ threads compress. Where the disk is full the run goes on: what could not be kept
 from __future__ import annotations
 
 import os
-import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import FusionReplayError, UsageError
+from fusion_replay.locking import Locked
 from fusion_replay.model import ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.binaries import KernelFiles
@@ -54,7 +54,7 @@ Keep = Literal["all", "mismatch"]
 SPILL_SLOTS = 512  # MiB of raw bytes that may wait for compression
 
 
-class SnapshotWriter:
+class SnapshotWriter(Locked):
     """Records into ``path`` (a journal beside it until :meth:`close`).
 
     Args:
@@ -88,10 +88,10 @@ class SnapshotWriter:
     ) -> None:
         if level not in ("full", "digest"):
             raise UsageError(f"level {level!r}: expected 'full' or 'digest'")
+        super().__init__()
         self.target, self._journal = claim(Path(path), if_exists)
         self._if_exists: IfExists = if_exists
         self._pid = os.getpid()
-        self._lock = threading.RLock()
         self._recording = uuid.uuid4().hex
         self._level = level
         self.steps = 0
@@ -413,18 +413,9 @@ class SnapshotWriter:
             if self._report is None:
                 if self._closed:
                     raise UsageError(f"{self.target}: this recording was abandoned")
-                self._seal_weights()
-                self._commits.say_left_out()
-                for held in self._held.values():  # in flight
-                    if held.waits:
-                        self._intake.keep(held)
-                self._spill.drain()
-                self._intake.drop_unneeded()
-                if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
-                    self._commits.append([(frames.CLOSE, [b""])])
-                self._spill.let_go()
-                started = time.perf_counter()
-                try:
+                try:  # whatever ends this early: others may recover the recording from here on
+                    self._put_down()
+                    started = time.perf_counter()
                     if self._is_side:
                         sealed = seal_side(self._journal.path, self.target)
                     else:
@@ -464,6 +455,19 @@ class SnapshotWriter:
         """Every loss so far, by kind and detail."""
         with self._lock:
             return self._commits.losses
+
+    def _put_down(self) -> None:
+        """Everything that sealing will look for is in its files."""
+        self._seal_weights()
+        self._commits.say_left_out()
+        for held in self._held.values():  # in flight
+            if held.waits:
+                self._intake.keep(held)
+        self._spill.drain()
+        self._intake.drop_unneeded()
+        if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
+            self._commits.append([(frames.CLOSE, [b""])])
+        self._spill.let_go()
 
     def _seal_weights(self) -> None:
         if self._weights is not None:

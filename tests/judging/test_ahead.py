@@ -73,6 +73,18 @@ def test_every_tensor_as_recorded_and_never_more_than_the_budget(
     assert not ahead._thread.is_alive()
 
 
+def test_where_no_thread_can_be_started(chain: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    steps = list(chain.steps())
+    with ReadAhead(chain, steps, (INPUT, OUTPUT), 5 * TENSOR) as ahead:
+        for position, step in enumerate(steps):
+            assert contents(step.reading_from(ahead)) == contents(step)
+            ahead.done(position)
+
+
 @pytest.fixture
 def reads(chain: Snapshot, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     """What is read from the store: row and the reading thread's name."""

@@ -237,6 +237,25 @@ def test_no_threads_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert (kept, sum(loss.count for loss in snap.losses)) == (4, 4)
 
 
+def test_a_large_recording_is_sealed_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 8 MiB of chunks on a thread brings them to the disk early, where there is one."""
+    import threading
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    writer = SnapshotWriter(tmp_path / "t.h5")
+    sequence = writer.add_sequence(gemv_silu(64, 100_000))
+    data = contents(0, 0, 64, 100_000)
+    run(writer, sequence, data)
+    writer._spill.drain()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    report = writer.close()
+    assert report.file_bytes > 1 << 23
+    with open_snapshot(report.path) as snap:
+        assert bits(snap["0:0"].inputs["A"].numpy()) == bits(data["W"])
+
+
 def test_the_reserve_is_for_saying_what_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not one byte is left, at the end either: the losses reach the journal in the space that was held back."""
     writer = SnapshotWriter(tmp_path / "t.h5")

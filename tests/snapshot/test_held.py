@@ -176,6 +176,19 @@ def test_limits_count_what_deviates(tmp_path: Path) -> None:
     assert {x.detail: x.count for x in report.losses if "max_bytes" in x.detail} != {}
 
 
+def test_a_step_that_fails_beyond_the_limit_is_the_last_one_kept(tmp_path: Path) -> None:
+    writer = held(tmp_path / "a.h5", max_bytes=250_000)
+    sequence = writer.add_sequence(_chain(100_000))
+    for number in range(3):
+        assert not writer.full  # whoever asks for more leaves out what begins from then on
+        invocation = writer.begin_invocation(sequence)
+        writer.begin_step(invocation, 0, {0: np.full(100_000, number, np.uint8)})
+        writer.fail_step(invocation, 0, "it hung")
+    assert writer.full
+    with open_snapshot(writer.close().path) as snap:
+        assert [s.inputs["A"].kept for s in snap] == [True] * 3
+
+
 # --- constants --------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +334,42 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert moments > 50
     writer.abandon()
     assert recover(path).ok
+
+
+def test_an_interrupt_while_a_step_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was queued by then is not queued again at the end: its slot may have other bytes in it."""
+    deviating = {(0, 0), (1, 0)}
+    writer = held(tmp_path / "a.h5", deviating)
+    sequence = writer.add_sequence(_chain(100_000))
+    first, second = (np.full((3, 100_000), n, np.uint8) for n in (1, 2))
+    invocation = writer.begin_invocation(sequence)
+    writer.begin_step(invocation, 0, {0: first[0]})
+    queue = writer._spill.queue
+
+    def interrupted(tasks: Any) -> None:
+        queue(tasks)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._spill, "queue", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.end_step(invocation, 0, {1: first[1]})
+    writer._spill.drain()
+    other = writer.begin_invocation(sequence)
+    writer.begin_step(other, 0, {0: second[0]})  # into the slot that came free
+    report = writer.close()
+    assert check(report.path).ok
+    with open_snapshot(report.path) as snap:
+        assert [s.status for s in snap] == ["in_flight", "in_flight"]
+        for step, array in zip(snap, (first, second), strict=True):
+            assert bits(step.inputs["A"].numpy()) == bits(array[0])
+
+
+def _chain(nbytes: int) -> SequenceDescription:
+    """x -> y; x is written by nobody, but it is an input of the call: no constant."""
+    read, write = ArgSpec("A", "in", (nbytes,), "uint8"), ArgSpec("B", "out", (nbytes,), "uint8")
+    step = StepDescription(0, 0, (OperandUse(read, "x"), OperandUse(write, "y")))
+    return SequenceDescription("s", (OperatorDescription("Op", {}),), (), (step,), ("x",), ("y",))
 
 
 def _copy_sparse(source: Path, target: Path) -> None:

@@ -55,3 +55,16 @@ def test_damage_in_any_piece_is_found(path: Path, piece: int) -> None:
         file.write(bytes([byte[0] ^ 1]))
     with fr.open(path) as snap, pytest.raises(DamagedSnapshotError):
         snap["0:0"].inputs["A"].numpy()
+
+
+def test_where_no_second_thread_can_be_started(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store._helper.cache_clear()
+    try:
+        with monkeypatch.context() as patch, fr.open(path) as snap:
+            patch.setattr(threading.Thread, "start", refuse)
+            np.testing.assert_array_equal(snap["0:0"].inputs["A"].numpy(), VALUES)
+    finally:
+        store._helper.cache_clear()

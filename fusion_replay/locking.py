@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locks that are free in a forked child."""
+
+from __future__ import annotations
+
+import os
+import threading
+from weakref import WeakSet
+
+
+class Locked:
+    """What has a lock, ``_lock``, that several threads of a recorded program may take.
+
+    A child has none of its parent's threads but the one that forked. What another of them held at that moment would be
+    held for ever in there, and the program would stand still: the child gets a new one. (Not a lock that looks whose
+    process it is in when it is taken: an interrupt between having it and saying so would leave it taken.)
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _ALL.add(self)
+
+
+_ALL: WeakSet[Locked] = WeakSet()
+
+
+def _renew() -> None:
+    for owner in list(_ALL):
+        owner._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+__all__ = ["Locked"]
