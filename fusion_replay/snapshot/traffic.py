@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import threading
-
+from fusion_replay.locking import Locked
 from fusion_replay.snapshot.links import Delta, Link
 
 
@@ -29,16 +28,16 @@ class _Share:
         return self.kept - self.given + self.stored + (waiting * self.stored // self.raw if self.raw else waiting)
 
 
-class Traffic:
+class Traffic(Locked):
     """Bytes kept, apart by whether they were there before the call or were made in it.
 
     The compression tells from its own threads what came of them, until somebody asks.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._outside, self._made = _Share(), _Share()
         self._measured: dict[int, _Share] | None = {}
-        self._lock = threading.Lock()
 
     def keep(self, content: int, nbytes: int, *, outside: bool, spilled: bool) -> None:
         """These bytes are kept; ``spilled``: they will be compressed."""
