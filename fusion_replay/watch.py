@@ -35,8 +35,7 @@ class Watch:
         self._invocation: int | None = None
         self._begun = False
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
-        self._before: tuple[list[npt.NDArray[Any]], list[npt.NDArray[Any]]] | None = None
-        self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs of the step that runs
+        self._read: dict[Spot, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
         self._withheld = False
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
@@ -64,7 +63,7 @@ class Watch:
             watched: dict[int, npt.NDArray[Any]] = {}
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
-            self._before, self._read = None, {}
+            self._read = None
             withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
             self._withheld = withheld is not None
             if withheld is not None and self._recorder.keeping.only_matching:
@@ -92,15 +91,11 @@ class Watch:
             )
             self._begun = True
             self._remember_static(step, contents)
-            if self._recorder.decider is not None and self._recorder.decider.reads and withheld is None:
+            if withheld is None and (self._judges or self._recorder.how.with_reference):
                 self._remember_read(inputs, previous)
-            if self._recorder.how.with_reference and withheld is None:  # the kernel may write over what it read
-                partial = self._is_partial(step.description)
-                old = {i: previous[i] for i in previous if partial and i not in inputs}
-                self._before = ([x.copy() for x in inputs.values()], [x.copy() for x in old.values()])
 
     def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
-        """What the kernel may write over, for whoever judges the step afterwards."""
+        """What the kernel may write over, for whoever asks a reference afterwards."""
         read = {(INPUT, position): array.copy() for position, array in inputs.items()}
         for position, array in previous.items():
             known = read.get((INPUT, position))
@@ -111,9 +106,9 @@ class Watch:
         if not self._begun or self._invocation is None:
             return  # its loss was counted when it began
         reference: dict[int, npt.NDArray[Any]] = {}
-        if self._before is not None:
+        if self._recorder.how.with_reference and self._read is not None:
             with self._recorder.guard(f"reference() of {self._words(step)}", "reference"):
-                reference = self._reference(step, *self._before)
+                reference = self._reference(step, self._read)
         with self._recorder.guard(f"outputs of {self._words(step)}", "outputs"):
             operands = enumerate(step.description.operands)
             outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
@@ -132,7 +127,7 @@ class Watch:
 
         assert self._sequence is not None
         assert self._invocation is not None
-        sequence, read = self._recorder.writer.sequence(self._sequence), self._read
+        sequence, read = self._recorder.writer.sequence(self._sequence), self._read or {}
         contents = read | {(OUTPUT, position): array for position, array in outputs.items()}
         ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents, self._withheld)
         return self._recorder.decide(ran, digests)
@@ -156,12 +151,14 @@ class Watch:
                 self._recorder.writer.end_invocation(self._invocation)
                 self._recorder.expect()
 
-    def _reference(
-        self, step: LiveStep, inputs: list[npt.NDArray[Any]], previous: list[npt.NDArray[Any]]
-    ) -> dict[int, npt.NDArray[Any]]:
+    def _reference(self, step: LiveStep, read: Mapping[Spot, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
         """By position, in the outputs' dtypes, what the operator itself expects."""
         ask = getattr(step, "reference", None)
-        results = None if ask is None else ask(inputs, previous)
+        inputs = {position: array for (role, position), array in read.items() if role == INPUT}
+        old = {position: array for (role, position), array in read.items() if role == PREVIOUS}
+        partial = self._is_partial(step.description)
+        previous = [array for position, array in old.items() if partial and position not in inputs]
+        results = None if ask is None else ask(list(inputs.values()), previous)
         if results is None:
             raise UsageError("the operator has none")
         uses = [(i, use.spec) for i, use in enumerate(step.description.operands) if use.spec.writes]
@@ -171,8 +168,12 @@ class Watch:
 
     @property
     def _looks_again(self) -> bool:
-        judges = self._recorder.decider is not None and self._recorder.decider.reads
-        return judges or self._recorder.how.verify_static or self._recorder.how.with_reference
+        return self._judges or self._recorder.how.verify_static or self._recorder.how.with_reference
+
+    @property
+    def _judges(self) -> bool:
+        """Whether each step is judged by its reference as soon as it has run."""
+        return self._recorder.decider is not None and self._recorder.decider.reads
 
     def _known(self, use: OperandUse) -> int | None:
         """The content that a weight had when it was first read."""

@@ -706,3 +706,22 @@ def test_every_argument_of_record_says_what_is_kept_or_how(tmp_path: Path) -> No
     rec = fr.record(tmp_path / "r.h5", **given)
     assert rec.keeping == Keeping("digest", op="GEMV,SiLU", only_matching=True)
     assert rec.how == How(slow_after=3.0, no_weights=True)
+
+
+def test_a_reference_that_writes_into_its_inputs_changes_no_verdict(tmp_path: Path) -> None:
+    """``with_reference`` asks the operator itself, before the step is judged on what it had read."""
+
+    class ElementwiseAdd(sim.ElementwiseAdd):
+        def reference(self, *arrays: np.ndarray) -> np.ndarray:
+            made = super().reference(*arrays)
+            arrays[0][:] = 0
+            return made
+
+    call = fr.simulate([(ElementwiseAdd(size=256), "a", "b", "c")], device="npu2")
+    for name in "ab":
+        fill(call, name, np.arange(1, 257))
+    with fr.record(tmp_path / "r.h5", call, with_reference=True, keep="mismatch") as recorder:
+        call()
+    assert recorder.report is not None
+    assert recorder.report.deviating is not None
+    assert (recorder.report.deviating.looked_at, recorder.report.deviating.deviating) == (1, 0)
