@@ -332,18 +332,21 @@ class Recorder:
                 raise RecordingError(message) from error
             say(message)
             return
-        if not self._summary:
-            return
-        if self.report.steps == 0:
+        if self._summary:
+            self._tell(self.report)
+
+    def _tell(self, report: WriteReport) -> None:
+        """What is missing, and what was noticed."""
+        if report.steps == 0:
             why = "no watched callable ran inside the block and no step was given"
-            if self.report.losses:
-                why = "the reason was told above" if self.guard.told else in_short(self.report.losses)
+            if report.losses:
+                why = "the reason was told above" if self.guard.told else in_short(report.losses)
             say(f"nothing was recorded in {self.path}: {why}")
-        elif (lost := [x for x in self.report.losses if not x.asked_for]) and not self.guard.told:
+        elif (lost := [x for x in report.losses if not x.asked_for]) and not self.guard.told:
             say(f"{self.path} is incomplete: {in_short(lost)}")
-        elif limits := [x for x in self.report.losses if x.asked_for and BEYOND in x.detail]:
+        elif limits := [x for x in report.losses if x.asked_for and BEYOND in x.detail]:
             say(f"{self.path}: a limit was reached: {in_short(limits)}")
-        for note in self.report.notes:
+        for note in report.notes:
             say(f"{self.path}: {note}")
 
     def _close(self, writer: SnapshotWriter) -> WriteReport:
