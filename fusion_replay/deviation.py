@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from fusion_replay.bf16 import BFLOAT16
 from fusion_replay.blocks import BLOCK, Block, Blocks, Mask
+from fusion_replay.tensors import flat_bytes
 
 IRON_ABS_TOL = 1e-2
 IRON_REL_TOL = 0.05
@@ -140,8 +141,8 @@ def measure(actual: npt.NDArray[Any], expected: npt.NDArray[Any], failing: Faili
 def _same_bits(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
     if actual.dtype != expected.dtype:
         return False
-    a = np.ascontiguousarray(actual).reshape(-1).view(np.uint8)
-    e = np.ascontiguousarray(expected).reshape(-1).view(np.uint8)
+    a = flat_bytes(actual)
+    e = flat_bytes(expected)
     words = a.size // 8 * 8
     for start in range(0, words, 8 * BLOCK):
         stop = min(start + 8 * BLOCK, words)

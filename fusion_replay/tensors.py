@@ -23,6 +23,11 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return BFLOAT16 if name == BFLOAT16.name else np.dtype(name)
 
 
+def flat_bytes(array: NDArray) -> npt.NDArray[np.uint8]:
+    """The bytes as they lie in memory, in C order: a view where the array is contiguous, else of a copy."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def as_dtype(array: NDArray, name: str) -> NDArray:
     """A reference's result in the dtype of its output: IRON's may be wider (float32 for a bf16 buffer).
 

@@ -15,7 +15,7 @@ from fusion_replay.diverge.patterns.case import Again, Version
 from fusion_replay.errors import SnapshotError
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
 from fusion_replay.snapshot.schema import digest_of
-from fusion_replay.tensors import numpy_dtype
+from fusion_replay.tensors import flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
@@ -156,7 +156,7 @@ class Evidence:
             seen = next((t for t in sides if t.position == position and t.kept), None)
             if seen is None:
                 return None
-            held = np.ascontiguousarray(seen.numpy()).reshape(-1).view(np.uint8)
+            held = flat_bytes(seen.numpy())
             part = held[cut.start + lo - start : cut.stop + lo - start]
             raw[cut] = np.where(missing[cut], part, raw[cut])
             missing[cut] = False

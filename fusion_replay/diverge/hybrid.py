@@ -22,7 +22,7 @@ from fusion_replay.judging.chain import Chain, follow
 from fusion_replay.judging.judge import NotComparedError, Plan, tensors
 from fusion_replay.snapshot.schema import COMPLETE
 from fusion_replay.snapshot.store import NOT_KEPT
-from fusion_replay.tensors import numpy_dtype
+from fusion_replay.tensors import flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
@@ -101,7 +101,7 @@ class Hybrid:
         tensor = next(t for t in tensors(step.outputs) if t.position == final.piece.wrote)
         chain = None if chains is None else chains.get(id(step.sequence))
         whole = tensor.numpy() if chain is None else chain.read(self.invocation, tensor)
-        raw = np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
+        raw = flat_bytes(whole)
         lo = final.piece.start - tensor.use.start
         cut = raw[lo : lo + final.piece.stop - final.piece.start]
         return cut.view(numpy_dtype(tensor.dtype)).astype(np.float64)

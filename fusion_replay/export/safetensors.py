@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusion_replay.errors import UsageError
 from fusion_replay.export.arrays import whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
 from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.tensors import flat_bytes
 
 if TYPE_CHECKING:
     from fusion_replay.export.arrays import NamedArray
@@ -81,4 +80,4 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: 
     with open(path, "xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in each(ordered):
-            np.ascontiguousarray(array.tensor.numpy()).reshape(-1).view(np.uint8).tofile(file)
+            flat_bytes(array.tensor.numpy()).tofile(file)

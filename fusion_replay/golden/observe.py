@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusion_replay.deviation import Stats, json_number
 from fusion_replay.golden.document import GoldenStep
 from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
 from fusion_replay.judging.history import WriteHistory
 from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, skip, tensors
 from fusion_replay.snapshot.schema import digest_of
+from fusion_replay.tensors import flat_bytes
 
 if TYPE_CHECKING:
     from fusion_replay.judging.judge import Evaluation
@@ -62,7 +61,7 @@ def _golden_step(step: RecordedStep, evaluation: Evaluation, report: StepReport,
     outputs, expected, stats = {}, {}, {}
     for tensor, result, judged in zip(tensors(step.outputs), evaluation.results, report.outputs, strict=True):
         outputs[tensor.name] = tensor.digest or ""
-        digest = digest_of(np.ascontiguousarray(result).reshape(-1).view(np.uint8)).hex()
+        digest = digest_of(flat_bytes(result)).hex()
         if digest != tensor.digest:
             expected[tensor.name] = digest
             stats[tensor.name] = _rounded(judged.verdict.stats)

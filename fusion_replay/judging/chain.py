@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.judging.judge import NotComparedError, evaluate_step, tensors
-from fusion_replay.tensors import as_dtype, numpy_dtype
+from fusion_replay.tensors import as_dtype, flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.judging.judge import Evaluation, Plan
@@ -72,7 +72,7 @@ class Chain:
     def write(self, invocation: int, tensor: RecordedTensor, result: npt.NDArray[Any]) -> None:
         """A reference's result for the use whose recorded contents are ``tensor``."""
         lo, hi = tensor.use.start, tensor.use.start + tensor.nbytes
-        data = np.ascontiguousarray(result).reshape(-1).view(np.uint8)
+        data = flat_bytes(result)
         self.forget(tensor)
         self._buffers.setdefault(tensor.use.buffer, []).append(_Segment(lo, hi, data, tensor, 0, invocation))
 
@@ -139,4 +139,4 @@ def _differs(segment: _Segment, tensor: RecordedTensor) -> bool:
 
 
 def _raw(tensor: RecordedTensor) -> Bytes:
-    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8)
+    return flat_bytes(tensor.numpy())

@@ -24,6 +24,7 @@ from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, j
 from fusion_replay.keeping import AS_IN, AS_REFERENCE
 from fusion_replay.model import SequenceDescription, format_address
 from fusion_replay.snapshot import RecordedStep, open_snapshot
+from fusion_replay.snapshot.held import Spot
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -39,9 +40,7 @@ from fusion_replay.snapshot.schema import (
 )
 from fusion_replay.snapshot.written import Deviating
 from fusion_replay.telling import count, in_words
-
-Spot = tuple[int, int]
-"""Role and operand position."""
+from fusion_replay.tensors import flat_bytes
 
 SAME, DEVIATES, ALONE, UNJUDGED = "same", "deviates", "alone", "unjudged"
 _OLD = {WATCHED: PREVIOUS}  # old contents of an output are the same fact, whether kept or looked at
@@ -236,7 +235,7 @@ class _Memory:
         array = self._arrays[row]
         if array is None:
             raise SnapshotError(f"{what}: its contents were not read")
-        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return flat_bytes(array)
 
 
 def _kind(sequence: SequenceDescription) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.sources.protocol import MemoryUse
-from fusion_replay.tensors import numpy_dtype
+from fusion_replay.tensors import flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor
@@ -70,9 +70,9 @@ def lay_out(step: RecordedStep, places: Sequence[int] = ()) -> Memory:
     memory = Memory(contents, tuple(uses), tuple(windows))
     for output in step.outputs.values():
         if output.previous is not None and output.previous.kept:
-            memory.before(output)[:] = _bytes(output.previous.numpy())
+            memory.before(output)[:] = flat_bytes(output.previous.numpy())
     for given in step.inputs.values():
-        memory.before(given)[:] = _bytes(given.numpy())
+        memory.before(given)[:] = flat_bytes(given.numpy())
     return memory
 
 
@@ -89,12 +89,8 @@ def _regions(spans: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]
 
 def _poison(step: RecordedStep) -> int:
     """A byte of which no recorded output wholly consists, so that an output left alone shows."""
-    outputs = [_bytes(t.numpy()) for t in step.outputs.values()]
+    outputs = [flat_bytes(t.numpy()) for t in step.outputs.values()]
     return next((p for p in POISONS if not any(o.size and (o == p).all() for o in outputs)), POISONS[0])
-
-
-def _bytes(array: npt.NDArray[Any]) -> Bytes:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 __all__ = ["Memory", "lay_out"]

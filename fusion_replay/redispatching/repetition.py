@@ -12,6 +12,7 @@ import numpy.typing as npt
 import xxhash
 
 from fusion_replay.redispatching.outcome import Certificate, Varying
+from fusion_replay.tensors import flat_bytes
 
 NDArray = npt.NDArray[Any]
 
@@ -30,7 +31,7 @@ class Repetitions:
         """Take one repetition's outputs; whether nobody gave these before."""
         hashed = xxhash.xxh3_128()
         for output in outputs:
-            hashed.update(np.ascontiguousarray(output).reshape(-1).view(np.uint8).data)
+            hashed.update(flat_bytes(output).data)
         digest = hashed.hexdigest()
         new = digest not in self._numbers
         self._pattern.append(self._numbers.setdefault(digest, len(self._numbers)))
@@ -55,7 +56,7 @@ class Repetitions:
 
 def _rows(array: NDArray) -> npt.NDArray[np.uint8]:
     """A row of bytes per element: NaNs compare by their bits."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, array.dtype.itemsize)
+    return flat_bytes(array).reshape(array.size, array.dtype.itemsize)
 
 
 def _varying(name: str, shape: tuple[int, ...], differs: npt.NDArray[np.bool_]) -> Varying:

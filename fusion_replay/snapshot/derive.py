@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fusion_replay import operators
 from fusion_replay.errors import HostileFileError
 from fusion_replay.model import OperatorDescription, StepDescription
+from fusion_replay.tensors import flat_bytes
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,7 +57,7 @@ def moved(
         raise HostileFileError(f"step {step.index} {op.type}: a walk longer than the buffers it walks over")
     results, _ = operators.evaluate(spec, op.params, inputs, "exact", previous=list(previous), values=values)
     positions = [i for i, u in enumerate(uses) if u.spec.writes]
-    return {i: np.ascontiguousarray(r).reshape(-1).view(np.uint8) for i, r in zip(positions, results, strict=True)}
+    return {i: flat_bytes(r) for i, r in zip(positions, results, strict=True)}
 
 
 def _sizes(params: Mapping[str, Any]) -> Iterator[list[int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fusion_replay.model import DTYPE_BYTES
 from fusion_replay.snapshot import records
+from fusion_replay.snapshot.news import Key
 from fusion_replay.snapshot.spill import Task
 
 Spot = tuple[int, int]
@@ -15,9 +16,6 @@ Spot = tuple[int, int]
 
 Decide = Callable[[Mapping[Spot, bytes]], str | None]
 """Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
-
-Key = tuple[bytes, str]
-"""Digest and element type: what makes two contents one."""
 
 
 @dataclass(slots=True)
@@ -47,4 +45,4 @@ def digest_alone(record: records.ContentRecord) -> records.ContentRecord:
     return replace(record, where=records.DIGEST, slots=(), link=None)
 
 
-__all__ = ["Decide", "Held", "Key", "Spot", "digest_alone", "tasks_of"]
+__all__ = ["Decide", "Held", "Spot", "digest_alone", "tasks_of"]

@@ -15,13 +15,14 @@ from fusion_replay.model import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot import frames, records
 from fusion_replay.snapshot.codec import Layout
 from fusion_replay.snapshot.commits import Commits
-from fusion_replay.snapshot.held import Held, Key, Spot, digest_alone, tasks_of
+from fusion_replay.snapshot.held import Held, Spot, digest_alone, tasks_of
 from fusion_replay.snapshot.links import Link, Side
-from fusion_replay.snapshot.news import News, Place
+from fusion_replay.snapshot.news import Key, News, Place
 from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, digest_of
 from fusion_replay.snapshot.spill import Spill, Task
 from fusion_replay.snapshot.traffic import Traffic, own_bytes
 from fusion_replay.snapshot.weights import WeightsKeeper
+from fusion_replay.tensors import flat_bytes
 
 INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their step, in one write
 
@@ -113,7 +114,7 @@ class Intake:
     ) -> int:
         """The id of these bytes, new or known; new ones are written (large) or join the batch (small, or made of
         others). ``digest``: theirs, where it is known already."""
-        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        raw = flat_bytes(array)
         if raw.nbytes != spec.nbytes or raw.nbytes > MAX_CONTENT:
             raise UsageError(
                 f"{batch.what} {spec.name}: {raw.nbytes} bytes given, but {spec.shape} of {spec.dtype} "

@@ -25,6 +25,7 @@ from fusion_replay.snapshot.schema import INPUT, MAX_DEPTH, MAX_PIECE, OUTPUT, R
 
 Bytes = npt.NDArray[np.uint8]
 Key = tuple[bytes, str]
+"""Digest and element type: what makes two contents one."""
 
 KEPT_BYTES = 96 << 20
 """Memory for copies of the newest version of each buffer; a version of a buffer beyond it is stored whole."""
@@ -295,4 +296,4 @@ def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:
         known.popitem(last=False)
 
 
-__all__ = ["KEPT_BYTES", "KEYFRAME", "SMALL", "WEIGHTS_FROM", "News", "Place"]
+__all__ = ["KEPT_BYTES", "KEYFRAME", "SMALL", "WEIGHTS_FROM", "Key", "News", "Place"]

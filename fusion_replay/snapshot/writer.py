@@ -47,6 +47,7 @@ from fusion_replay.snapshot.target import IfExists, beside, claim, remove_workin
 from fusion_replay.snapshot.traffic import Traffic
 from fusion_replay.snapshot.weights import WeightsKeeper
 from fusion_replay.snapshot.written import WriteReport
+from fusion_replay.tensors import flat_bytes
 
 Level = Literal["full", "digest"]
 Keep = Literal["all", "mismatch"]
@@ -280,7 +281,7 @@ class SnapshotWriter(Locked):
             keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
             held = self._held.get((invocation, step)) if self._holds else None
             if held is not None:
-                seen = {(OUTPUT, position): digest_of(_flat(array)) for position, array in outputs.items()}
+                seen = {(OUTPUT, position): digest_of(flat_bytes(array)) for position, array in outputs.items()}
                 reason = None if decide is None else decide({**self._intake.seen(held), **seen})
                 keep = held.waits and reason is None
                 self._intake.settle(held, batch, keep)
@@ -501,7 +502,3 @@ class SnapshotWriter(Locked):
 
         self._chunks.append(chunk, tell)
         self._traffic.compressed(task.content, task.nbytes, len(chunk))
-
-
-def _flat(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

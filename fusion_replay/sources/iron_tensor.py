@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.tensors import flat_bytes
+
 
 def is_readable(tensor: Any) -> bool:
     """Whether there is a way to read it that leaves it as it is."""
@@ -30,7 +32,7 @@ def is_readable(tensor: Any) -> bool:
 def host_bytes(tensor: Any) -> npt.NDArray[np.uint8]:
     """Present contents as flat bytes: a view of host memory, valid until the next device operation."""
     array = _fetched(tensor) if _has_own_flag(tensor) else tensor.numpy()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return flat_bytes(array)
 
 
 def _has_own_flag(tensor: Any) -> bool:
