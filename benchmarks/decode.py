@@ -78,8 +78,8 @@ def one(mode: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run, and record unless ``mode`` is "unrecorded"; what came of it. In a process of its own."""
     from fusion_replay import sources
     from fusion_replay.record import record
+    from fusion_replay.simulator.workloads import find
     from fusion_replay.snapshot import SnapshotWriter
-    from fusion_replay.workloads import find
 
     choice = {"config": options.config, "context": options.context, "tokens": options.tokens}
     choice |= {"position": options.position} | ({} if options.layers is None else {"layers": options.layers})

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import fusion_replay as fr
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,

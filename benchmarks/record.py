@@ -28,10 +28,10 @@ from benchmarks.common import (
     write_raw,
 )
 from benchmarks.workload import TINY, Size, Workload, dispatch, make, watch
-from fusion_replay.keeping import Keeping
-from fusion_replay.record import Recorder
+from fusion_replay.recording.recorder import Recorder
+from fusion_replay.recording.retention import Keeping
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot.writer import Level
+from fusion_replay.snapshot.write.writer import Level
 
 RAW, RAW_SYNC, ALL, ALL_SYNC = "raw unique", "raw unique, synced", "raw all", "raw all, synced"
 OURS, OURS_SYNC, DIGEST = "fusion-replay", "fusion-replay, synced", "fusion-replay, level digest"

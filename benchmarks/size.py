@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.common import MB, finish, machine, measure, parser, scratch, table
 from benchmarks.workload import TINY, Size, Workload, make, record
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot.writer import Level
+from fusion_replay.snapshot.write.writer import Level
 
 
 def main() -> None:

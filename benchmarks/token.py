@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.common import MB, Results, Run, finish, machine, parser, table, write_raw
 from fusion_replay import sources
-from fusion_replay.record import Recorder
-from fusion_replay.workloads import find
+from fusion_replay.recording.recorder import Recorder
+from fusion_replay.simulator.workloads import find
 
 RECORDED, PLAIN, RAW = "recorded", "unrecorded", "raw write of all bytes"
 _BLOCK = 1 << 26  # bytes of noise, written as often as it takes

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import xxhash
 
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,
@@ -26,8 +26,8 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot.news import WEIGHTS_FROM
-from fusion_replay.snapshot.written import WriteReport
+from fusion_replay.snapshot.write.deduplication import WEIGHTS_FROM
+from fusion_replay.snapshot.write.report import WriteReport
 from fusion_replay.sources.protocol import StepObserver, StepResult
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

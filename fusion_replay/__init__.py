@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fusion_replay.check import check
-    from fusion_replay.compare import Verdict, assert_close, compare
-    from fusion_replay.dispatch import RecordingDispatch
+    from fusion_replay.compare.tolerance import Tolerance, bf16_ulps, exact, relative
+    from fusion_replay.compare.verdict import Verdict, assert_close, compare
     from fusion_replay.diverge.attribution import Attribution, attribute
     from fusion_replay.diverge.bisect import Divergence, bisect
     from fusion_replay.diverge.diff import diff
@@ -24,52 +23,55 @@ if TYPE_CHECKING:
     from fusion_replay.diverge.explain import diagnose, explain
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
-    from fusion_replay.model import ArgSpec
-    from fusion_replay.operators import reference
-    from fusion_replay.record import Recorder, record
-    from fusion_replay.redispatch import RedispatchReport, redispatch
-    from fusion_replay.replay import ReplayReport, replay
+    from fusion_replay.model.runlist import ArgSpec
+    from fusion_replay.record import record
+    from fusion_replay.recording.check import check
+    from fusion_replay.recording.dispatch_policy import RecordingDispatch
+    from fusion_replay.recording.recorder import Recorder
+    from fusion_replay.refs import operator, reference
+    from fusion_replay.replay import replay
+    from fusion_replay.replaying.redispatch.redispatch_report import RedispatchReport
+    from fusion_replay.replaying.redispatch.run import redispatch
+    from fusion_replay.replaying.replay_report import ReplayReport
+    from fusion_replay.simulator import simulate
+    from fusion_replay.simulator.kernels.user import kernel
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.snapshot import open_snapshot as open
-    from fusion_replay.sources.simulator import simulate
-    from fusion_replay.sources.simulator.kernels.user import kernel
-    from fusion_replay.tolerance import Tolerance, bf16_ulps, exact, relative
-    from fusion_replay.user_operators import operator
 
 _HOMES = {
-    "ArgSpec": "fusion_replay.model",
+    "ArgSpec": "fusion_replay.model.runlist",
     "DiffReport": "fusion_replay.diverge.diff_report",
     "Attribution": "fusion_replay.diverge.attribution",
     "Divergence": "fusion_replay.diverge.bisect",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
-    "Recorder": "fusion_replay.record",
-    "RecordingDispatch": "fusion_replay.dispatch",
-    "RedispatchReport": "fusion_replay.redispatch",
-    "ReplayReport": "fusion_replay.replay",
+    "Recorder": "fusion_replay.recording.recorder",
+    "RecordingDispatch": "fusion_replay.recording.dispatch_policy",
+    "RedispatchReport": "fusion_replay.replaying.redispatch.redispatch_report",
+    "ReplayReport": "fusion_replay.replaying.replay_report",
     "Snapshot": "fusion_replay.snapshot",
-    "Tolerance": "fusion_replay.tolerance",
-    "Verdict": "fusion_replay.compare",
-    "assert_close": "fusion_replay.compare",
+    "Tolerance": "fusion_replay.compare.tolerance",
+    "Verdict": "fusion_replay.compare.verdict",
+    "assert_close": "fusion_replay.compare.verdict",
     "attribute": "fusion_replay.diverge.attribution",
     "bisect": "fusion_replay.diverge.bisect",
-    "bf16_ulps": "fusion_replay.tolerance",
-    "check": "fusion_replay.check",
-    "compare": "fusion_replay.compare",
+    "bf16_ulps": "fusion_replay.compare.tolerance",
+    "check": "fusion_replay.recording.check",
+    "compare": "fusion_replay.compare.verdict",
     "diagnose": "fusion_replay.diverge.explain",
     "explain": "fusion_replay.diverge.explain",
     "diff": "fusion_replay.diverge.diff",
-    "exact": "fusion_replay.tolerance",
+    "exact": "fusion_replay.compare.tolerance",
     "export": "fusion_replay.export",
-    "kernel": "fusion_replay.sources.simulator.kernels.user",
+    "kernel": "fusion_replay.simulator.kernels.user",
     "open": "fusion_replay.snapshot:open_snapshot",
-    "operator": "fusion_replay.user_operators",
+    "operator": "fusion_replay.refs",
     "record": "fusion_replay.record",
-    "redispatch": "fusion_replay.redispatch",
-    "reference": "fusion_replay.operators",
-    "relative": "fusion_replay.tolerance",
+    "redispatch": "fusion_replay.replaying.redispatch.run",
+    "reference": "fusion_replay.refs",
+    "relative": "fusion_replay.compare.tolerance",
     "replay": "fusion_replay.replay",
-    "simulate": "fusion_replay.sources.simulator",
+    "simulate": "fusion_replay.simulator",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from fusion_replay.bf16 import BFLOAT16, Array
-from fusion_replay.operators import find, reference
-from fusion_replay.sources.simulator.operators import parameters_of
-from fusion_replay.tensors import to_torch
-from fusion_replay.workloads.draws import contents
-from fusion_replay.workloads.matrix import cases
+from fusion_replay.model.arrays import to_torch
+from fusion_replay.model.bf16 import BFLOAT16, Array
+from fusion_replay.refs import find, reference
+from fusion_replay.simulator.operators import parameters_of
+from fusion_replay.simulator.workloads.draws import contents
+from fusion_replay.simulator.workloads.matrix import cases
 
 MOST_DIFFERING = 1e-3
 

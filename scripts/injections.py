@@ -37,10 +37,10 @@ from fusion_replay.diverge.explain import explain
 from fusion_replay.diverge.pairwise import Pairwise
 from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import FusionReplayError
-from fusion_replay.sources.simulator.errors import HostRuntimeError
-from fusion_replay.sources.simulator.faults import parse_fault, runtime
-from fusion_replay.sources.simulator.faults.kinds import KINDS
-from fusion_replay.workloads import find
+from fusion_replay.simulator.errors import HostRuntimeError
+from fusion_replay.simulator.faults import parse_fault, runtime
+from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
 STATUS = ("timeout", "hang")

@@ -34,7 +34,7 @@ import numpy as np
 import xxhash
 
 from fusion_replay.errors import ForeignFileError, SnapshotError
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,
@@ -43,8 +43,8 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import RecordedStep, Snapshot, SnapshotWriter, open_snapshot
-from fusion_replay.snapshot import seal as _  # noqa: F401 - h5py is warm before the fork
 from fusion_replay.snapshot.fsck import recover
+from fusion_replay.snapshot.seal import recording as _  # noqa: F401 - h5py is warm before the fork
 
 STEPS = 6  # per invocation
 INVOCATIONS = 5

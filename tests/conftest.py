@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fusion_replay import operators, plugins
+from fusion_replay import refs
+from fusion_replay.refs import plugins
 
 collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test_utils.py of its own
 
@@ -17,10 +18,10 @@ collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test
 def registry() -> Iterator[None]:
     """Whatever the test declares or imports is forgotten after it."""
     plugins.ready()
-    known, loaded = dict(operators.registry._USER), dict(plugins._loaded)
+    known, loaded = dict(refs._registered.REGISTERED), dict(plugins._loaded)
     modules, path = set(sys.modules), list(sys.path)
     yield
-    for mine, before in ((operators.registry._USER, known), (plugins._loaded, loaded)):
+    for mine, before in ((refs._registered.REGISTERED, known), (plugins._loaded, loaded)):
         mine.clear()
         mine.update(before)
     for name in set(sys.modules) - modules:

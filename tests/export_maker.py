@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,

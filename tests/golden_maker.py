@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_replay.golden.again import record_run
-from fusion_replay.workloads import find
+from fusion_replay.simulator.workloads import find
 
 
 def record_workload(path: Path, name: str, *faults: str, device: str = "npu2", **options: Any) -> Path:

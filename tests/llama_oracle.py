@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fusion_replay.workloads.llama_config import LlamaConfig
+from fusion_replay.simulator.workloads.llama_config import LlamaConfig
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,

@@ -265,7 +265,7 @@ def main(op_type: str, number: int) -> int:
     import pytest
     from hypothesis import Phase, settings
 
-    operators.registry._builtin()[op_type] = mistaken(op_type, MISTAKES[op_type][number])
+    refs._catalogue._builtin()[op_type] = mistaken(op_type, MISTAKES[op_type][number])
     settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
     settings.load_profile("mutants")
     quick = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not long and not torch"]

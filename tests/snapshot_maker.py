@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,
@@ -21,7 +21,8 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot import SnapshotWriter, hdf5
+from fusion_replay.snapshot import SnapshotWriter
+from fusion_replay.snapshot.seal import hdf5
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -24,7 +24,7 @@ def commands(folder: Path) -> list[str]:
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program, *words = command.split()
-    env = {**os.environ, "PYTEST_PLUGINS": "fusion_replay.golden.pytest_plugin"}  # installed or not
+    env = {**os.environ, "PYTEST_PLUGINS": "fusion_replay.golden.pytest.plugin"}  # installed or not
     return subprocess.run([*PROGRAMS[program], *words], cwd=folder, env=env, capture_output=True, text=True)
 
 

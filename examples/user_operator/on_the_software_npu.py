@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 
 import fusion_replay as fr
-from fusion_replay.sources.simulator import operators
+from fusion_replay.simulator import operators
 
 
 @fr.operator(

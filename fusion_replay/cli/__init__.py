@@ -17,10 +17,11 @@ from collections.abc import Sequence
 
 import click
 
-from fusion_replay import __version__, plugins
+from fusion_replay import __version__
 from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.terminal import verbosity_options
 from fusion_replay.errors import FusionReplayError
+from fusion_replay.refs import plugins
 from fusion_replay.report.text import one_line
 
 PROGRAM = "fusion-replay"

@@ -118,7 +118,7 @@ def _versions(
     run: str, against: str, names: list[str], rule: str, timeout: float | None, journal: Path, out: Terminal
 ) -> int:
     from fusion_replay.diverge.versions import find_version
-    from fusion_replay.screen import wrap
+    from fusion_replay.model.text import wrap
 
     def told(one: object) -> None:
         out.say("\n".join(wrap(str(one), "")))

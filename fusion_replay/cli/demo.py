@@ -14,9 +14,9 @@ from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import MismatchError
 
 if TYPE_CHECKING:
-    from fusion_replay.how import IfExists
-    from fusion_replay.model import StepDescription
-    from fusion_replay.workloads import Run
+    from fusion_replay.model.runlist import StepDescription
+    from fusion_replay.recording.how import IfExists
+    from fusion_replay.simulator.workloads import Run
 
 DEVICE = "npu2"
 VICTIM = "W_attn_output_decode_1"  # the step that reads this buffer is the one to break
@@ -68,8 +68,8 @@ def command(output: str, if_exists: IfExists) -> int:
 
 
 def _build(*faults: str) -> Run:
-    from fusion_replay.sources.simulator.faults import parse_fault
-    from fusion_replay.workloads import find
+    from fusion_replay.simulator.faults import parse_fault
+    from fusion_replay.simulator.workloads import find
 
     return find("llama-decode").build(DEVICE, [parse_fault(f) for f in faults], {"config": "tiny", "tokens": 2})
 
@@ -84,7 +84,7 @@ def _victim(run: Run) -> StepDescription:
 
 def _report_of(kind: str) -> str:
     """The bug report that the fault is modelled on."""
-    from fusion_replay.sources.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.kinds import KINDS
 
     return str(KINDS[kind].report)
 

@@ -16,9 +16,9 @@ from typing import TypeVar
 
 import click
 
-from fusion_replay import provenance
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.report.text import table
+from fusion_replay.sources import provenance
 
 Found = TypeVar("Found")
 
@@ -119,7 +119,7 @@ def _iron() -> Iterator[Check]:
     if where is None:
         yield Check("iron", False, True, "not found", "amd/IRON itself: pip install -e . in its checkout")
         return
-    from fusion_replay.sources.iron_checkout import examine as examine_checkout
+    from fusion_replay.sources.iron.checkout import examine as examine_checkout
 
     package = Path(where) if os.path.isdir(where) else Path(where).parent
     commit = _optional(lambda: (provenance.iron_commit(package) or {})["commit"])

@@ -18,7 +18,7 @@ from fusion_replay.report.text import count, human_bytes, one_line
 
 if TYPE_CHECKING:
     from fusion_replay.golden.check import Options
-    from fusion_replay.golden.results import GoldenReport
+    from fusion_replay.golden.check_report import GoldenReport
 
 _FAILURES_SHOWN = 20
 

@@ -123,9 +123,9 @@ def lint(folder: Path | None, allow: tuple[str, ...], as_json: bool) -> int:
     can't be read."""
     from dataclasses import replace
 
+    from fusion_replay.golden.check_report import UNUSABLE
     from fusion_replay.golden.lint import KINDS
     from fusion_replay.golden.lint import lint as look
-    from fusion_replay.golden.results import UNUSABLE
 
     if unknown := [k for k in allow if k not in KINDS]:
         raise UsageError(f"golden lint --allow {unknown[0]}: expected one of {', '.join(KINDS)}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from fusion_replay import plugins
+from fusion_replay.refs import plugins
 
 
 def with_imports(command: click.Command) -> click.Command:

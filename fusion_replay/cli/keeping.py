@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of ``record`` that choose what is kept, as :class:`fusion_replay.keeping.Keeping` takes them."""
+"""The options of ``record`` that choose what is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fusion_replay.keeping import Keeping
+from fusion_replay.recording.retention import Keeping
 
 _OPTIONS = (
     click.option(
@@ -70,7 +70,7 @@ def usable(against: str | None) -> str | None:
     """
     if against is None:
         return None
-    from fusion_replay.judging.deviating import Decider
+    from fusion_replay.replaying.deviating import Decider
 
     Decider(against)
     return os.path.abspath(against)

@@ -32,7 +32,7 @@ def command(name: str | None, new: str | None, recording: str | None, as_json: b
         return _new(new, recording, also=name or as_json)
     if recording is not None:
         raise UsageError("operators: --from fills in what --new NAME prints; add --new")
-    from fusion_replay.operators import find, specs
+    from fusion_replay.refs import find, specs
 
     out = Terminal(as_json)
     chosen = [find(name)] if name else list(specs())
@@ -60,7 +60,7 @@ def _new(name: str, recording: str | None, *, also: object) -> int:
     if also:
         raise UsageError("operators --new: prints a Python file; leave out the other NAME and --json")
     from fusion_replay.cli.template import of_recorded_step, runnable
-    from fusion_replay.operators import lookup
+    from fusion_replay.refs import lookup
 
     known = lookup(name)
     if known is not None:

@@ -17,16 +17,16 @@ from fusion_replay.cli.keeping import keeping_options, take_keeping, usable
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
+from fusion_replay.recording.settings import Settings
 from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
-from fusion_replay.settings import Settings
 
 if TYPE_CHECKING:
-    from fusion_replay.how import IfExists
-    from fusion_replay.model import SequenceDescription, StepDescription
-    from fusion_replay.record import Recorder
+    from fusion_replay.model.runlist import SequenceDescription, StepDescription
+    from fusion_replay.recording.how import IfExists
+    from fusion_replay.recording.recorder import Recorder
+    from fusion_replay.simulator.workloads import Option, Run, Workload
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
-    from fusion_replay.workloads import Option, Run, Workload
 
 _WORKLOAD = "fusion_replay.workload"
 
@@ -39,7 +39,7 @@ class _RecordCommand(click.Command):
         name = _named_workload(own)
         if name is not None:
             load_named(own)  # op:NAME may be an operator that --import declares
-            from fusion_replay.workloads import find
+            from fusion_replay.simulator.workloads import find
 
             ctx.meta[_WORKLOAD] = find(name)
         return super().parse_args(ctx, args)
@@ -208,7 +208,7 @@ def command(
     if no_binaries:
         raise UsageError("record: --no-binaries is for programs; the software NPU runs no binaries")
     if workload is None or sim is None:
-        from fusion_replay.workloads import names
+        from fusion_replay.simulator.workloads import names
 
         missing = "--workload NAME" if workload is None else "--sim npu1|npu2"
         raise UsageError(f"record: {missing} is missing; workloads: {', '.join(names())}; devices: npu1, npu2")
@@ -233,8 +233,8 @@ def command(
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
-    from fusion_replay.sources.simulator.faults import parse_fault
-    from fusion_replay.workloads import find
+    from fusion_replay.simulator.faults import parse_fault
+    from fusion_replay.simulator.workloads import find
 
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 

@@ -25,7 +25,7 @@ def record_matrix(device: str | None, only: str | None, output: str | None, out:
         UsageError: no such case, or ``output`` is no folder.
     """
     from fusion_replay.golden.matrix import make
-    from fusion_replay.workloads.matrix import cases
+    from fusion_replay.simulator.workloads.matrix import cases
 
     chosen = cases(device, only)
     folder = Path(output if output is not None else FOLDER)

@@ -23,15 +23,16 @@ from typing import Any, NoReturn
 
 import click
 
-from fusion_replay import ledger
+from fusion_replay import recording
 from fusion_replay.cli.keeping import usable
 from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
-from fusion_replay.ledger import Process
+from fusion_replay.recording import child_log
+from fusion_replay.recording.child_log import Process
+from fusion_replay.recording.settings import PREFIX, Settings, variable
 from fusion_replay.report.text import count, one_line
-from fusion_replay.settings import PREFIX, Settings, variable
 
-SITE = Path(__file__).resolve().parent.parent / "_site"
+SITE = Path(recording.__file__).resolve().parent / "site"
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -49,7 +50,7 @@ def record_program(words: Sequence[str], settings: Settings) -> int:
         book = Path(folder) / "ledger"
         book.touch()
         status = _run([program, *words[1:]], _environment(replace(settings, ledger=str(book))))
-        processes = [_sealed(process) for process in ledger.read(book)]
+        processes = [_sealed(process) for process in child_log.read(book)]
     return _report(processes, status, words, out)
 
 

@@ -10,10 +10,10 @@ import click
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, typed_option
 from fusion_replay.errors import UsageError
-from fusion_replay.screen import wrap
+from fusion_replay.model.text import wrap
 
 if TYPE_CHECKING:
-    from fusion_replay.redispatch import RedispatchReport
+    from fusion_replay.replaying.redispatch.run import RedispatchReport
 
 _JUDGING = ("mode", "array", "fail_fast", "workers", "cache_bytes")
 
@@ -61,7 +61,7 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
 
 def run(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
     """Dispatch, print, answer with the exit status."""
-    from fusion_replay.redispatch import redispatch
+    from fusion_replay.replaying.redispatch.run import redispatch
     from fusion_replay.snapshot import open_snapshot
 
     with open_snapshot(file, weights=weights) as snapshot:

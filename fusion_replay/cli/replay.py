@@ -15,7 +15,7 @@ from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
-    from fusion_replay.replay import ReplayReport
+    from fusion_replay.replaying.replay_report import ReplayReport
 
 
 @click.command("replay")
@@ -84,7 +84,7 @@ def command(
         from fusion_replay.cli.attribution import attribution
 
         return attribution(file, every, weights, out, {"steps": steps, **options})
-    from fusion_replay.judging.processes import cores, limit_threads
+    from fusion_replay.replaying.worker_processes import cores, limit_threads
 
     if options["workers"] == 1:
         limit_threads(max(1, cores() - 1))  # one core is for reading ahead

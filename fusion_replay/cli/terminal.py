@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from fusion_replay.model.text import columns, fold, one_line, printable
 from fusion_replay.report.text import human_seconds
-from fusion_replay.screen import columns, fold, one_line, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -17,8 +17,8 @@ import numpy as np
 from fusion_replay.diverge.matching import match
 from fusion_replay.diverge.operands import Rows
 from fusion_replay.errors import UsageError
-from fusion_replay.judging.results import canonical_json
-from fusion_replay.model import OperandUse, SequenceDescription
+from fusion_replay.model.runlist import OperandUse, SequenceDescription
+from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.snapshot.schema import LOST
 
 if TYPE_CHECKING:

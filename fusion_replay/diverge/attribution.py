@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_replay.deviation import json_number
+from fusion_replay.compare.deviation import json_number
 from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
-from fusion_replay.judging.chain import Chain, follow
-from fusion_replay.judging.judge import NotComparedError, Plan, tensors
 from fusion_replay.replay import replay
+from fusion_replay.replaying.chain import Chain, follow
+from fusion_replay.replaying.judge import NotComparedError, Plan, tensors
 
 if TYPE_CHECKING:
-    from fusion_replay.judging.outcome import StepReport
+    from fusion_replay.replaying.outcome import StepReport
     from fusion_replay.snapshot import RecordedStep, Snapshot
 
 FORMAT = "fusion-replay.attribution/1"

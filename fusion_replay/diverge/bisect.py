@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.deviation import json_number
+from fusion_replay.compare.deviation import json_number
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
 from fusion_replay.diverge.search import Crossing, crossing
 from fusion_replay.errors import UsageError
-from fusion_replay.judging.judge import Plan
-from fusion_replay.judging.results import canonical_json
 from fusion_replay.replay import replay
-from fusion_replay.tries import Tries
+from fusion_replay.replaying.judge import Plan
+from fusion_replay.replaying.replay_report import canonical_json
+from fusion_replay.system.attempts import Tries
 
 if TYPE_CHECKING:
-    from fusion_replay.judging.outcome import StepReport
+    from fusion_replay.replaying.outcome import StepReport
     from fusion_replay.snapshot import Snapshot
 
 FORMAT = "fusion-replay.bisect/1"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fusion_replay.diverge.align import MISSING, NOT_IN_RUNLIST, Alignment
 from fusion_replay.diverge.dataflow import CHANGED, Dataflow
 from fusion_replay.diverge.operands import Operands, Rows, key_of, place_of
-from fusion_replay.judging.results import canonical_json
+from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.describe import keeps_old_contents
 

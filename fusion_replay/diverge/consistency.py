@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from fusion_replay.diverge.dataflow import CHANGED, Dataflow, dataflow
-from fusion_replay.judging.judge import tensors
-from fusion_replay.model import SequenceDescription, format_address
+from fusion_replay.model.runlist import SequenceDescription, format_address
+from fusion_replay.replaying.judge import tensors
 from fusion_replay.sources.describe import keeps_old_contents
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.diverge.operands import Operands, Rows
-from fusion_replay.model import SequenceDescription, format_address
+from fusion_replay.model.runlist import SequenceDescription, format_address
 from fusion_replay.snapshot.schema import COMPLETE, INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.describe import keeps_old_contents
 

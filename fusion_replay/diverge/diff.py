@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_replay.compare.rules import RULES
 from fusion_replay.diverge.align import MISSING, NOT_IN_RUNLIST, NOT_INVOKED, Alignment, align
 from fusion_replay.diverge.changes import Changes, carrying, changes
 from fusion_replay.diverge.dataflow import dataflow
@@ -29,9 +30,8 @@ from fusion_replay.diverge.effects import Effects
 from fusion_replay.diverge.environment import Change, environment_changes
 from fusion_replay.diverge.pairwise import Pairwise, newly_wrong, suspects
 from fusion_replay.errors import UsageError
-from fusion_replay.judging.judge import FOREIGN, Plan
 from fusion_replay.operators import FLAVOURS
-from fusion_replay.rules import RULES
+from fusion_replay.replaying.judge import FOREIGN, Plan
 from fusion_replay.snapshot import RecordedStep, Snapshot, open_snapshot
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def diff(
     Args:
         a, b: files or open Snapshots (left open); ``"decode.h5@1"`` is invocation 1 of a file alone, so that two
             invocations of one recording can be compared.
-        rule: one of :data:`fusion_replay.rules.RULES`; it judges b's outputs against a's, and each side against its
-            reference.
+        rule: one of :data:`fusion_replay.compare.rules.RULES`; it judges b's outputs against a's, and each side
+            against its reference.
         reference: a flavour, or "auto": the one that each recording names.
         invocation: compare only this one; or (one of a, one of b), of which either may be None: the aligned one.
         op: look closely only at steps of this operator type.

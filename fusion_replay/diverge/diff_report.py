@@ -15,7 +15,7 @@ from fusion_replay.diverge.difference import ALIGNED, KINDS, FinalDifference, Ou
 from fusion_replay.diverge.environment import Change, in_one_line
 from fusion_replay.diverge.pairwise import NOT_KEPT
 from fusion_replay.errors import MismatchError, MissingError
-from fusion_replay.judging.results import canonical_json
+from fusion_replay.replaying.replay_report import canonical_json
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.explanation import Explanation

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusion_replay.judging import table
-from fusion_replay.screen import clip, height, wrap
+from fusion_replay.model.text import clip, height, wrap
+from fusion_replay.replaying import table
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusion_replay.compare import Verdict
-from fusion_replay.deviation import json_number
+from fusion_replay.compare.deviation import json_number
+from fusion_replay.compare.verdict import Verdict
 
 Kind = Literal["introduced", "inherited", "masked", "missing", "removed", "added"]
 """introduced: the difference began here. inherited: its inputs differ, its outputs do, and its reference explains

@@ -15,7 +15,7 @@ from fusion_replay.diverge.changes import Changes
 from fusion_replay.diverge.dataflow import CHANGED, UNRECORDED, Dataflow, Final, Piece, dataflow
 from fusion_replay.diverge.difference import FinalDifference, OutsideDifference
 from fusion_replay.diverge.operands import key_of, place_of
-from fusion_replay.judging.judge import tensors
+from fusion_replay.replaying.judge import tensors
 from fusion_replay.snapshot import RecordedStep
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.diverge.patterns.case import Again, Version
+from fusion_replay.diverge.causes.case import Again, Version
 from fusion_replay.errors import SnapshotError
-from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
+from fusion_replay.model.arrays import flat_bytes, numpy_dtype
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, tensors
 from fusion_replay.snapshot.schema import digest_of
-from fusion_replay.tensors import flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot

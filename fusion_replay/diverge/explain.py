@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay import operators
-from fusion_replay.compare import as_numpy
+from fusion_replay import refs
+from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
+from fusion_replay.compare.verdict import as_numpy
+from fusion_replay.diverge.causes import Case, name
+from fusion_replay.diverge.causes.case import Version
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explanation import Explanation
-from fusion_replay.diverge.patterns import Case, name
-from fusion_replay.diverge.patterns.case import Version
 from fusion_replay.diverge.rounding import leak_at
 from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
-from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, tensors
-from fusion_replay.tensors import as_dtype
-from fusion_replay.tiling import Tiling, ruler
-from fusion_replay.tolerance import Tolerance, bf16_ulps
+from fusion_replay.model.arrays import as_dtype
+from fusion_replay.operators.tiling import Tiling, ruler
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, tensors
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
-    from fusion_replay.judging.outcome import StepReport
     from fusion_replay.operators import OperatorSpec
-    from fusion_replay.replay import ReplayReport
+    from fusion_replay.replaying.outcome import StepReport
+    from fusion_replay.replaying.replay_report import ReplayReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
 NDArray = npt.NDArray[Any]
@@ -127,7 +127,7 @@ def diagnose(
     arrays = {k: None if v is None else _like(k, v, right) for k, v in given.items()}
     held = arrays["actual"]
     assert held is not None
-    tiling = _tiling(operators.find(op) if op else None, params or {}, right.size)
+    tiling = _tiling(refs.find(op) if op else None, params or {}, right.size)
     older = tuple(Version(k, partial(_like, k, v, right)) for k, v in (versions or {}).items())
     case = Case(
         held,
@@ -187,7 +187,7 @@ def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> t
         results = evaluate_step(step, plan, lambda tensor: tensor.numpy()).results
     except NotComparedError:
         return [], None
-    spec = operators.lookup(step.op.type)
+    spec = refs.lookup(step.op.type)
     device = step.sequence.origin.get("device")
     limits = bf16_ulps(2) if spec is None else spec.tolerance_for(device, step.op.params)
     return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, tensors(step.outputs), strict=True)], limits
@@ -216,7 +216,7 @@ def _case(
     repeats: Sequence[RecordedStep],
 ) -> Case:
     actual = tensor.numpy().reshape(-1)
-    spec = operators.lookup(step.op.type)
+    spec = refs.lookup(step.op.type)
     tiling = _tiling(spec if number == 0 else None, step.op.params, actual.size)
     bare = Case(actual, expected, tiling, tolerance)
     if not bare.count:

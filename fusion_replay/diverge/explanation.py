@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fusion_replay.diverge.patterns import Pattern
+from fusion_replay.diverge.causes import Pattern
 from fusion_replay.diverge.rounding import Leak
 from fusion_replay.diverge.where import Where
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.compare import compare
-from fusion_replay.tolerance import Tolerance
+from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.compare.verdict import compare
 
 NDArray = npt.NDArray[Any]
 

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.judging.chain import Chain, follow
-from fusion_replay.judging.judge import NotComparedError, Plan, tensors
+from fusion_replay.model.arrays import flat_bytes, numpy_dtype
+from fusion_replay.replaying.chain import Chain, follow
+from fusion_replay.replaying.judge import NotComparedError, Plan, tensors
+from fusion_replay.snapshot.read.store import NOT_KEPT
 from fusion_replay.snapshot.schema import COMPLETE
-from fusion_replay.snapshot.store import NOT_KEPT
-from fusion_replay.tensors import flat_bytes, numpy_dtype
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot

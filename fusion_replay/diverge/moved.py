@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.diverge.environment import Change, environment_changes, in_one_line
-from fusion_replay.tolerance import Tolerance
 
 What = Literal["runlist", "inputs", "npu", "reference", "tolerance", "environment"]
 

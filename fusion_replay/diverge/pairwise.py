@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from fusion_replay import operators
-from fusion_replay.compare import compare
+from fusion_replay import refs
+from fusion_replay.compare.tolerance import Tolerance, exact
+from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
 from fusion_replay.diverge.honest import excuse
-from fusion_replay.judging.history import WriteHistory
-from fusion_replay.judging.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, tensors
-from fusion_replay.tolerance import Tolerance, exact
+from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.replaying.write_history import WriteHistory
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
@@ -109,7 +109,7 @@ class Pairwise:
         return Judged(report.verdict.ok, report.verdict.detail, worst.rel_l2, worst.ulp_max)
 
     def _limits(self, step: RecordedStep) -> tuple[Tolerance | None, bool]:
-        spec = operators.lookup(step.op.type)
+        spec = refs.lookup(step.op.type)
         if spec is None or self.plan.rule != "auto":
             return None, False
         return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params), spec.exact_bits

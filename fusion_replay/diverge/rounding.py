@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay import operators
-from fusion_replay.bf16 import round_bf16, wide
-from fusion_replay.judging.judge import tensors
+from fusion_replay import operators, refs
+from fusion_replay.model.bf16 import round_bf16, wide
+from fusion_replay.replaying.judge import tensors
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.evidence import Evidence
@@ -52,7 +52,7 @@ def leak_at(step: RecordedStep, known: Evidence) -> Leak:
 
 def rounds(step: RecordedStep) -> bool:
     """Would another rounding mode have shown in this step's output? Not where bits are moved, or results are exact."""
-    spec = operators.lookup(step.op.type)
+    spec = refs.lookup(step.op.type)
     if spec is None or spec.exact_bits:
         return False
     if spec.raw or not all(t.kept for t in tensors(step.inputs)):

@@ -19,9 +19,9 @@ from typing import Any
 
 from fusion_replay.diverge.diff import diff
 from fusion_replay.errors import FusionReplayError, UsageError
-from fusion_replay.judging.results import canonical_json
-from fusion_replay.running import run
-from fusion_replay.tries import Tries
+from fusion_replay.replaying.replay_report import canonical_json
+from fusion_replay.system.attempts import Tries
+from fusion_replay.system.processes import run
 
 GOOD, BAD, SKIPPED = 0, 1, 125
 """Exit statuses as ``git bisect run`` reads them; nothing else is ever given, since it takes 2 to 124 for bad."""

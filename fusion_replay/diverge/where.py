@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.tiling import ROLES, Tiling
+from fusion_replay.operators.tiling import ROLES, Tiling
 
 SHADES = " .:-=+*#%@"
 """Heat, from none to every element of a cell."""
@@ -89,7 +89,7 @@ class Where:
         wrong, elements: how many, of how many.
         first, last: flat numbers of the first and the last wrong element.
         contiguous: whether all wrong elements stand in one unbroken run.
-        levels: one entry per role that the tiling has, in the order of :data:`fusion_replay.tiling.ROLES`.
+        levels: one entry per role that the tiling has, in the order of :data:`fusion_replay.operators.tiling.ROLES`.
         heat: of the two roles that tell most; None where the tiling has fewer than two cells.
         source: the design that the tiling was read from; "" where there is none that fits (eighths of the output).
         instead: why there is none; "" where there is one.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MissingError
-from fusion_replay.snapshot.tree import safe_name
+from fusion_replay.snapshot.seal.tree import safe_name
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor

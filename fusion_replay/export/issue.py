@@ -21,10 +21,10 @@ from fusion_replay.export.target import output
 from fusion_replay.replay import replay
 from fusion_replay.report.text import count, human_bytes, one_line, ran_on
 from fusion_replay.snapshot import open_snapshot
-from fusion_replay.snapshot.subset import subset, write_subset
+from fusion_replay.snapshot.seal.subset import subset, write_subset
 
 if TYPE_CHECKING:
-    from fusion_replay.judging.outcome import StepReport
+    from fusion_replay.replaying.outcome import StepReport
     from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
 
 

@@ -18,11 +18,11 @@ from h5py import h5s
 from fusion_replay.export.arrays import step_name, whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
-from fusion_replay.model import DTYPE_BYTES
-from fusion_replay.snapshot import hdf5
-from fusion_replay.snapshot.codec import Layout
+from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.describe import dump_json
-from fusion_replay.snapshot.tree import safe_name
+from fusion_replay.snapshot.encodings.chunks import Layout
+from fusion_replay.snapshot.seal import hdf5
+from fusion_replay.snapshot.seal.tree import safe_name
 
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 

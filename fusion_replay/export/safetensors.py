@@ -16,8 +16,8 @@ from fusion_replay.errors import UsageError
 from fusion_replay.export.arrays import whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
-from fusion_replay.model import DTYPE_BYTES
-from fusion_replay.tensors import flat_bytes
+from fusion_replay.model.arrays import flat_bytes
+from fusion_replay.model.runlist import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from fusion_replay.export.arrays import NamedArray

@@ -10,8 +10,8 @@ import numpy as np
 
 from fusion_replay.diverge.dataflow import dataflow
 from fusion_replay.errors import UsageError
-from fusion_replay.model import parse_address, parse_buffer
-from fusion_replay.snapshot.reader import extent
+from fusion_replay.model.runlist import parse_address, parse_buffer
+from fusion_replay.snapshot.read.reader import extent
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot

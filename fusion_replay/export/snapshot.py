@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import free_name
-from fusion_replay.snapshot.subset import subset, write_subset
+from fusion_replay.snapshot.seal.subset import subset, write_subset
 
 
 def export(request: Request) -> ExportReport:

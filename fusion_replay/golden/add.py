@@ -15,7 +15,7 @@ from fusion_replay.golden.observe import observe
 from fusion_replay.golden.pending import write_new
 from fusion_replay.golden.store import CONTENTS, checked_name, document
 from fusion_replay.golden.tolerances import StepTolerance, in_force, unused
-from fusion_replay.replay import recorded_on
+from fusion_replay.replaying.replayer import recorded_on
 from fusion_replay.snapshot import open_snapshot
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from fusion_replay.errors import FusionReplayError, MissingError, UsageError
-from fusion_replay.how import How
-from fusion_replay.record import Recorder
-from fusion_replay.running import run
-from fusion_replay.telling import in_words
+from fusion_replay.recording.how import How
+from fusion_replay.recording.recorder import Recorder
+from fusion_replay.system.messages import in_words
+from fusion_replay.system.processes import run
 
 KINDS = ("matrix", "workload", "python", "command", "test")
 ON_SOFTWARE = ("matrix", "workload")
@@ -86,7 +86,7 @@ def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool,
 
 def _follow(recipe: Mapping[str, Any], kind: str, target: Path, root: Path) -> None:
     if kind == "matrix":
-        from fusion_replay.workloads.matrix import cases
+        from fusion_replay.simulator.workloads.matrix import cases
 
         found = [c for c in cases() if c.name == recipe["matrix"]]
         if not found:
@@ -133,9 +133,9 @@ def _need_steps(recorder: Recorder, what: str) -> None:
 
 
 def _workload(recipe: Mapping[str, Any]) -> Any:
-    from fusion_replay.sources.simulator.faults import parse_fault
-    from fusion_replay.sources.simulator.faults.kinds import KINDS
-    from fusion_replay.workloads import find
+    from fusion_replay.simulator.faults import parse_fault
+    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.workloads import find
 
     faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")
     if not isinstance(faults, list) or not isinstance(options, dict) or not isinstance(device, str):

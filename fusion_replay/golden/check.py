@@ -18,22 +18,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusion_replay import provenance
-from fusion_replay.compare import compare
+from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.environment import environment_changes
 from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
 from fusion_replay.golden import again, moves
+from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem, StepOutcome
 from fusion_replay.golden.dispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.observe import Observation, observe
 from fusion_replay.golden.pending import propose
 from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
-from fusion_replay.golden.results import GoldenReport, GoldenResult, Problem, StepOutcome
 from fusion_replay.golden.store import NEW, SUFFIX, Folder, contents_of, name_of
 from fusion_replay.golden.tolerances import in_force
-from fusion_replay.judging.judge import tensors
+from fusion_replay.replaying.judge import tensors
 from fusion_replay.snapshot import open_snapshot
+from fusion_replay.sources import provenance
 
 if TYPE_CHECKING:
     from fusion_replay.golden.document import GoldenStep

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fusion_replay.golden.check_report import StepOutcome
 from fusion_replay.golden.moves import WORDS
-from fusion_replay.golden.results import StepOutcome
 from fusion_replay.golden.tolerances import in_force
-from fusion_replay.redispatch import redispatch
-from fusion_replay.redispatching import outcome as verdicts
+from fusion_replay.replaying.redispatch import outcome as verdicts
+from fusion_replay.replaying.redispatch.run import redispatch
 
 if TYPE_CHECKING:
     from fusion_replay.golden.document import Golden
-    from fusion_replay.redispatching.outcome import StepOutcome as Dispatched
+    from fusion_replay.replaying.redispatch.outcome import StepOutcome as Dispatched
     from fusion_replay.snapshot import Snapshot
 
 

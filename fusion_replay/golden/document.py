@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.diverge.moved import Digests
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.golden import fields
 from fusion_replay.golden.tolerances import StepTolerance, limits_from_dict, limits_to_dict
-from fusion_replay.judging.results import canonical_json
-from fusion_replay.tolerance import Tolerance
+from fusion_replay.replaying.replay_report import canonical_json
 
 FORMAT, VERSION = "fusion-replay.golden", 1
 SUFFIX = ".golden.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fusion_replay.golden.results import GoldenReport
+    from fusion_replay.golden.check_report import GoldenReport
 
 _ROWS = 50  # of the table: a summary may have 1 MiB, and nobody reads more
 

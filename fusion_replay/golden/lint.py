@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from fusion_replay import operators, plugins
-from fusion_replay.deviation import measure
+from fusion_replay import refs
+from fusion_replay.compare.deviation import measure
+from fusion_replay.compare.rules import rule_for
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import FusionReplayError, SnapshotError
+from fusion_replay.golden.check_report import Problem
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
-from fusion_replay.golden.results import Problem
 from fusion_replay.golden.store import Folder, contents_of, name_of
 from fusion_replay.golden.tolerances import canonical, in_force
-from fusion_replay.judging.judge import tensors
-from fusion_replay.judging.results import canonical_json
-from fusion_replay.rules import rule_for
+from fusion_replay.refs import plugins
+from fusion_replay.replaying.judge import tensors
+from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.snapshot import open_snapshot
-from fusion_replay.tolerance import Tolerance
 
 KINDS = {
     "size": "contents larger than golden-max-bytes",
@@ -171,7 +172,7 @@ def _unexercised(goldens: Iterable[Golden], folder: str) -> list[Problem]:
     """Operators that the project declares."""
     used = {canonical(s.op) for g in goldens for s in g.steps}
     plugins.ready()
-    declared = {spec.type for spec in operators.user_specs()}
+    declared = {spec.type for spec in refs.user_specs()}
     return [
         Problem("unexercised", folder, f"operator {name} is declared here, and no golden has a step of it; add one")
         for name in sorted(declared - used)

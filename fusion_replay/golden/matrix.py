@@ -16,18 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusion_replay import __version__, provenance
+from fusion_replay import __version__
 from fusion_replay.errors import SnapshotError
 from fusion_replay.golden.add import golden_of
 from fusion_replay.golden.again import record_run
 from fusion_replay.golden.document import Contents, Golden
 from fusion_replay.golden.store import CONTENTS, document
+from fusion_replay.simulator.workloads.matrix import cases
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.describe import sequence_to_json
-from fusion_replay.workloads.matrix import cases
+from fusion_replay.sources import provenance
 
 if TYPE_CHECKING:
-    from fusion_replay.workloads.matrix import Case
+    from fusion_replay.simulator.workloads.matrix import Case
 
 State = Literal["new", "changed", "unchanged"]
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from fusion_replay.diverge.environment import Change
 from fusion_replay.diverge.moved import StepFacts, moved
+from fusion_replay.golden.check_report import Problem, Question, StepOutcome
 from fusion_replay.golden.document import Golden, GoldenStep
 from fusion_replay.golden.observe import Observation
-from fusion_replay.golden.results import Problem, Question, StepOutcome
 
 WORDS = {
     "reference": "reference moved",

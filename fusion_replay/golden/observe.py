@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.deviation import Stats, json_number
+from fusion_replay.compare.deviation import Stats, json_number
 from fusion_replay.golden.document import GoldenStep
 from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
-from fusion_replay.judging.history import WriteHistory
-from fusion_replay.judging.judge import NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.model.arrays import flat_bytes
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.replaying.write_history import WriteHistory
 from fusion_replay.snapshot.schema import digest_of
-from fusion_replay.tensors import flat_bytes
 
 if TYPE_CHECKING:
-    from fusion_replay.judging.judge import Evaluation
-    from fusion_replay.judging.outcome import Skip, StepReport
+    from fusion_replay.compare.tolerance import Tolerance
+    from fusion_replay.replaying.judge import Evaluation
+    from fusion_replay.replaying.outcome import Skip, StepReport
     from fusion_replay.snapshot import RecordedStep, Snapshot
-    from fusion_replay.tolerance import Tolerance
 
 _STATS = ("max_abs", "rel_l2", "ulp_max", "ulp_mean", "ulp_signed_mean")  # of the numbers alone, whatever the limits
 _DIGITS = 6  # of a statistic: enough to review, few enough to be the same on every machine

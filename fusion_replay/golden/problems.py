@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from fusion_replay.errors import SnapshotError
+from fusion_replay.golden.check_report import Problem
 from fusion_replay.golden.document import Golden
-from fusion_replay.golden.results import Problem
 from fusion_replay.golden.store import Folder, name_of
 from fusion_replay.golden.tolerances import unused
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.plugins import TABLE
+from fusion_replay.refs import plugins
 
 DEFAULT_FOLDER = "goldens"
 
@@ -54,17 +54,18 @@ class Project:
         if file is None:
             return cls(Path.cwd())
         try:
-            table: Any = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get(TABLE, {})
+            table: Any = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get(plugins.TABLE, {})
         except (OSError, ValueError) as error:
             raise UsageError(f"{file}: can't be read: {error}") from error
         given = {k: v for k, v in table.items() if k.startswith("golden-")}
         for key, value in given.items():
             if key not in (*_TEXTS, *_SIZES):
-                raise UsageError(f"{file}: [tool.{TABLE}] {key}: unknown; known: {', '.join((*_TEXTS, *_SIZES))}")
+                known = ", ".join((*_TEXTS, *_SIZES))
+                raise UsageError(f"{file}: [tool.{plugins.TABLE}] {key}: unknown; known: {known}")
             if key in _TEXTS and not isinstance(value, str):
-                raise UsageError(f"{file}: [tool.{TABLE}] {key}={value!r}: expected a text")
+                raise UsageError(f"{file}: [tool.{plugins.TABLE}] {key}={value!r}: expected a text")
             if key in _SIZES and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
-                raise UsageError(f"{file}: [tool.{TABLE}] {key}={value!r}: expected a number of bytes")
+                raise UsageError(f"{file}: [tool.{plugins.TABLE}] {key}={value!r}: expected a number of bytes")
         return cls(file.parent, **{k.removeprefix("golden-").replace("-", "_"): v for k, v in given.items()})
 
 

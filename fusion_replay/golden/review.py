@@ -15,7 +15,7 @@ from fusion_replay.golden.document import Golden, sha256_of
 from fusion_replay.golden.observe import Observation
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.store import CONTENTS, NEW, Folder, document, name_of
-from fusion_replay.telling import count
+from fusion_replay.system.messages import count
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay import operators
+from fusion_replay import refs
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.golden import fields
-from fusion_replay.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from fusion_replay.golden.document import GoldenStep
@@ -109,7 +109,7 @@ def unused(tolerances: Iterable[StepTolerance], steps: Iterable[GoldenStep]) -> 
 
 def canonical(op: str) -> str:
     """An operator's own name, whatever alias was given."""
-    spec = operators.lookup(op)
+    spec = refs.lookup(op)
     return op if spec is None else spec.type
 
 

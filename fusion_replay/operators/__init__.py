@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator is, as data: parameters, arg specs, reference in several flavours, tolerance; and the registry.
+"""What an operator is, as data: parameters, arg specs, reference in several flavours, tolerance, tiling.
 
 Each file of :mod:`fusion_replay.refs` declares one :class:`OperatorSpec` named ``SPEC``; a user's operator is one
-decorated function (:mod:`fusion_replay.user_operators`). :func:`reference` evaluates any of them on numpy arrays or
-torch tensors.
+decorated function. :func:`evaluate` evaluates any of them on numpy arrays or torch tensors.
 
 A *flavour* says whose rounding a reference follows:
 
@@ -15,17 +14,7 @@ A *flavour* says whose rounding a reference follows:
 
 from __future__ import annotations
 
-from fusion_replay.operators.evaluation import evaluate, reference
-from fusion_replay.operators.registry import (
-    builtin,
-    canonical,
-    find,
-    lookup,
-    register,
-    specs,
-    template_command,
-    user_specs,
-)
+from fusion_replay.operators.evaluation import evaluate
 from fusion_replay.operators.spec import (
     FLAVOURS,
     REQUIRED,
@@ -47,15 +36,6 @@ __all__ = [
     "OperatorSpec",
     "Param",
     "Runlist",
-    "builtin",
-    "canonical",
     "evaluate",
-    "find",
-    "lookup",
-    "reference",
-    "register",
     "runtime_values",
-    "specs",
-    "template_command",
-    "user_specs",
 ]

@@ -10,42 +10,10 @@ from typing import Any
 import array_api_compat as aac
 import numpy as np
 
-from fusion_replay.bf16 import Array, is_torch, narrow, round_bf16, wide
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.model import ArgSpec
-from fusion_replay.operators.registry import find
+from fusion_replay.model.bf16 import Array, is_torch, narrow, round_bf16, wide
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators.spec import Call, OperatorSpec, runtime_values
-
-
-def reference(
-    op_type: str,
-    params: Mapping[str, Any],
-    inputs: Sequence[Array] | Mapping[str, Array],
-    flavour: str = "exact",
-    *,
-    previous: Array | Sequence[Array | None] | None = None,
-    values: Mapping[str, int | float] | None = None,
-    outputs: Sequence[ArgSpec] | None = None,
-) -> tuple[Array, ...]:
-    """What the operator's outputs should be.
-
-    Args:
-        op_type: IRON's class name or an alias.
-        params: its fields; unknown ones are ignored.
-        inputs: in arg-spec order, or by argument name. Any shape with the right element count; numpy or torch.
-        flavour: see the module's text; the nearest form that exists answers.
-        previous: old contents of the output, for operators that write only part of it.
-        values: runtime values of this dispatch, e.g. ``{"vector_size": 64}``.
-        outputs: the recorded outputs' arg specs, for operators declared without any (``@operator``).
-
-    Returns:
-        One array per output, in the arg spec's shape and dtype (bf16 unless the spec says otherwise).
-
-    Raises:
-        UnknownOperatorError: no such operator.
-        UsageError: parameters, input counts or element counts that don't fit; the message names the argument.
-    """
-    return evaluate(find(op_type), params, inputs, flavour, previous=previous, values=values, outputs=outputs)[0]
 
 
 def evaluate(
@@ -59,7 +27,24 @@ def evaluate(
     outputs: Sequence[ArgSpec] | None = None,
     rounder: Callable[[Array], Array] = round_bf16,
 ) -> tuple[tuple[Array, ...], str]:
-    """As :func:`reference`, and the name of the form that answered; ``rounder`` does the intermediate roundings."""
+    """What the operator's outputs should be, and the name of the flavour that answered.
+
+    Args:
+        spec: the operator.
+        params: its fields; unknown ones are ignored.
+        inputs: in arg-spec order, or by argument name. Any shape with the right element count; numpy or torch.
+        flavour: see the module's text; the nearest form that exists answers.
+        previous: old contents of the output, for operators that write only part of it.
+        values: runtime values of this dispatch, e.g. ``{"vector_size": 64}``.
+        outputs: the recorded outputs' arg specs, for operators declared without any (``@operator``).
+        rounder: does the intermediate roundings.
+
+    Returns:
+        One array per output, in the arg spec's shape and dtype (bf16 unless the spec says otherwise).
+
+    Raises:
+        UsageError: parameters, input counts or element counts that don't fit; the message names the argument.
+    """
     used, fn = spec.flavour(flavour)
     bound = spec.bind(params)
     declared = spec.arg_specs(params)
@@ -185,4 +170,4 @@ def _is_float64(x: Array) -> bool:
     return _dtype_name(x) == "float64"
 
 
-__all__ = ["evaluate", "reference"]
+__all__ = ["evaluate"]

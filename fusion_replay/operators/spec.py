@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fusion_replay.bf16 import Array, round_bf16
+from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
 from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
-from fusion_replay.model import ArgSpec
-from fusion_replay.tiling import Tiling
-from fusion_replay.tolerance import Tolerance, bf16_ulps
+from fusion_replay.model.bf16 import Array, round_bf16
+from fusion_replay.model.runlist import ArgSpec
+from fusion_replay.operators.tiling import Tiling
 
 Flavour = Literal["pr117", "iron-2026-08", "iron-2026-09", "exact"]
 FLAVOURS: tuple[Flavour, ...] = ("pr117", "iron-2026-08", "iron-2026-09", "exact")

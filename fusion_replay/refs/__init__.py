@@ -1,17 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file per operator. A module of this package that defines ``SPEC`` is an operator; nothing else to register."""
+"""The catalogue: one file per operator, and the look-up of any operator by its names, users' own included.
+
+A module of this package that defines ``SPEC`` is an operator; nothing else to register. The names below are imported
+when they are first used: the command line asks for ``plugins`` long before anybody asks for an operator.
+"""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from fusion_replay.operators import OperatorSpec
+if TYPE_CHECKING:
+    from fusion_replay.refs import _plugins as plugins
+    from fusion_replay.refs._catalogue import (
+        builtin,
+        canonical,
+        find,
+        lookup,
+        reference,
+        register,
+        specs,
+        template_command,
+    )
+    from fusion_replay.refs._registered import user_specs
+    from fusion_replay.refs._user import operator
+
+_HOMES = {
+    "builtin": "_catalogue",
+    "canonical": "_catalogue",
+    "find": "_catalogue",
+    "lookup": "_catalogue",
+    "operator": "_user",
+    "plugins": "_plugins",
+    "reference": "_catalogue",
+    "register": "_catalogue",
+    "specs": "_catalogue",
+    "template_command": "_catalogue",
+    "user_specs": "_registered",
+}
+
+__all__ = [
+    "builtin",
+    "canonical",
+    "find",
+    "lookup",
+    "operator",
+    "plugins",
+    "reference",
+    "register",
+    "specs",
+    "template_command",
+    "user_specs",
+]
 
 
-def all_specs() -> Iterator[OperatorSpec]:
-    """The ``SPEC`` of every module here whose name has no leading underscore."""
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            yield importlib.import_module(f"{__name__}.{module.name}").SPEC
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{home}")
+    value = module if name == "plugins" else getattr(module, name)
+    globals()[name] = value
+    return value

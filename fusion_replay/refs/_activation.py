@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fusion_replay.bf16 import Array
+from fusion_replay.model.bf16 import Array
 from fusion_replay.refs._sums import add_to_odd
 
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)

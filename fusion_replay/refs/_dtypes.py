@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.model.runlist import DTYPE_BYTES
 
 _SHORT = {
     "bf16": "bfloat16",

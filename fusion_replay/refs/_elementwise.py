@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fusion_replay.bf16 import Array
-from fusion_replay.model import ArgSpec
+from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Param
-from fusion_replay.tolerance import Tolerance
 
 BINARY_PARAMS = (
     Param("size", int, help="elements"),

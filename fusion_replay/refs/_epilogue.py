@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fusion_replay.bf16 import Array, narrow, round_bf16
 from fusion_replay.errors import UsageError
+from fusion_replay.model.bf16 import Array, narrow, round_bf16
 from fusion_replay.refs._activation import gelu_tanh
 from fusion_replay.refs._matmul import Finish
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import array_api_compat as aac
 
-from fusion_replay.bf16 import Array, wide
+from fusion_replay.model.bf16 import Array, wide
 
 _VECTOR_BLOCK = 1 << 17  # elements of the matrix widened at a time for a matrix-vector product
 _MATRIX_BLOCK = 1 << 23  # the same for either operand of a matrix product: 64 MiB of float64

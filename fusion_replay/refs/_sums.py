@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusion_replay.bf16 import Array
+from fusion_replay.model.bf16 import Array
 
 
 def add_to_odd(xp: Any, a: Array, b: Array) -> Array:

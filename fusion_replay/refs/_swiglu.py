@@ -8,7 +8,7 @@ the steps on the device; ``exact`` rounds once.
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, Runlist
 from fusion_replay.refs._activation import silu
 from fusion_replay.refs._matmul import matmul

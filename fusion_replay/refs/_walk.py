@@ -16,8 +16,8 @@ from typing import Any
 import array_api_compat as aac
 import numpy as np
 
-from fusion_replay.bf16 import Array, wide
 from fusion_replay.errors import UsageError
+from fusion_replay.model.bf16 import Array, wide
 
 
 @dataclass(frozen=True)

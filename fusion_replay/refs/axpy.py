@@ -8,12 +8,12 @@ the sum is rounded to odd so that the one rounding to bf16 is the correct one.
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array, round_bf16
+from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.model.bf16 import Array, round_bf16
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args, no_reference
 from fusion_replay.refs._sums import add_to_odd
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import Tolerance
 
 
 def _product(call: Call, a: Array) -> Array:

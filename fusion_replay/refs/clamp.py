@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from fusion_replay.bf16 import Array, round_bf16
+from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array, round_bf16
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import exact
 
 
 def bounds(p: SimpleNamespace) -> tuple[float, float]:

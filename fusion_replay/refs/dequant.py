@@ -14,13 +14,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from fusion_replay.bf16 import Array, bits_to_float32, is_torch
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array, bits_to_float32, is_torch
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._elementwise import no_reference
-from fusion_replay.tiling import Tiling, runs
-from fusion_replay.tolerance import Tolerance
 
 _DEFAULT_TILE = 4096  # values; amd/IRON iron/operators/dequant.py, what an operator without tile_size is tuned to
 

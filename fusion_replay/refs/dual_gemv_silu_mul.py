@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array, wide
+from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array, wide
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._activation import silu
 from fusion_replay.refs._matmul import matvec
-from fusion_replay.tiling import Tiling, runs
-from fusion_replay.tolerance import relative
 
 
 def block_rows(p: SimpleNamespace) -> int:

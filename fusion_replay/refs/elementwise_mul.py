@@ -7,10 +7,10 @@ correctly rounded product.
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
-from fusion_replay.tiling import streamed
 
 
 def _mul(call: Call, a: Array, b: Array) -> Array:

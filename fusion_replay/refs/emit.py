@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
-from fusion_replay.tolerance import exact
 
 _ROW = 5  # plane, index, scale, bias, shift
 

@@ -13,15 +13,15 @@ import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
+from fusion_replay.operators.tiling import CORE_ROWS, Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._matmul import matmul
-from fusion_replay.tiling import CORE_ROWS, Tiling, grid
-from fusion_replay.tolerance import Tolerance, relative
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
-from fusion_replay.tiling import Tiling, grid
-from fusion_replay.tolerance import Tolerance
+from fusion_replay.operators.tiling import Tiling, grid
 
 _WIDTHS = (64, 32, 16)  # vector widths of the kernel
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
-from fusion_replay.model import ArgSpec
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import no_reference
 from fusion_replay.refs.rms_norm import rows_of
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import relative
 
 _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (Xilinx/mlir-aie layer_norm.cc)
 

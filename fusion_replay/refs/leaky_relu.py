@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, through_float32, unary_args
 from fusion_replay.refs._sums import add_to_odd
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import relative
 
 
 def _torch(call: Call, a: Array) -> Array:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import exact
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._elementwise import no_reference, unary_args
-from fusion_replay.tiling import Tiling, runs
-from fusion_replay.tolerance import exact
 
 
 def _copy(call: Call, a: Array) -> Array:

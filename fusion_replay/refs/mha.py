@@ -16,13 +16,13 @@ from typing import Any
 
 import array_api_compat as aac
 
-from fusion_replay.bf16 import Array, narrow, wide
+from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array, narrow, wide
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import Tiling, grid
 from fusion_replay.refs._elementwise import no_reference
-from fusion_replay.tiling import Tiling, grid
-from fusion_replay.tolerance import Tolerance, relative
 
 _SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
 

@@ -6,11 +6,11 @@ As torch's relu, which the forms of July and August call: NaN stays NaN and -0 s
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import exact
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import exact
 
 
 def _relu(call: Call, a: Array) -> Array:

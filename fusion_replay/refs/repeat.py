@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
-from fusion_replay.model import ArgSpec
+from fusion_replay.compare.tolerance import exact
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators.tiling import Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
-from fusion_replay.tiling import Tiling, grid
-from fusion_replay.tolerance import exact
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.bf16 import Array, is_torch, wide
+from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array, is_torch, wide
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._exp64 import exp64
-from fusion_replay.tolerance import exact
 
 ROW_WORDS = 4
 Doubles = npt.NDArray[np.float64]

@@ -8,11 +8,11 @@ there; the true value, under 3e-39, is kept here down to the smallest subnormal 
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
 

@@ -8,12 +8,12 @@ is kept here. ``exact`` differs for inputs below 2**-60 only, where half the inp
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._activation import silu, silu_exact
 from fusion_replay.refs._elementwise import BINARY_PARAMS, unary_args
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
-from fusion_replay.tiling import Tiling, runs
-from fusion_replay.tolerance import Tolerance, relative
+from fusion_replay.operators.tiling import Tiling, runs
 
 _LOWEST = -(2.0 - 2.0**-7) * 2.0**127  # the lowest finite bf16
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
-from fusion_replay.model import ArgSpec
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._walk import Walk, check_walk, copied, moved
-from fusion_replay.tolerance import exact
 
 
 def _walk(side: str, p: SimpleNamespace) -> Walk:

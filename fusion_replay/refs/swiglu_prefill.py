@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from fusion_replay.bf16 import Array
-from fusion_replay.model import ArgSpec
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
 from fusion_replay.refs._swiglu import DEFECT, chain, steps
-from fusion_replay.tolerance import relative
 
 _COLUMNS = 8
 

@@ -6,11 +6,11 @@ torch's form and the numpy form compute in float32 and round to bf16 once, so on
 
 from __future__ import annotations
 
-from fusion_replay.bf16 import Array
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
-from fusion_replay.tiling import streamed
-from fusion_replay.tolerance import relative
 
 _KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion_replay.diverge.attribution import StepShare
+from fusion_replay.model.text import clip, wrap
 from fusion_replay.report.text import table
-from fusion_replay.screen import clip, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.attribution import Attribution

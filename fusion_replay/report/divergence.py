@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fusion_replay.model.text import wrap
 from fusion_replay.report.terminal import mismatch
 from fusion_replay.report.text import table
-from fusion_replay.screen import wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.bisect import Divergence

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.model import parse_buffer
+from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.report.text import count, human_bytes, table
 
 if TYPE_CHECKING:
-    from fusion_replay.model import OperandUse
+    from fusion_replay.model.runlist import OperandUse
     from fusion_replay.snapshot import RecordedStep, Snapshot
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fusion_replay.deviation import json_number
+from fusion_replay.compare.deviation import json_number
 
 
 def encode(record: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from fusion_replay.report.text import count, human_bytes, human_ns, one_line, ra
 from fusion_replay.snapshot.schema import COMPLETE
 
 if TYPE_CHECKING:
-    from fusion_replay.model import SequenceDescription
+    from fusion_replay.model.runlist import SequenceDescription
     from fusion_replay.snapshot import KernelBinaries, Snapshot
 
 

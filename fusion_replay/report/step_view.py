@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from fusion_replay.model.text import columns
 from fusion_replay.report.text import human_bytes, human_ns, ran_on, table
-from fusion_replay.screen import columns
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fusion_replay.compare import IronVerdict
-from fusion_replay.judging import table
-from fusion_replay.judging.outcome import Skip, StepReport
+from fusion_replay.compare.verdict import IronVerdict
+from fusion_replay.model.text import clip, height, printable, wrap
+from fusion_replay.replaying import table
+from fusion_replay.replaying.outcome import Skip, StepReport
 from fusion_replay.report.text import count
-from fusion_replay.screen import clip, height, printable, wrap
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.diverge.explanation import Explanation
-    from fusion_replay.replay import ReplayReport
+    from fusion_replay.replaying.replay_report import ReplayReport
 
 
 def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None = None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fusion_replay.screen import one_line as one_line
-from fusion_replay.telling import count as count
-from fusion_replay.telling import human_bytes as human_bytes
+from fusion_replay.model.text import one_line as one_line
+from fusion_replay.system.messages import count as count
+from fusion_replay.system.messages import human_bytes as human_bytes
 
 
 def human_seconds(s: float) -> str:

@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.snapshot.binaries import DeviceFile, KernelBinaries
-from fusion_replay.snapshot.reader import Invocation, Snapshot, open_snapshot, opened
+from fusion_replay.snapshot.read.reader import Invocation, Snapshot, open_snapshot, opened
+from fusion_replay.snapshot.read.step import OperandMap, RecordedStep, RecordedTensor
 from fusion_replay.snapshot.schema import Loss
-from fusion_replay.snapshot.step import OperandMap, RecordedStep, RecordedTensor
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.writer import SnapshotWriter
-    from fusion_replay.snapshot.written import WriteReport
+    from fusion_replay.snapshot.write.report import WriteReport
+    from fusion_replay.snapshot.write.writer import SnapshotWriter
 
 __all__ = [
     "DeviceFile",
@@ -33,7 +33,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Whoever only reads does not load what writing needs (a third of the time that ``show`` takes to start)."""
     if name in ("SnapshotWriter", "WriteReport"):
-        from fusion_replay.snapshot import writer
+        from fusion_replay.snapshot.write import writer
 
         return getattr(writer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

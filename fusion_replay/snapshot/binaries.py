@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError
+from fusion_replay.snapshot.read.store import ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, MAX_CONTENT, MAX_NAME, Index
-from fusion_replay.snapshot.store import ContentStore
 
 _DIGEST = re.compile(r"\A[0-9a-f]{32}\Z")
 _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     DTYPE_BYTES,
     ArgSpec,
     BufferDescription,

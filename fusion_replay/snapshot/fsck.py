@@ -20,9 +20,11 @@ from fusion_replay.errors import (
     SnapshotNotFoundError,
     UsageError,
 )
-from fusion_replay.snapshot import journal
-from fusion_replay.snapshot.frames import FRAME_MAGIC, JournalFile
-from fusion_replay.snapshot.reader import Snapshot, extent, open_snapshot, with_side
+from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
+from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
+from fusion_replay.snapshot.read.sealed import read_index
+from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
     JOURNAL_SUFFIX,
@@ -33,10 +35,8 @@ from fusion_replay.snapshot.schema import (
     UserBlock,
     body_digest,
 )
-from fusion_replay.snapshot.sealed import read_index
-from fusion_replay.snapshot.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files
-from fusion_replay.telling import count
+from fusion_replay.system.messages import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,8 @@ def recover(path: str | os.PathLike[str]) -> FsckReport:
 
 
 def _recover(target: Path, journal_path: Path) -> FsckReport:
-    from fusion_replay.snapshot.seal import seal
-    from fusion_replay.snapshot.seal_side import seal_side
+    from fusion_replay.snapshot.seal.recording import seal
+    from fusion_replay.snapshot.seal.side_file import seal_side
 
     with open(journal_path, "rb") as file:
         summary = journal.read_journal(file, str(journal_path))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError
-from fusion_replay.model import SequenceDescription
+from fusion_replay.model.runlist import SequenceDescription
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from fusion_replay.errors import TargetExistsError, UsageError
-from fusion_replay.snapshot.frames import START, JournalFile, ScanResult, scan
+from fusion_replay.snapshot.journal.frames import START, JournalFile, ScanResult, scan
 from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
-from fusion_replay.telling import say
+from fusion_replay.system.messages import say
 
 IfExists = Literal["error", "replace", "number"]
 

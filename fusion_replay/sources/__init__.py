@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion_replay.errors import NotAttachableError
-from fusion_replay.hooks.owner import is_operator_call
+from fusion_replay.sources.iron.watching.owner import is_operator_call
 from fusion_replay.sources.protocol import StepSource
 
 
@@ -23,14 +23,14 @@ def attach(obj: Any, *, whole_calls: bool = False) -> StepSource:
     if all(hasattr(obj, name) for name in ("sequence", "attach", "detach")):
         source: StepSource = obj
         return source
-    from fusion_replay.sources.iron import IronSource
+    from fusion_replay.sources.iron.source import IronSource
 
     try:
         return IronSource(obj)
     except NotAttachableError:
         if not whole_calls:
             raise
-    from fusion_replay.sources.whole_call import WholeCall
+    from fusion_replay.sources.iron.whole_call import WholeCall
 
     return WholeCall(obj)
 

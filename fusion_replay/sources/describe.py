@@ -14,9 +14,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from fusion_replay import operators
+from fusion_replay import refs
 from fusion_replay.errors import FusionReplayError, RunlistError
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     DTYPE_BYTES,
     ArgSpec,
     BufferDescription,
@@ -70,7 +70,7 @@ def describe_sequence(sequence: Any, origin: Mapping[str, str]) -> SequenceDescr
 def describe_operator(op: Any) -> OperatorDescription:
     """Class name (an old ``AIE`` prefix dropped where that names a known operator), module, and every field."""
     name = type(op).__name__
-    known = operators.lookup(name) if name.startswith("AIE") else None
+    known = refs.lookup(name) if name.startswith("AIE") else None
     try:
         label = getattr(op, "name", None)
     except Exception:  # IRON's asks the current device, which need not be known
@@ -180,7 +180,7 @@ def _dtype(dtype: Any) -> tuple[str, tuple[int, ...]]:
 def _names(
     description: OperatorDescription, directions: Sequence[Direction], own: Sequence[str | None]
 ) -> tuple[str, ...]:
-    spec = operators.lookup(description.type)
+    spec = refs.lookup(description.type)
     if spec is not None:
         try:
             declared = spec.arg_specs(description.params)
@@ -263,7 +263,7 @@ def _buffers(
 
 def keeps_old_contents(description: OperatorDescription) -> bool:
     """Whether the operator is known to write only part of its output."""
-    spec = operators.lookup(description.type)
+    spec = refs.lookup(description.type)
     return spec is not None and spec.partial
 
 

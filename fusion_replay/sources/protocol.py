@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.model import SequenceDescription, StepDescription
+from fusion_replay.model.runlist import SequenceDescription, StepDescription
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion_replay import provenance
 from fusion_replay.cli import doctor
+from fusion_replay.sources import provenance
 
 FAKE = Path(__file__).parents[1] / "fake_iron"
 

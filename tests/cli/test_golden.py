@@ -219,7 +219,7 @@ def test_what_was_not_compared_is_counted_with_its_reason(run: Command, folder: 
     import numpy as np
 
     import fusion_replay as fr
-    from fusion_replay import operators
+    from fusion_replay import refs
 
     @fr.operator("Mine")
     def mine(A: Any) -> Any:
@@ -228,7 +228,7 @@ def test_what_was_not_compared_is_counted_with_its_reason(run: Command, folder: 
     with fr.record("m.h5") as rec, rec.step("Mine", {"A": np.ones(4, np.float32)}) as step:
         step.outputs["C"] = np.ones(4, np.float32)
     assert run("golden", "add", "m.h5").status == 0
-    del operators.registry._USER["Mine"]
+    del refs._registered.REGISTERED["Mine"]
     seen = run("golden", "check", folder)
     assert seen.status == 4
     summary = seen.out.splitlines()[-2]

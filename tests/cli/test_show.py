@@ -68,8 +68,8 @@ def test_list_of_steps(run, known: Path) -> None:
 
 def test_history_of_a_buffer(run, tmp_path: Path) -> None:
     """Two writes by two invocations of one runlist, each read once; the input is never written."""
-    from fusion_replay.sources.simulator import simulate
-    from fusion_replay.sources.simulator.operators import ElementwiseAdd
+    from fusion_replay.simulator import simulate
+    from fusion_replay.simulator.operators import ElementwiseAdd
 
     runlist = [(ElementwiseAdd(size=1024), "a", "b", "c"), (ElementwiseAdd(size=1024), "c", "b", "d")]
     call = simulate(runlist, device="npu2", input_args=["a", "b"], output_args=["d"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Command
-from fusion_replay.settings import Settings
+from fusion_replay.recording.settings import Settings
 from fusion_replay.snapshot import SnapshotWriter
 
 Told = Callable[..., tuple[int, str]]

@@ -12,9 +12,9 @@ import fusion_replay as fr
 from byte_runlists import Entry, Use, record
 from fusion_replay.diverge.align import MISSING, NOT_IN_RUNLIST, NOT_INVOKED, align, align_runlists
 from fusion_replay.errors import UsageError
-from fusion_replay.model import OperatorDescription, SequenceDescription
+from fusion_replay.model.runlist import OperatorDescription, SequenceDescription
+from fusion_replay.simulator.workloads import find
 from fusion_replay.sources.describe import describe_sequence
-from fusion_replay.workloads import find
 
 
 @pytest.fixture(scope="module")

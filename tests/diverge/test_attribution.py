@@ -15,8 +15,8 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.__main__ import main
 from fusion_replay.report.jsonl import schema
-from fusion_replay.sources.simulator.operators import ElementwiseAdd, ReLU
-from fusion_replay.workloads import find
+from fusion_replay.simulator.operators import ElementwiseAdd, ReLU
+from fusion_replay.simulator.workloads import find
 
 BF16 = ml_dtypes.bfloat16
 SIZE = 1024

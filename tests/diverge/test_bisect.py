@@ -21,7 +21,7 @@ from fusion_replay.__main__ import main
 from fusion_replay.diverge.hybrid import Hybrid, max_abs, rel_l2
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.report.jsonl import encode, schema
-from fusion_replay.workloads import find, llama
+from fusion_replay.simulator.workloads import find, llama
 
 BF16 = ml_dtypes.bfloat16
 
@@ -61,7 +61,7 @@ def test_by_hand(tmp_path: Path) -> None:
     """y = relu(relu(x) + 1 + 1): the second addition is wrong by 3 in one element of four."""
     x, one = np.array([-1, 2, 3, 4], BF16), np.ones(4, BF16)
     path = tmp_path / "a.h5"
-    from fusion_replay.sources.simulator.operators import ElementwiseAdd, ReLU
+    from fusion_replay.simulator.operators import ElementwiseAdd, ReLU
 
     size = 1024
     runlist = [

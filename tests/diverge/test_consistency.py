@@ -15,8 +15,8 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.__main__ import main
 from fusion_replay.diverge.consistency import Finding, findings
-from fusion_replay.workloads import find
-from fusion_replay.workloads.minilm_model import PACKAGE
+from fusion_replay.simulator.workloads import find
+from fusion_replay.simulator.workloads.minilm_model import PACKAGE
 
 BF16 = ml_dtypes.bfloat16
 
@@ -133,7 +133,7 @@ def test_weights_that_changed_between_invocations(tmp_path: Path) -> None:
 
 def test_bytes_clobbered_between_two_steps(tmp_path: Path) -> None:
     """Somebody writes into a buffer while the sequence runs: here the runlist says less than the program does."""
-    from fusion_replay.sources.simulator.operators import ReLU, Tanh
+    from fusion_replay.simulator.operators import ReLU, Tanh
 
     call = fr.simulate([(ReLU(size=1024), "x", "h"), (Tanh(size=1024), "h", "y")], device="npu2")
     call.get_buffer("x").numpy_view()[:] = np.linspace(-2, 2, 1024).astype(BF16)

@@ -132,7 +132,7 @@ def test_outputs_are_what_is_there_at_the_end(tmp_path: Path) -> None:
 
 def test_a_partial_writer_reads_what_was_there(tmp_path: Path) -> None:
     """StridedCopy keeps the rest of its output: the cache of the next token depends on every earlier one."""
-    from fusion_replay.workloads import find
+    from fusion_replay.simulator.workloads import find
 
     run = find("llama-decode").build("npu2", (), {"tokens": 2, "layers": 1})
     with fr.record(tmp_path / "d.h5", run.callable):

@@ -15,8 +15,8 @@ import pytest
 import fusion_replay as fr
 from byte_runlists import Entry, Use, record
 from fusion_replay.errors import MismatchError, UsageError
-from fusion_replay.sources.simulator.errors import HostRuntimeError
-from fusion_replay.workloads import find
+from fusion_replay.simulator.errors import HostRuntimeError
+from fusion_replay.simulator.workloads import find
 
 BF16 = ml_dtypes.bfloat16
 
@@ -68,7 +68,7 @@ def test_two_faults_are_both_listed(clean: Path, tmp_path: Path) -> None:
 
 def test_a_masked_fault_is_listed_as_masked(tmp_path: Path) -> None:
     """ReLU's input is negative with and without the fault: what comes out is the same zero."""
-    from fusion_replay.sources.simulator.operators import ElementwiseAdd, ReLU
+    from fusion_replay.simulator.operators import ElementwiseAdd, ReLU
 
     runlist = [
         (ElementwiseAdd(size=64, tile_size=64, num_aie_columns=1), "a", "b", "c"),
@@ -137,7 +137,7 @@ def test_two_invocations_of_one_recording(clean: Path) -> None:
 
 def fusing(path: Path, fused: bool, *faults: str) -> Path:
     """The gated half of a feed-forward, its three steps one by one or fused into one design, between two others."""
-    from fusion_replay.sources.simulator import operators as op
+    from fusion_replay.simulator import operators as op
 
     m, k = 64, 128
     gate = [

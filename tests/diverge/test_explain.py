@@ -16,7 +16,7 @@ from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explain import diagnose, explain, explain_diff, explain_difference
 from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import UsageError
-from fusion_replay.sources.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU
+from fusion_replay.simulator.operators import ElementwiseAdd, ElementwiseMul, ReLU
 
 BF16, SIZE = ml_dtypes.bfloat16, 1024
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
+from fusion_replay.compare.tolerance import bf16_ulps, relative
 from fusion_replay.diverge.honest import EXTREME, excuse
-from fusion_replay.tolerance import bf16_ulps, relative
-from fusion_replay.workloads import find
+from fusion_replay.simulator.workloads import find
 
 BF16 = ml_dtypes.bfloat16
 ONE = np.ones(4, BF16)

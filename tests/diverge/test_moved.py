@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
+from fusion_replay.compare.tolerance import bf16_ulps, relative
 from fusion_replay.diverge.environment import Change, environment_changes, in_one_line
 from fusion_replay.diverge.moved import StepFacts, moved
-from fusion_replay.tolerance import bf16_ulps, relative
 
 OLD = StepFacts(
     inputs={"A": "a", "B": "b"},

@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_replay.diverge.patterns import NAMES, Case, Pattern, name
-from fusion_replay.diverge.patterns.case import Again, Version
-from fusion_replay.tiling import Tiling
-from fusion_replay.tolerance import relative
+from fusion_replay.compare.tolerance import relative
+from fusion_replay.diverge.causes import NAMES, Case, Pattern, name
+from fusion_replay.diverge.causes.case import Again, Version
+from fusion_replay.operators.tiling import Tiling
 
 TILING = Tiling((("batch", 4), ("column", 4), ("tile", 4), ("", 16)), "a design")
 SIZE = TILING.size  # 1024

@@ -17,9 +17,9 @@ import fusion_replay as fr
 from fusion_replay.diverge.diff import diff
 from fusion_replay.diverge.explain import diagnose, explain, explain_difference, explain_first
 from fusion_replay.diverge.explanation import Explanation
-from fusion_replay.sources.simulator.errors import HostRuntimeError
-from fusion_replay.sources.simulator.operators import ElementwiseAdd, ReLU
-from fusion_replay.workloads import find
+from fusion_replay.simulator.errors import HostRuntimeError
+from fusion_replay.simulator.operators import ElementwiseAdd, ReLU
+from fusion_replay.simulator.workloads import find
 
 
 def record(path: Path, run: Any) -> Path:

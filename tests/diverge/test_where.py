@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from fusion_replay.diverge.where import locate
-from fusion_replay.tiling import Tiling, ruler
+from fusion_replay.operators.tiling import Tiling, ruler
 
 GRID = Tiling((("batch", 2), ("column", 4), ("tile", 2), ("", 3)), "a design")  # 48 elements
 

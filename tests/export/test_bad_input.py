@@ -81,7 +81,7 @@ def test_contents_that_were_not_kept(tmp_path: Path, format_: str) -> None:
     source = maker.record(tmp_path / "x.h5")
     part = tmp_path / "bare.h5"
     with fr.open(source) as snap:
-        from fusion_replay.snapshot.subset import subset, write_subset
+        from fusion_replay.snapshot.seal.subset import subset, write_subset
 
         write_subset(subset(snap, list(snap), drop=[snap["0:0"].inputs["A"].row or 0]), part)
     with pytest.raises(MissingError, match=r"2 of 1\d arrays .* first invocation_0000/step_0000_GEMV/inputs/A; leave"):
@@ -94,7 +94,7 @@ def test_contents_that_were_not_kept(tmp_path: Path, format_: str) -> None:
 def test_nothing_kept_at_all(tmp_path: Path) -> None:
     source = one_step(tmp_path / "x.h5", {"A": np.ones(3)}, np.ones(2))
     with fr.open(source) as snap:
-        from fusion_replay.snapshot.subset import subset, write_subset
+        from fusion_replay.snapshot.seal.subset import subset, write_subset
 
         write_subset(subset(snap, list(snap), drop=[0, 1, 2]), tmp_path / "bare.h5")
     with pytest.raises(MissingError, match=r"2 of 2 arrays .*; export --as h5 or jsonl, which hold digests"):

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import fusion_replay as fr
 from export_maker import one_step
-from fusion_replay.model import DTYPE_BYTES
+from fusion_replay.model.runlist import DTYPE_BYTES
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 TREE = "invocation_0000/step_0000_Odd"

@@ -32,7 +32,7 @@ def test_slices_are_the_last_writers_of_what_is_read(snap: fr.Snapshot, address:
 
 def test_a_slice_of_a_decode_leaves_out_what_the_step_does_not_need(tmp_path: Path) -> None:
     """K and Q projections of the first layer feed no V projection; its RMSNorm does."""
-    from fusion_replay.workloads import llama_runlist  # noqa: F401 - the decode's runlist is what this relies on
+    from fusion_replay.simulator.workloads import llama_runlist  # noqa: F401 - the decode's runlist is what this relies on
 
     path = tmp_path / "d.h5"
     from fusion_replay.__main__ import main

@@ -261,7 +261,7 @@ def test_refusals(tmp_path: Path, kernels: list[KernelFiles], said: str) -> None
 
 
 def test_digests_alone_are_refused(source: Path, tmp_path: Path) -> None:
-    from fusion_replay.snapshot.subset import subset, write_subset
+    from fusion_replay.snapshot.seal.subset import subset, write_subset
 
     with fr.open(source) as snap:
         row = snap["0:0"].inputs["B"].row

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay import operators
+from fusion_replay import refs
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import Options, check_folder, check_golden
+from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Contents, Golden
-from fusion_replay.golden.results import GoldenResult
-from fusion_replay.sources.simulator.operators import ReLU
-from fusion_replay.tolerance import Tolerance
+from fusion_replay.simulator.operators import ReLU
 from golden_maker import recipe, record_workload
 
 Maker = Callable[..., Path]
@@ -55,9 +55,9 @@ def test_nothing_moved(make: Maker) -> None:
 
 def test_a_moved_reference(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("gelu", "op:GELU")
-    spec = operators.find("GELU")
+    spec = refs.find("GELU")
     floor = {n: lambda call, x: np.zeros_like(np.asarray(x)) for n in spec.flavours}
-    monkeypatch.setitem(operators.registry._builtin(), "GELU", replace(spec, flavours=floor))
+    monkeypatch.setitem(refs._catalogue._builtin(), "GELU", replace(spec, flavours=floor))
     found = check_golden(path, SIM)
     assert only(found) == "reference"
     assert found.headline.startswith("gelu: 0:0 GELU A -> C: reference moved: output C: digest ")
@@ -89,8 +89,8 @@ def test_inside_its_limits_is_said_and_passes_unless_bits_are_asked_for(make: Ma
 
 def test_a_moved_tolerance(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make("gelu", "op:GELU")
-    spec = operators.find("GELU")
-    monkeypatch.setitem(operators.registry._builtin(), "GELU", replace(spec, tolerance={"*": Tolerance(ulps=0)}))
+    spec = refs.find("GELU")
+    monkeypatch.setitem(refs._catalogue._builtin(), "GELU", replace(spec, tolerance={"*": Tolerance(ulps=0)}))
     found = check_golden(path, SIM)
     assert only(found) == "tolerance"
     assert "tolerance moved: limits were " in found.headline
@@ -196,7 +196,7 @@ def test_recipes_that_lead_nowhere(make: Maker, given: Any, why: str) -> None:
 def test_a_recipe_of_one_s_own(make: Maker, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "again.py").write_text(
-        "import fusion_replay as fr\nfrom fusion_replay.sources.simulator.operators import ReLU\n"
+        "import fusion_replay as fr\nfrom fusion_replay.simulator.operators import ReLU\n"
         "def build():\n    return fr.simulate([(ReLU(size=64), 'a', 'b')], device='npu1')\n"
     )
     source = tmp_path / "r.h5"
@@ -281,7 +281,7 @@ def test_an_operator_that_the_project_does_not_know(tmp_path: Path, registry: No
         step.outputs["C"] = one
     path, _ = add(tmp_path / "m.h5", tmp_path / "g")
     assert check_golden(path).passed
-    del operators.registry._USER["Mine"]
+    del refs._registered.REGISTERED["Mine"]
     found = check_golden(path)
     assert "unknown_operator" in found.kinds
     assert "no reference for operator Mine" in found.headline or "no reference for operator Mine" in "".join(

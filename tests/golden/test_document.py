@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.golden.document import Contents, Golden, GoldenStep
 from fusion_replay.golden.tolerances import StepTolerance
-from fusion_replay.tolerance import Tolerance
 
 A, B = "a" * 32, "b" * 32
 STEP = GoldenStep(

@@ -10,7 +10,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.golden import matrix
 from fusion_replay.golden.matrix import is_kept_whole, make
-from fusion_replay.workloads.matrix import Case, cases
+from fusion_replay.simulator.workloads.matrix import Case, cases
 
 
 def case(name: str) -> Case:

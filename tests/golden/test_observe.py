@@ -9,10 +9,10 @@ import pytest
 import xxhash
 
 import fusion_replay as fr
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import golden_of
 from fusion_replay.golden.document import Golden
-from fusion_replay.tolerance import Tolerance
 from golden_maker import record_workload
 
 BF16 = ml_dtypes.bfloat16

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import fusion_replay as fr
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
     OperandUse,
@@ -16,10 +16,10 @@ from fusion_replay.model import (
     SequenceDescription,
     StepDescription,
 )
+from fusion_replay.simulator.operators import ReLU, Repeat, StridedCopy
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check
 from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS
-from fusion_replay.sources.simulator.operators import ReLU, Repeat, StridedCopy
 from snapshot_maker import BF16
 
 HERE = Path(__file__).parent

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from fusion_replay.errors import SnapshotError
-from fusion_replay.snapshot import frames, links, open_snapshot, records
+from fusion_replay.snapshot import open_snapshot
+from fusion_replay.snapshot.encodings import links
 from fusion_replay.snapshot.fsck import check
+from fusion_replay.snapshot.journal import frames, payloads
 from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS, SIDE
 from hostile.test_made_to_hurt import Forge, refused
 from moving_runlists import Machine, recorded
@@ -118,7 +120,7 @@ def test_a_walk_that_never_ends(forge: Forge) -> None:
 
     entry = forge.directory["tables"]["sequences"]
     raw = bytes(forge.data[entry["offset"] : entry["offset"] + entry["size"]])
-    from fusion_replay.snapshot.codec import decompress
+    from fusion_replay.snapshot.encodings.chunks import decompress
 
     text = raw if entry["mask"] & 2 else decompress(raw, entry["rows"] * entry["itemsize"], "t")
     data = json.loads(text)
@@ -170,7 +172,7 @@ def test_journal_links_with_right_checksums_and_evil_numbers(tmp_path: Path) -> 
             for frame in frames.scan(source, frames.ScanResult()):
                 payload = bytearray(frame.payload)
                 if frame.kind == frames.CONTENT and rng.random() < 0.3:
-                    record = records.ContentRecord.parse(bytes(payload), 0)
+                    record = payloads.ContentRecord.parse(bytes(payload), 0)
                     if record.link is not None:
                         tail = len(links.pack(record.link))
                         at = len(payload) - tail + rng.randrange(min(tail, 40))

@@ -16,11 +16,12 @@ import pytest
 import zstandard
 
 from fusion_replay.errors import SnapshotError
-from fusion_replay.snapshot import SnapshotWriter, frames, open_snapshot
-from fusion_replay.snapshot.codec import Encoder
+from fusion_replay.snapshot import SnapshotWriter, open_snapshot
+from fusion_replay.snapshot.encodings.chunks import Encoder
 from fusion_replay.snapshot.fsck import check, recover
+from fusion_replay.snapshot.journal import frames
+from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.schema import TABLES, USER_BLOCK, UserBlock, digest_of
-from fusion_replay.snapshot.sealed import read_sealed
 from snapshot_maker import contents, gemv_silu, record, run
 
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay import operators
+from fusion_replay import refs
 from fusion_replay.errors import UsageError
-from fusion_replay.sources.simulator.faults.kinds import KINDS
-from fusion_replay.sources.simulator.kernels import has_kernel
-from fusion_replay.workloads import find
+from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.kernels import has_kernel
+from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
 RAISING = {"timeout", "hang"}
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 """Parameters beside those of the ``op:`` workload, so that columns, batches and tiles exist to be spoiled."""
 NOT_ON = {("MHA", "npu1")}
-OPERATORS = sorted(s.type for s in operators.specs() if has_kernel(s.type))
+OPERATORS = sorted(s.type for s in refs.specs() if has_kernel(s.type))
 
 
 @dataclass

@@ -30,7 +30,7 @@ def run(where: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess
 
 
 def checked(where: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    return run(where, "pytest", "-p", "fusion_replay.golden.pytest_plugin", **env)
+    return run(where, "pytest", "-p", "fusion_replay.golden.pytest.plugin", **env)
 
 
 def change(file: Path, old: str, new: str) -> None:

@@ -17,12 +17,12 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.errors import NotAttachableError, NothingComparedError, SnapshotError, UsageError
+from fusion_replay.simulator import operators as sim
+from fusion_replay.simulator.errors import HostRuntimeError
+from fusion_replay.simulator.faults import parse_fault
+from fusion_replay.simulator.workloads import find
+from fusion_replay.simulator.workloads.base import Run
 from fusion_replay.snapshot.fsck import check
-from fusion_replay.sources.simulator import operators as sim
-from fusion_replay.sources.simulator.errors import HostRuntimeError
-from fusion_replay.sources.simulator.faults import parse_fault
-from fusion_replay.workloads import find
-from fusion_replay.workloads.base import Run
 from snapshot_maker import bits
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

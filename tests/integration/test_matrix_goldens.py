@@ -12,8 +12,8 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.golden.document import SUFFIX, Golden
 from fusion_replay.golden.matrix import is_kept_whole, recipe_of
-from fusion_replay.workloads import find
-from fusion_replay.workloads.matrix import Case, cases
+from fusion_replay.simulator.workloads import find
+from fusion_replay.simulator.workloads.matrix import Case, cases
 
 FOLDER = Path(__file__).parents[2] / "snapshots"
 BUDGET = 8_000_000  # bytes of the whole folder

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.settings import PREFIX
+from fusion_replay.recording.settings import PREFIX
 
 FAKE = Path(__file__).parent.parent / "fake_iron"
 VARIANTS = ("v3", "v6")
@@ -351,7 +351,7 @@ def test_an_interpreter_without_this_package_runs_the_program_all_the_same(tmp_p
     own = tmp_path / "own" / "fusion_replay"
     own.mkdir(parents=True)
     (own / "__init__.py").write_text("raise ImportError('made for another Python')\n")
-    path = os.pathsep.join([str(Path(fr.__file__).parent / "_site"), str(own.parent)])
+    path = os.pathsep.join([str(Path(fr.__file__).parent / "recording" / "site"), str(own.parent)])
     done = record("env", f"PYTHONPATH={path}", sys.executable, "-c", "print('ran')", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (4, "ran\n")
     assert "can't be imported by" in done.stderr

@@ -186,9 +186,9 @@ class kernel:
         return ert_cmd_state.ERT_CMD_STATE_COMPLETED
 
     def _compute(self, buffers: list[bo]) -> None:
-        from fusion_replay.model import ArgSpec
+        from fusion_replay.model.runlist import ArgSpec
+        from fusion_replay.simulator.alone import LoneKernel
         from fusion_replay.sources.protocol import MemoryUse
-        from fusion_replay.sources.simulator.alone import LoneKernel
 
         design = self._design
         specs = [ArgSpec(n, d, tuple(shape), dtype) for n, d, shape, dtype in design["args"]]

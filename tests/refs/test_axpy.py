@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bf16_oracle import any_bits, array, bits_of, nearest, to_torch, value
-from fusion_replay.operators import reference
+from fusion_replay.refs import reference
 
 triples = st.lists(st.tuples(any_bits, any_bits), min_size=1, max_size=30)
 scalars = st.sampled_from([3.0, 1.003, 10.0, 0.01, -2.5, 0.0, 1e-38]) | st.floats(-1e3, 1e3, allow_subnormal=False)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import NAN, any_bits, array, bits_of, nearest, to_torch, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 bounds = st.tuples(st.floats(-100, 100), st.floats(-100, 100)).map(lambda b: (min(b), max(b)))
 

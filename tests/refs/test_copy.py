@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, raw_bits
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 
 def _visited(walk: dict[str, Any], channels: int, runtime: int = 0) -> list[list[int]]:

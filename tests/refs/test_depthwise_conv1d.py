@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, finite_bits, nearest, normal, tame_bits, to_torch, ulps, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 
 @st.composite

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import any_bits, array, bits_of, finite_bits, nearest, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 
 def _unpacked(packed: bytes, size: int, tile: int, group: int) -> list[tuple[int, int]]:

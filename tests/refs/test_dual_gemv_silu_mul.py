@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, exactly, nearest, nearest_values, normal, to_torch, ulps
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 
 def _silu(x: Fraction) -> Fraction:

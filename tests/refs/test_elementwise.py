@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bf16_oracle import INF, NAN, NEGATIVE, any_bits, array, bits_of, finite_bits, nearest, to_torch, value
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 pairs = st.lists(st.tuples(any_bits, any_bits), min_size=1, max_size=40)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, nearest, normal, to_torch, ulps, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import reference
+from fusion_replay.refs import reference
 
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 3), st.sampled_from([32, 48, 64, 128]), st.integers(1, 3))
 

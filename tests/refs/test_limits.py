@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bf16_oracle import normal
-from fusion_replay.compare import compare
-from fusion_replay.operators import find, reference
-from fusion_replay.sources.simulator.core import Core
-from fusion_replay.sources.simulator.kernels import find_kernel
+from fusion_replay.compare.verdict import compare
+from fusion_replay.refs import find, reference
+from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.kernels import find_kernel
 
 CASES = {
     "ElementwiseAdd": ({"size": 2048}, {}),

@@ -26,8 +26,8 @@ from bf16_oracle import (
     value,
 )
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, find, reference
-from fusion_replay.refs import _matmul
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import _matmul, find, reference
 
 
 def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, nearest, normal, to_torch, ulps
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
-from fusion_replay.refs import mha
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import mha, reference
 
 
 def plain(q: np.ndarray, k: np.ndarray, v: np.ndarray, queries: int, keys: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, raw_bits, to_torch
 from fusion_replay.errors import MissingError, UsageError
-from fusion_replay.operators import FLAVOURS, find, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import find, reference
 
 PAYLOADS = np.arange(0x7F70, 0x7FD0)  # the last finite numbers, Inf, and NaNs with payloads
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import mutants
-from fusion_replay import operators
+from fusion_replay import refs
 
 EVERY = [(op, i) for op, mistakes in mutants.MISTAKES.items() for i in range(len(mistakes))]
 
 
 def test_every_operator_has_three_and_tests_to_catch_them() -> None:
-    built_in = {s.type for s in operators.specs()} - {s.type for s in operators.user_specs()}
+    built_in = {s.type for s in refs.specs()} - {s.type for s in refs.user_specs()}
     assert set(mutants.MISTAKES) == built_in
     assert all(len(mistakes) == 3 for mistakes in mutants.MISTAKES.values())
     assert all(mutants.tests_of(op) for op in built_in)
@@ -24,10 +24,10 @@ def test_every_operator_has_three_and_tests_to_catch_them() -> None:
 
 @pytest.mark.parametrize(("op", "number"), EVERY)
 def test_the_mistake_can_be_made(op: str, number: int) -> None:
-    right, wrong = operators.find(op), mutants.mistaken(op, mutants.MISTAKES[op][number])
+    right, wrong = refs.find(op), mutants.mistaken(op, mutants.MISTAKES[op][number])
     assert wrong.type == op
     assert wrong is not right
-    assert operators.find(op) is right
+    assert refs.find(op) is right
 
 
 @pytest.mark.long

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, exactly, nearest, nearest_values, normal, tame_bits, to_torch, ulps, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import reference
 
 EPS = Fraction(1, 100_000)
 bf = nearest_values

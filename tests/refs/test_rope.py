@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, finite_bits, nearest, normal, tame_bits, to_torch, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, find, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import find, reference
 
 ROWS, COLS = 4, 4
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, exactly, normal, to_torch, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, reference
-from fusion_replay.refs import _exp64
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import _exp64, reference
 
 logit_bits = st.integers(0x3C00, 0x4180) | st.integers(0xBC00, 0xC180) | st.sampled_from([0, 0x8000, 0x4100, 0xFF80])
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bf16_oracle import array, bits_of, exactly, nearest, normal, tame_bits, to_torch, ulps, value
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, find, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import find, reference
 
 
 def _row(bits: list[int], valid: int) -> list[int]:

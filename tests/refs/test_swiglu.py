@@ -11,7 +11,8 @@ import pytest
 
 from bf16_oracle import array, bits_of, exactly, nearest, nearest_values, normal
 from fusion_replay.errors import UsageError
-from fusion_replay.operators import FLAVOURS, find, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import find, reference
 
 
 def _silu(x: Fraction) -> Fraction:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusion_replay import operators
-from fusion_replay.bf16 import BFLOAT16
-from fusion_replay.compare import as_numpy
+from fusion_replay import refs
+from fusion_replay.compare.verdict import as_numpy
+from fusion_replay.model.arrays import to_torch
+from fusion_replay.model.bf16 import BFLOAT16
 from fusion_replay.operators import FLAVOURS
-from fusion_replay.tensors import to_torch
-from fusion_replay.workloads.draws import contents
-from fusion_replay.workloads.op import _DEFAULTS
+from fusion_replay.simulator.workloads.draws import contents
+from fusion_replay.simulator.workloads.op import _DEFAULTS
 
 pytestmark = pytest.mark.torch
 
@@ -26,12 +26,12 @@ library, which shows where the value lies that close to a tie between two bf16 v
 FINE = {"vector_size": 100, "input_offset": 0, "output_offset": 3}
 
 
-EVERY = [(spec.type, flavour) for spec in operators.specs() for flavour in FLAVOURS]
+EVERY = [(spec.type, flavour) for spec in refs.specs() for flavour in FLAVOURS]
 
 
 def drawn(op: str) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray] | None]:
     """Small parameters, seeded inputs, and old contents for a partial writer."""
-    spec, params = operators.find(op), dict(_DEFAULTS[op])
+    spec, params = refs.find(op), dict(_DEFAULTS[op])
     args = spec.arg_specs(params)
     arrays = [
         np.ascontiguousarray(contents(op, params, arg, np.random.default_rng([3, i]))) for i, arg in enumerate(args)
@@ -47,10 +47,10 @@ def to_dtype(name: str) -> np.dtype[Any]:
 
 def both(op: str, flavour: str, device: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     params, inputs, old = drawn(op)
-    spec = operators.find(op)
+    spec = refs.find(op)
     values = {k: v for k, v in FINE.items() if k in spec.values}
-    ours = operators.reference(op, params, inputs, flavour, previous=old, values=values)
-    theirs = operators.reference(
+    ours = refs.reference(op, params, inputs, flavour, previous=old, values=values)
+    theirs = refs.reference(
         op,
         params,
         [to_torch(x, device) for x in inputs],
@@ -86,7 +86,7 @@ def test_torch_on_a_gpu_gives_numpys_bits() -> None:
 
 
 def check(op: str, flavour: str, device: str) -> None:
-    exact = operators.find(op).exact_bits
+    exact = refs.find(op).exact_bits
     for i, (ours, theirs) in enumerate(both(op, flavour, device)):
         off = differing(ours, theirs)
         print(f"{op} {flavour} on {device}, output {i}: {(off > 0).sum()} of {off.size} elements differ")

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bf16_oracle import any_bits, array, bits_of, finite_bits, nearest, raw_bits, to_torch, value
-from fusion_replay.operators import FLAVOURS, find, reference
+from fusion_replay.operators import FLAVOURS
+from fusion_replay.refs import find, reference
 
 slopes = st.floats(-4, 4, allow_subnormal=False) | st.sampled_from([0.0, 0.01, 0.25, 1.0, 1e-30])
 

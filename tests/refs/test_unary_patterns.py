@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bf16_oracle import INF, NAN, NEGATIVE, array, bits_of, to_torch
-from fusion_replay.operators import reference
+from fusion_replay.refs import reference
 
 PATTERNS = np.arange(1 << 16)
 ALPHA = 0.01

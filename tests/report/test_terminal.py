@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay import operators
+from fusion_replay import operators, refs
+from fusion_replay.model.text import LINES, WIDTH
 from fusion_replay.report.terminal import layout
-from fusion_replay.screen import LINES, WIDTH
 
 BF16 = ml_dtypes.bfloat16
 ONE, TWO = (np.array([x], np.float32).astype(BF16) for x in (1, 2))
@@ -70,7 +70,7 @@ def test_every_step_on_request(mixed: Path) -> None:
 def test_many_operators_many_reasons_and_hostile_names_still_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators.registry, "_USER", dict(operators.registry._USER))
+    monkeypatch.setattr(operators.registry, "_USER", dict(refs._registered.REGISTERED))
     path = tmp_path / "x.h5"
     with fr.record(path) as rec:
         for i in range(40):
@@ -103,7 +103,7 @@ def test_cumulative_says_that_the_limits_are_one_steps_and_still_fits(mixed: Pat
 
 
 def test_cumulative_shows_the_final_outputs(tmp_path: Path) -> None:
-    from fusion_replay.sources.simulator.operators import ElementwiseAdd
+    from fusion_replay.simulator.operators import ElementwiseAdd
 
     path = tmp_path / "x.h5"
     call = fr.simulate(

@@ -18,9 +18,9 @@ from fusion_replay.errors import (
     UsageError,
 )
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
-from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot import target as target_module
 from fusion_replay.snapshot.fsck import check, recover
+from fusion_replay.snapshot.seal import recording as seal_module
 from snapshot_maker import bits, contents, gemv_silu, record, run
 
 
@@ -125,7 +125,7 @@ def test_recover_takes_the_journal_by_name_too(tmp_path: Path) -> None:
 
 
 def test_uncompressed_pieces_in_the_spill_are_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusion_replay.snapshot.spill import Spill
+    from fusion_replay.snapshot.journal.spill import Spill
 
     monkeypatch.setattr(Spill, "_start_worker", lambda self: None)
     path = killed(tmp_path / "t.h5", columns=200_000)
@@ -139,7 +139,7 @@ def test_uncompressed_pieces_in_the_spill_are_recovered(tmp_path: Path, monkeypa
 
 
 def test_a_missing_spill_costs_its_tensors_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusion_replay.snapshot.spill import Spill
+    from fusion_replay.snapshot.journal.spill import Spill
 
     monkeypatch.setattr(Spill, "_start_worker", lambda self: None)
     path = killed(tmp_path / "t.h5", columns=200_000)

@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from fusion_replay.model import (
-    ArgSpec,
-    OperandUse,
-    OperatorDescription,
-    SequenceDescription,
-    StepDescription,
-)
+from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot import copier as copier_module
-from fusion_replay.snapshot import tree as tree_module
 from fusion_replay.snapshot.fsck import check
+from fusion_replay.snapshot.seal import chunk_copier as copier_module
+from fusion_replay.snapshot.seal import tree as tree_module
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 h5py = pytest.importorskip("h5py")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.errors import SnapshotError, UsageError
-from fusion_replay.model import (
+from fusion_replay.model.runlist import (
     DTYPE_BYTES,
     ArgSpec,
     BufferDescription,
@@ -21,8 +21,8 @@ from fusion_replay.model import (
     StepDescription,
 )
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
-from fusion_replay.snapshot import writer as writer_module
-from fusion_replay.snapshot.spill import RESERVE
+from fusion_replay.snapshot.journal.spill import RESERVE
+from fusion_replay.snapshot.write import writer as writer_module
 from snapshot_maker import BF16, bits, contents, gemv_silu, random_bf16, record, run
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from fusion_replay.errors import TargetExistsError, UnsealedError, UsageError
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
-from fusion_replay.snapshot import seal as seal_module
 from fusion_replay.snapshot.fsck import check, recover
+from fusion_replay.snapshot.seal import recording as seal_module
 from snapshot_maker import bits, contents, gemv_silu, record, run
 
 

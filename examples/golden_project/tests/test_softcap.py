@@ -9,7 +9,7 @@ import numpy as np
 
 def capped_sum():
     import fusion_replay as fr
-    from fusion_replay.sources.simulator import operators
+    from fusion_replay.simulator import operators
 
     add = operators.ElementwiseAdd(size=2048, tile_size=256, num_aie_columns=4)
     cap = operators.SoftCap(size=2048, cap=2.0)

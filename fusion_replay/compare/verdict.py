@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare two arrays: statistics, one of five rules, a verdict that says in words what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measure
+from fusion_replay.compare.rules import RULES, Rule, rule_for
+from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.errors import MismatchError, UsageError
+from fusion_replay.model.arrays import from_torch, native
+from fusion_replay.model.bf16 import BFLOAT16, is_torch
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a rule says of one comparison; truthy when it matches.
+
+    Attributes:
+        ok: whether actual matches expected under the rule.
+        rule: its name, one of :data:`RULES`.
+        stats: the deviation.
+        n_failing: elements that break the rule (a share of them may be allowed to).
+        detail: one line for a person: what is wrong and where, or how close it is.
+        tolerance: the limits in force.
+    """
+
+    ok: bool
+    rule: str
+    stats: Stats
+    n_failing: int
+    detail: str
+    tolerance: Tolerance
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "rule": self.rule,
+            "tolerance": self.tolerance.to_dict(),
+            "n_failing": self.n_failing,
+            "detail": self.detail,
+            "stats": self.stats.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        return f"{'match' if self.ok else 'MISMATCH'} ({self.rule}: {self.tolerance}): {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class IronVerdict:
+    """What IRON's own compare mode says: ``ok`` is None where it would have raised; ``note`` says what it overlooks."""
+
+    ok: bool | None
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, "note": self.note}
+
+    def __str__(self) -> str:
+        word = {True: "ok", False: "MISMATCH", None: "no verdict"}[self.ok]
+        return f"{word}, {self.note}" if self.note else word
+
+
+def deviation(actual: Any, expected: Any) -> Stats:
+    """Statistics alone; ``n_failing`` counts by the ``strict`` rule. Arguments and errors as :func:`compare`."""
+    a, e = _pair(actual, expected)
+    return measure(a, e, rule_for("strict", a, e).failing).stats
+
+
+def compare(
+    actual: Any,
+    expected: Any,
+    rule: str = "strict",
+    rtol: float | None = None,
+    atol: float | None = None,
+    *,
+    tolerance: Tolerance | None = None,
+    unchanged: bool | None = None,
+    exact_bits: bool = False,
+) -> Verdict:
+    """Judge ``actual`` against ``expected``.
+
+    Args:
+        actual, expected: arrays of equal shape: bf16 (ml_dtypes or torch), float32, other floats or integers, in any
+            mix; torch tensors on any device. Integers are compared exactly unless limits are given.
+        rule: one of :data:`RULES`; their formulas stand in :mod:`fusion_replay.compare.rules`.
+        rtol, atol: limits in the rule's formula; one given alone leaves the other at the rule's default.
+        tolerance: limits as data, instead of rtol and atol.
+        unchanged: rule ``auto`` only: the output kept its old contents bit for bit, so unless they happen to equal
+            ``expected`` bit for bit nothing was written, and that fails.
+        exact_bits: rule ``auto`` only: any difference in bits fails (operators that only move data).
+
+    Raises:
+        UsageError: shapes differ, a dtype is not numeric, or the rule and its limits don't fit.
+    """
+    a, e = _pair(actual, expected)
+    chosen = rule_for(rule, a, e, rtol=rtol, atol=atol, tolerance=tolerance)
+    measured = measure(a, e, chosen.failing)
+    pattern = _pattern(rule, measured, unchanged, exact_bits)
+    ok = pattern is None and chosen.passes(measured)
+    detail = _detail(chosen, measured, ok, pattern)
+    return Verdict(ok, rule, measured.stats, measured.stats.n_failing, detail, chosen.tolerance)
+
+
+def assert_close(
+    actual: Any,
+    expected: Any,
+    rule: str = "strict",
+    rtol: float | None = None,
+    atol: float | None = None,
+    *,
+    tolerance: Tolerance | None = None,
+) -> None:
+    """Nothing if :func:`compare` matches, else an AssertionError in the words of ``torch.testing.assert_close``.
+
+    Raises:
+        MismatchError: (an AssertionError) values or shapes differ.
+        UsageError: as :func:`compare`.
+    """
+    shapes = [tuple(np.shape(x)) for x in (actual, expected)]
+    if shapes[0] != shapes[1]:
+        raise MismatchError(
+            f"The values for attribute 'shape' do not match: {shapes[0]} (actual) != {shapes[1]} (expected)."
+        )
+    verdict = compare(actual, expected, rule, rtol, atol, tolerance=tolerance)
+    if not verdict:
+        raise MismatchError(_torch_words(verdict, *_pair(actual, expected)))
+
+
+def iron_verdict(stats: Stats, fails: str | None = None) -> IronVerdict:
+    """IRON's verdict for these figures; ``fails``: why its compare would have raised instead of judging."""
+    if fails:
+        return IronVerdict(None, fails)
+    note = ""
+    if not stats.mismatch and (stats.max_abs != stats.max_abs or stats.max_rel != stats.max_rel):
+        note = f"{'NaN' if stats.nan_actual or stats.nan_expected else 'Inf'} passes its rule"
+    return IronVerdict(not stats.mismatch, note)
+
+
+# --- arrays in ------------------------------------------------------------------------------------------------------
+
+
+def as_numpy(x: Any) -> npt.NDArray[Any]:
+    """A numpy array of the same bits; torch is touched only if ``x`` is a torch tensor.
+
+    Raises:
+        UsageError: a dtype that is not numeric.
+    """
+    array = from_torch(x) if is_torch(x) else np.asarray(x)
+    if not (array.dtype == BFLOAT16 or array.dtype.kind in "fiub"):
+        raise UsageError(f"dtype {array.dtype}: expected a float or integer type to compare")
+    return native(array)
+
+
+def _pair(actual: Any, expected: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    a, e = as_numpy(actual), as_numpy(expected)
+    if a.shape != e.shape:
+        raise UsageError(f"actual has shape {a.shape}, expected has shape {e.shape}; compare needs equal shapes")
+    return a, e
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def _pattern(rule: str, m: Measured, unchanged: bool | None, exact_bits: bool) -> str | None:
+    """What fails a tensor beyond its elements' limits."""
+    s = m.stats
+    if rule not in ("auto", "strict") or s.bit_equal:
+        return None
+    kept = rule == "auto" and bool(unchanged) and (s.min_atol != 0 or m.n_disagree > 0)
+    if m.actual_all_zero and s.ref_max != 0:
+        return "all zero, expected is not" + (" (as it was before: zeros or nothing was written)" if kept else "")
+    if kept:
+        return "never written: the output kept its old contents bit for bit"
+    if rule == "auto" and exact_bits:
+        return "bits differ, and this operator only moves data"
+    return None
+
+
+def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None) -> str:
+    s = m.stats
+    if s.n == 0:
+        return "no elements"
+    if s.bit_equal and ok:
+        return "bit for bit"
+    parts = [pattern] if pattern else []
+    if m.n_disagree:
+        parts.append(_non_finite(s, m.n_disagree))
+    if rule.name == "iron-compare":
+        parts.append(f"max_abs {s.max_abs:.4g} (limit {rule.tolerance.atol:g}), ")
+        parts[-1] += f"max_rel {s.max_rel:.4g} (limit {rule.tolerance.rtol:g})"
+    elif s.n_failing:
+        allowed = f", {rule.tolerance.error_rate:.1%} may" if rule.tolerance.error_rate else ""
+        share = f"{s.share_failing:.2%}" if s.share_failing >= 1e-4 else f"{s.share_failing:.1e}"
+        first, here, there = m.first_failing or (None, 0, 0)
+        where = "" if first == s.worst_index else f", first at {_index(first)} actual {here:.6g}, expected {there:.6g}"
+        parts.append(f"{s.n_failing:,} of {s.n:,} elements fail ({share}{allowed}){where}")
+    where = f"at {_index(s.worst_index)} actual {s.worst_actual:.6g}, expected {s.worst_expected:.6g}"
+    parts.append(f"largest deviation {s.min_atol:.4g} {where}")
+    return "; ".join(parts)
+
+
+def _non_finite(s: Stats, n: int) -> str:
+    kinds = [
+        f"{count:,} {kind} in {side}"
+        for kind, side, count in (
+            ("NaN", "actual", s.nan_actual),
+            ("NaN", "expected", s.nan_expected),
+            ("Inf", "actual", s.inf_actual),
+            ("Inf", "expected", s.inf_expected),
+        )
+        if count
+    ]
+    return f"non-finite values disagree in {n:,} element{'' if n == 1 else 's'} ({', '.join(kinds)})"
+
+
+def _index(index: tuple[int, ...] | None) -> str:
+    return "()" if not index else f"({', '.join(map(str, index))}{',' if len(index) == 1 else ''})"
+
+
+def _torch_words(v: Verdict, actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
+    s, t = v.stats, v.tolerance
+    lines = [
+        "Tensor-likes are not close!",
+        "",
+        f"Mismatched elements: {s.n_failing} / {s.n} ({s.share_failing:.1%})",
+        f"Greatest absolute difference: {s.min_atol:g} at index {_index(s.worst_index)} (up to {t.atol:g} allowed)",
+        f"Greatest relative difference: {_greatest_relative(actual, expected)} (up to {t.rtol:g} allowed)",
+        f"Rule {v.rule} ({t}): {v.detail}",
+    ]
+    return "\n".join(lines)
+
+
+def _greatest_relative(actual: npt.NDArray[Any], expected: npt.NDArray[Any]) -> str:
+    a, e = (x.astype(np.float64).reshape(-1) for x in (actual, expected))
+    with np.errstate(all="ignore"):
+        quotient = np.where(a == e, 0.0, np.abs(a - e) / np.abs(e))
+    at = int(np.argmax(quotient))  # NaN counts as the greatest
+    index = tuple(int(i) for i in np.unravel_index(at, actual.shape))
+    return f"{quotient[at]:g} at index {_index(index)}"
+
+
+__all__ = [
+    "RULES",
+    "ULP_BUCKETS",
+    "IronVerdict",
+    "Stats",
+    "Verdict",
+    "assert_close",
+    "compare",
+    "deviation",
+    "iron_verdict",
+]

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the recorder does at each step of a source: read operands, hand them to the snapshot's writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from fusion_replay import operators, refs
+from fusion_replay.errors import UsageError
+from fusion_replay.model.arrays import as_dtype
+from fusion_replay.model.runlist import OperandUse, SequenceDescription, StepDescription, format_address
+from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
+from fusion_replay.sources.device_files import device_files
+from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
+from fusion_replay.system.messages import in_words
+
+if TYPE_CHECKING:
+    from fusion_replay.recording.recorder import Recorder
+    from fusion_replay.snapshot.write.hold import Spot
+
+Arrays = Mapping[int, npt.NDArray[Any]]
+
+
+class Watch:
+    """Observes one source on behalf of a :class:`Recorder`; several sources may take turns."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._sequence: int | None = None
+        self._description: SequenceDescription | None = None
+        self._invocation: int | None = None
+        self._begun = False
+        self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
+        self._read: dict[Spot, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
+        self._withheld = False
+
+    def invocation_started(self, sequence: SequenceDescription) -> None:
+        self._invocation, self._description = None, sequence
+        with self._recorder.guard(f"starting {sequence.name}", "invocation"):
+            writer = self._recorder.writer
+            if self._sequence is None:
+                self._sequence = writer.add_sequence(sequence)
+            self._invocation = writer.begin_invocation(self._sequence)
+
+    def prepared(self, kernels: Callable[[], Sequence[KernelPaths]]) -> None:
+        if self._sequence is not None:
+            with self._recorder.guard("the device files of its kernels", "binaries"):
+                files = device_files(kernels())
+                if files:
+                    self._recorder.writer.add_binaries(self._sequence, files, keep=self._recorder.how.binaries)
+
+    def before(self, step: LiveStep) -> None:
+        self._begun = False
+        with self._recorder.guard(self._words(step), "step"):
+            if self._invocation is None or self._sequence is None:
+                raise UsageError("its invocation could not be opened")
+            inputs: dict[int, npt.NDArray[Any]] = {}
+            previous: dict[int, npt.NDArray[Any]] = {}
+            watched: dict[int, npt.NDArray[Any]] = {}
+            assumed: dict[int, int] = {}
+            keep = self._keeps_old_contents(step.description)
+            self._read = None
+            withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
+            self._withheld = withheld is not None
+            if withheld is not None and self._recorder.keeping.only_matching:
+                self._recorder.writer.leave_out(f"steps {withheld}; not recorded")
+                return
+            for position, use in enumerate(step.description.operands):
+                known = self._known(use)
+                there = known is not None and (withheld is not None or self._recorder.writer.holds(known))
+                if known is not None and there and not self._looks_again:
+                    assumed[position] = known
+                elif use.spec.reads:
+                    inputs[position] = step.read(position)
+                if use.spec.writes:
+                    kept = previous if keep or use.spec.reads else watched
+                    kept[position] = step.read(position)
+            contents = self._recorder.writer.begin_step(
+                self._invocation,
+                step.description.index,
+                inputs,
+                previous=previous,
+                watched=watched,
+                values=step.values,
+                assumed=assumed,
+                withheld=withheld,
+            )
+            self._begun = True
+            self._remember_static(step, contents)
+            if withheld is None and (self._judges or self._recorder.how.with_reference):
+                self._remember_read(inputs, previous)
+
+    def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
+        """What the kernel may write over, for whoever asks a reference afterwards."""
+        read = {(INPUT, position): array.copy() for position, array in inputs.items()}
+        for position, array in previous.items():
+            known = read.get((INPUT, position))
+            read[PREVIOUS, position] = array.copy() if known is None else known
+        self._read = read
+
+    def after(self, step: LiveStep, result: StepResult) -> None:
+        if not self._begun or self._invocation is None:
+            return  # its loss was counted when it began
+        reference: dict[int, npt.NDArray[Any]] = {}
+        if self._recorder.how.with_reference and self._read is not None:
+            with self._recorder.guard(f"reference() of {self._words(step)}", "reference"):
+                reference = self._reference(step, self._read)
+        with self._recorder.guard(f"outputs of {self._words(step)}", "outputs"):
+            operands = enumerate(step.description.operands)
+            outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
+            self._recorder.writer.end_step(
+                self._invocation,
+                step.description.index,
+                outputs,
+                elapsed_ns=result.elapsed_ns,
+                state=result.state,
+                reference=reference,
+                decide=None if self._recorder.decider is None else partial(self._decide, step, outputs),
+            )
+
+    def _decide(self, step: LiveStep, outputs: Arrays, digests: Mapping[Spot, bytes]) -> str | None:
+        from fusion_replay.replaying.deviating import JustRan  # who keeps everything needs none of it
+
+        assert self._sequence is not None
+        assert self._invocation is not None
+        sequence, read = self._recorder.writer.sequence(self._sequence), self._read or {}
+        contents = read | {(OUTPUT, position): array for position, array in outputs.items()}
+        ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents, self._withheld)
+        return self._recorder.decide(ran, digests)
+
+    def failed(self, step: LiveStep, error: BaseException) -> None:
+        if not self._begun or self._invocation is None:
+            return
+        with self._recorder.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
+            self._recorder.writer.fail_step(self._invocation, step.description.index, in_words(error))
+            if not self._withheld:
+                self._recorder.count_failed(self._invocation)
+
+    def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
+        if self._begun and self._invocation is not None:
+            with self._recorder.guard(f"IRON's statistics of step {step.index}", "statistics"):
+                self._recorder.writer.note_step(self._invocation, step.index, {"iron": dict(statistics)})
+
+    def invocation_finished(self) -> None:
+        if self._invocation is not None:
+            with self._recorder.guard("the end of an invocation", "invocation"):
+                self._recorder.writer.end_invocation(self._invocation)
+                self._recorder.expect()
+
+    def _reference(self, step: LiveStep, read: Mapping[Spot, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
+        """By position, in the outputs' dtypes, what the operator itself expects."""
+        ask = getattr(step, "reference", None)
+        inputs = {position: array for (role, position), array in read.items() if role == INPUT}
+        old = {position: array for (role, position), array in read.items() if role == PREVIOUS}
+        partial = self._is_partial(step.description)
+        previous = [array for position, array in old.items() if partial and position not in inputs]
+        results = None if ask is None else ask(list(inputs.values()), previous)
+        if results is None:
+            raise UsageError("the operator has none")
+        uses = [(i, use.spec) for i, use in enumerate(step.description.operands) if use.spec.writes]
+        if len(results) != len(uses):
+            raise UsageError(f"it gave {len(results)} results for {len(uses)} outputs")
+        return {i: as_dtype(result, spec.dtype) for (i, spec), result in zip(uses, results, strict=True)}
+
+    @property
+    def _looks_again(self) -> bool:
+        return self._judges or self._recorder.how.verify_static or self._recorder.how.with_reference
+
+    @property
+    def _judges(self) -> bool:
+        """Whether each step is judged by its reference as soon as it has run."""
+        return self._recorder.decider is not None and self._recorder.decider.reads
+
+    def _known(self, use: OperandUse) -> int | None:
+        """The content that a weight had when it was first read."""
+        return self._static.get((use.buffer, use.start, use.spec.nbytes, use.spec.dtype))
+
+    def _remember_static(self, step: LiveStep, contents: Mapping[int, int]) -> None:
+        """``contents``: of the inputs that were read, by position."""
+        rewritten = []
+        for position, content in contents.items():
+            use = step.description.operands[position]
+            if use.buffer not in step.static:
+                continue
+            known = self._known(use)
+            self._static[use.buffer, use.start, use.spec.nbytes, use.spec.dtype] = content
+            if known is not None and not self._recorder.writer.same(known, content):
+                rewritten.append(use.spec.name)
+                where = f"{self._words(step)} {use.spec.name} of {use.label}".removeprefix("step ")
+                self._recorder.writer.notice("buffers taken for static that changed", where)
+        if rewritten and self._invocation is not None:
+            self._recorder.writer.note_step(self._invocation, step.description.index, {"rewritten": rewritten})
+
+    def _words(self, step: LiveStep) -> str:
+        if self._description is None or self._invocation is None:
+            return f"step {step.description.index}"
+        address = format_address(self._invocation, step.description.index)
+        return f"step {address} {self._description.operator_of(step.description.index).type}"
+
+    def _keeps_old_contents(self, step: StepDescription) -> bool:
+        """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
+        return self._spec(step) is None or self._is_partial(step)
+
+    def _is_partial(self, step: StepDescription) -> bool:
+        spec = self._spec(step)
+        return spec is not None and spec.partial
+
+    def _spec(self, step: StepDescription) -> operators.OperatorSpec | None:
+        if self._description is None:
+            return None
+        return refs.lookup(self._description.operator_of(step.index).type)
+
+
+__all__ = ["Watch"]

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where users' operators come from: a file or module by name, ``pyproject.toml``, installed packages.
+
+Each is Python code that uses ``@fusion_replay.operator`` when it is imported. Files and modules run because somebody
+named them; ``[tool.fusion-replay] import = [...]`` (on the command line) and the entry-point group
+``fusion_replay.operators`` are read before the first question to the registry: whoever asks none pays nothing. As with
+pytest's ``conftest.py``, working in a directory runs the code that its project names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from fusion_replay.errors import UsageError
+from fusion_replay.system.messages import in_words, line_in, say
+
+GROUP = "fusion_replay.operators"
+TABLE = "fusion-replay"
+
+_loaded: dict[str, ModuleType] = {}
+"""What was asked for by its resolved path or module name: naming the same twice is no clash with itself."""
+
+_waiting: list[Callable[[], None]] = []
+_lock = threading.RLock()
+_running = False
+
+
+def before_first_use(load: Callable[[], None]) -> None:
+    """Run ``load`` before the next question to the registry. What it raises reaches whoever asks; it runs once."""
+    with _lock:
+        _waiting.append(load)
+
+
+@contextlib.contextmanager
+def reading_project(start: str | os.PathLike[str] = ".") -> Iterator[None]:
+    """Inside the block the first question to the registry reads ``pyproject.toml``, see :func:`load_project`."""
+
+    def read() -> None:
+        load_project(start)
+
+    before_first_use(read)
+    try:
+        yield
+    finally:
+        if read in _waiting:  # nobody asked
+            _waiting.remove(read)
+
+
+def ready() -> None:
+    """What waits for the first question to the registry happens now."""
+    global _running
+    if not _waiting:
+        return
+    with _lock:  # other threads wait
+        if _running:  # an operator that is being loaded asks for another one
+            return
+        _running = True
+        try:
+            while _waiting:
+                try:
+                    _waiting[0]()
+                finally:
+                    _waiting.pop(0)
+        finally:
+            _running = False
+
+
+def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--import") -> None:
+    """Import a file (``my_op.py``, any path with a separator) or a module (``package.ops``) that declares operators.
+
+    Args:
+        where: the file or module.
+        base: directory that relative paths start from; modules are looked for there too.
+        asked_by: who named it, for messages.
+
+    Raises:
+        UsageError: no such file or module, code that raises, or code that declares no operator.
+    """
+    directory = Path(base).absolute()
+    is_file = where.endswith(".py") or os.sep in where
+    path = directory / where
+    key = str(path.resolve()) if is_file else where
+    if key in _loaded:
+        return
+    what = f"{asked_by} {where}"
+    if is_file and not path.is_file():
+        raise UsageError(f"{what}: {'a directory' if path.is_dir() else 'no such file'}; expected a Python file")
+    before = _registered()
+    try:
+        module = _run_file(path) if is_file else _import_module(where, directory)
+    except UsageError:
+        raise
+    except ModuleNotFoundError as error:
+        if not is_file and error.name is not None and f"{where}.".startswith(f"{error.name}."):
+            raise UsageError(f"{what}: no such module, here or installed; give a file as {where}.py") from None
+        raise UsageError(f"{what}: {_with_line(error, path)}") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{what}: {_with_line(error, path)}") from error
+    if not _declares(module, before):
+        raise UsageError(
+            f"{what}: it declares no operator and no kernel; write @fusion_replay.operator(NAME) before a function "
+            "(`fusion-replay operators --new NAME` prints a whole file)"
+        )
+    _loaded[key] = module
+
+
+def loaded() -> tuple[str, ...]:
+    """What :func:`load` has imported so far, as another process can give it to :func:`load` again."""
+    return tuple(_loaded)
+
+
+def load_project(start: str | os.PathLike[str] = ".") -> None:
+    """What the nearest ``pyproject.toml`` at or above ``start`` names in ``[tool.fusion-replay] import = [...]``.
+
+    Paths are relative to that file.
+
+    Raises:
+        UsageError: no valid TOML, an unknown key, anything but a list of names, or as :func:`load`.
+    """
+    project = next((p for d in _upwards(Path(start)) if (p := d / "pyproject.toml").is_file()), None)
+    if project is None:
+        return
+    import tomllib
+
+    try:
+        table: Any = tomllib.loads(project.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{project}: can't be read: {error}") from error
+    given = table.get("tool", {}).get(TABLE, {})
+    for key in given:
+        if key != "import" and not key.startswith("golden-"):  # those are checked where goldens are
+            raise UsageError(f"{project}: [tool.{TABLE}] {key}: unknown; known: import, and what begins with golden-")
+    names = given.get("import", [])
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise UsageError(f"{project}: [tool.{TABLE}] import: expected a list of files and modules, found {names!r}")
+    for name in names:
+        load(name, project.parent, asked_by=f"{project}: [tool.{TABLE}] import")
+
+
+def load_entry_points() -> None:
+    """What installed packages offer in the group ``fusion_replay.operators``.
+
+    A package that can't be loaded is told on stderr and left out: it must not stop a recording that needs none of it.
+    """
+    from importlib.metadata import entry_points
+
+    for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
+        try:
+            point.load()
+        except Exception as error:
+            say(f"operators of entry point {point.name} ({point.value}) are left out: {in_words(error)}")
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _run_file(path: Path) -> ModuleType:
+    """Run a file as a module of its own; what lies beside it can be imported by it."""
+    name = f"imported.{path.stem}"
+    while name in sys.modules:
+        name += "_"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    _reachable(path.parent)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str, directory: Path) -> ModuleType:
+    _reachable(directory)
+    return importlib.import_module(name)
+
+
+def _reachable(directory: Path) -> None:
+    if str(directory) not in sys.path:
+        sys.path.append(str(directory))  # last: nothing installed is shadowed
+
+
+def _registered() -> dict[int, str]:
+    """Identity and source of everything that users declared so far: operators, and kernels of the software NPU."""
+    from fusion_replay.refs._registered import user_specs
+
+    found = {id(spec): spec.source for spec in user_specs()}
+    kernels = sys.modules.get("fusion_replay.simulator.kernels.user")  # a kernel's declaration has imported it
+    if kernels is not None:
+        found |= {id(kernel): kernel.source for kernel in kernels.user_kernels().values()}
+    return found
+
+
+def _declares(module: ModuleType, before: dict[int, str]) -> bool:
+    """Something was registered meanwhile, or, for a module that was imported already, by it earlier."""
+    now = _registered()
+    return bool(now.keys() - before.keys()) or any(s.startswith(f"{module.__name__}.") for s in now.values())
+
+
+def _with_line(error: BaseException, path: Path) -> str:
+    """The exception, with the line of the named file where it came from."""
+    line = line_in(str(path), error) or (error.lineno if isinstance(error, SyntaxError) else None)
+    where = f"line {line}: " if line else ""
+    return where + (f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_words(error))
+
+
+def _upwards(start: Path) -> list[Path]:
+    here = start.absolute()
+    return [here, *here.parents]
+
+
+before_first_use(load_entry_points)

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step: evaluate its reference on given contents and compare every output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from fusion_replay import operators, refs
+from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
+from fusion_replay.compare.verdict import as_numpy, compare, deviation, iron_verdict
+from fusion_replay.errors import MissingError, UsageError
+from fusion_replay.model.arrays import to_torch
+from fusion_replay.model.bf16 import round_bf16
+from fusion_replay.model.runlist import WHOLE_CALL
+from fusion_replay.model.withheld import AS_IN, AS_REFERENCE, FILTERED
+from fusion_replay.replaying.outcome import NoiseFloor, OutputReport, Skip, StepReport
+from fusion_replay.snapshot.read.store import NOT_KEPT
+from fusion_replay.system.messages import in_words, line_in, way_of
+
+if TYPE_CHECKING:
+    from fusion_replay.operators import OperatorSpec
+    from fusion_replay.snapshot import RecordedStep, RecordedTensor
+
+NDArray = npt.NDArray[Any]
+Read = Callable[["RecordedTensor"], NDArray]
+"""Where a step's contents come from: the recording itself, or the chain of references."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How steps are judged: the rule, the reference as asked for, and which arrays it computes on.
+
+    ``reference``: a flavour, "auto" (the flavour the recording names), or one of :data:`FOREIGN`. ``array``: one of
+    :data:`ARRAYS`. ``tolerances``: limits that replace an operator's own, by step address or operator type.
+    """
+
+    rule: str = "auto"
+    reference: str = "auto"
+    array: str = "numpy"
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+
+    def flavour(self, step: RecordedStep) -> str:
+        recorded = step.sequence.origin.get("flavour", "exact")
+        return recorded if self.reference in ("auto", *FOREIGN) else self.reference
+
+    def tolerance(self, step: RecordedStep, spec: OperatorSpec | None) -> Tolerance:
+        """The limits for this step: its own, its operator's as given, or the operator's."""
+        for key in (step.address, step.op.type if spec is None else spec.type):
+            if key in self.tolerances:
+                return self.tolerances[key]
+        if spec is None:  # IRON knows it, the catalogue does not
+            return bf16_ulps(2)
+        return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
+
+
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_REFERENCES = os.path.join(_PACKAGE, "refs", "")
+
+FOREIGN = ("installed", "stored")
+"""References that are not ours: IRON's own, as installed here; what the recording kept of it."""
+
+ARRAYS = ("numpy", "torch", "cuda")
+"""What references compute on. The bits agree, but for the last one of sums and functions that a library computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What the outputs should be, in the recorded order and shapes.
+
+    ``meaning``: the flavour's own meaning rounded once, where the flavour itself rounds on the way; else None.
+    """
+
+    flavour: str
+    results: tuple[NDArray, ...]
+    meaning: tuple[NDArray, ...] | None
+
+
+class NotComparedError(Exception):
+    """Carries the reason why a step can't be compared."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+
+def tensors(side: Mapping[Any, Any]) -> list[RecordedTensor]:
+    """A step's inputs or outputs as a list, in runtime order."""
+    return [side[i] for i in range(len(side))]
+
+
+def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
+    """The step's reference on contents from ``read``.
+
+    Raises:
+        NotComparedError: the step never finished, contents were not kept, or no reference can take it.
+    """
+    if step.status != "complete":
+        what = "in flight: the kernel had not come back" if step.status == "in_flight" else "failed"
+        raise NotComparedError(step.status, f"{what}{f' ({step.error})' if step.error else ''}")
+    if step.sequence.origin.get("dispatch") == WHOLE_CALL:
+        why = "a whole call: no step inside was seen; record with separate dispatch to judge steps"
+        raise NotComparedError("whole_call", why)
+    spec = refs.lookup(step.op.type)
+    if spec is None and plan.reference not in FOREIGN:
+        template = refs.template_command(step.op.type)
+        why = (
+            f"no reference for operator {step.op.type}; `{template}` prints a description to fill in, --import reads it"
+        )
+        raise NotComparedError("unknown_operator", why)
+    inputs, outputs = tensors(step.inputs), tensors(step.outputs)
+    old = [t.previous for t in outputs] if spec is not None and spec.partial else []
+    _need_kept(step, [*inputs, *outputs], old)
+    if plan.reference == "stored":
+        return _stored(outputs)
+    arrays = [read(t) for t in inputs]
+    previous = [read(t) for t in old if t is not None]
+    try:
+        if spec is None or plan.reference == "installed":
+            from fusion_replay.replaying.installed import installed_reference
+
+            results = installed_reference(step.op, arrays, previous, step.values)
+            return Evaluation("installed", _as_recorded(results, outputs, range(len(outputs))), None)
+        if plan.array != "numpy":
+            device = "cuda" if plan.array == "cuda" else "cpu"
+            arrays, previous = ([to_torch(x, device) for x in given] for given in (arrays, previous))
+        return _evaluate(step, spec, plan.flavour(step), inputs, arrays, outputs, previous)
+    except (UsageError, MissingError) as error:
+        raise NotComparedError("reference", str(error)) from error
+    except Exception as error:
+        # A user's operator is a user's function: whatever it raises is no verdict on the device.
+        raise NotComparedError("reference", f"its reference raised {in_words(error)}{_where(error)}") from error
+
+
+def judge(
+    step: RecordedStep,
+    plan: Plan,
+    evaluation: Evaluation,
+    actual: Sequence[NDArray],
+    excused: Callable[[RecordedTensor], bool],
+) -> StepReport:
+    """Compare every output; ``excused`` says whether one that kept its old contents has a good reason to."""
+    spec = refs.lookup(step.op.type)
+    tolerance = plan.tolerance(step, spec)
+    fails = None if spec is None else spec.iron_failure(step.op.params, plan.flavour(step), step.values)
+    exact_bits = spec is not None and spec.exact_bits
+    limit = tolerance if plan.rule == "auto" else None
+    reports = []
+    for i, tensor in enumerate(tensors(step.outputs)):
+        expected = evaluation.results[i]
+        against = partial(compare, actual[i], expected, plan.rule, tolerance=limit, exact_bits=exact_bits)
+        verdict = against()
+        if tensor.unchanged and plan.rule == "auto" and not verdict.stats.bit_equal and not excused(tensor):
+            verdict = against(unchanged=True)
+        floor = None
+        if evaluation.meaning is not None:
+            floor = _noise_floor(actual[i], expected, evaluation.meaning[i])
+        iron = iron_verdict(verdict.stats, fails)
+        reports.append(OutputReport(tensor.name, tensor.position, tensor.buffer, verdict, iron, floor))
+    return StepReport(
+        address=step.address,
+        invocation=step.invocation,
+        index=step.index,
+        op=step.op,
+        label=step.label,
+        flavour=evaluation.flavour,
+        outputs=tuple(reports),
+    )
+
+
+def skip(step: RecordedStep, why: NotComparedError) -> Skip:
+    """The step as one that was not compared, with its reason."""
+    return Skip(step.address, step.invocation, step.index, step.op.type, step.label, why.kind, why.reason)
+
+
+def _stored(outputs: list[RecordedTensor]) -> Evaluation:
+    found = [t.reference for t in outputs if t.reference is not None and t.reference.kept]
+    if len(found) < len(outputs):
+        raise NotComparedError("reference", "no reference was stored with it: record(..., with_reference=True) does")
+    return Evaluation("stored", tuple(t.numpy() for t in found), None)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[RecordedTensor | None]) -> None:
+    if not step.outputs:
+        raise NotComparedError("not_kept", "no output was recorded")
+    if not any(tensor.use.spec.size for tensor in tensors(step.outputs)):
+        raise NotComparedError("empty", "its outputs have no elements")
+    if step.withheld is not None and not all(tensor.kept for tensor in needed):
+        advice = "record without the filter" if step.withheld == FILTERED else "record with a higher limit"
+        if step.withheld.startswith((AS_IN, AS_REFERENCE)):
+            advice = "record with keep 'all'"
+        raise NotComparedError("not_kept", f"its contents were not kept, {step.withheld}: {advice} to judge it")
+    for tensor in needed:
+        if not tensor.kept:
+            kind = "not_kept" if tensor.absent == NOT_KEPT else "weights"
+            raise NotComparedError(kind, f"the contents of {tensor.name} {tensor.absent}")
+    for before in old:
+        if before is None or not before.kept:
+            raise NotComparedError("not_kept", "the output's old contents, which it keeps in part, were not recorded")
+
+
+def _where(error: BaseException) -> str:
+    """``, in my_op.py, line 12``: the line of the reference itself, whose file is the first behind our own code."""
+    files = (file for file, _ in way_of(error))
+    own = next((f for f in files if not f.startswith(_PACKAGE) or f.startswith(_REFERENCES)), None)
+    return "" if own is None else f", in {os.path.basename(own)}, line {line_in(own, error)}"
+
+
+def _evaluate(
+    step: RecordedStep,
+    spec: OperatorSpec,
+    flavour: str,
+    inputs: list[RecordedTensor],
+    arrays: list[NDArray],
+    outputs: list[RecordedTensor],
+    previous: list[NDArray],
+) -> Evaluation:
+    declared = spec.arg_specs(step.op.params)
+    by_arrays = step.sequence.origin.get("variant") == "arrays"
+    given = _by_name_or_place([t.name for t in inputs], [s.name for s in declared if s.reads], arrays, by_arrays)
+    order = _output_order([t.name for t in outputs], [s.name for s in declared if s.writes])
+    old = [previous[order.index(i)] for i in range(len(order))] if previous else None
+    rounded = False
+
+    def noting(x: NDArray) -> NDArray:
+        nonlocal rounded
+        rounded = True
+        result: NDArray = round_bf16(x)
+        return result
+
+    def run(rounder: Callable[[NDArray], NDArray]) -> tuple[tuple[NDArray, ...], str]:
+        results, used = operators.evaluate(
+            spec,
+            step.op.params,
+            given,
+            flavour,
+            previous=old,
+            values=step.values,
+            outputs=[t.use.spec for t in outputs],
+            rounder=rounder,
+        )
+        return _as_recorded(tuple(as_numpy(r) for r in results), outputs, order), used
+
+    results, used = run(noting)
+    meaning = run(lambda x: x)[0] if rounded else None
+    return Evaluation(used, results, meaning)
+
+
+def _as_recorded(
+    results: Sequence[NDArray], outputs: list[RecordedTensor], order: Sequence[int]
+) -> tuple[NDArray, ...]:
+    """A reference's results in the recorded outputs' order and shapes; ``order`` has a result's number per output."""
+    if len(results) != len(outputs):
+        raise UsageError(f"the reference gives {len(results)} outputs, recorded were {len(outputs)}")
+    for tensor, at in zip(outputs, order, strict=True):
+        if results[at].size != tensor.use.spec.size:
+            found = f"{results[at].size} elements {results[at].shape} for output {tensor.name}"
+            raise UsageError(f"the reference gives {found}, recorded were {tensor.use.spec.size} {tensor.shape}")
+    return tuple(results[at].reshape(t.shape) for t, at in zip(outputs, order, strict=True))
+
+
+def _by_name_or_place(
+    names: list[str], declared: list[str], arrays: list[NDArray], by_name: bool
+) -> Mapping[str, NDArray] | list[NDArray]:
+    """By name where the names are the operator's own (or a user gave them); else in runtime order."""
+    if by_name or (sorted(names) == sorted(declared) and len(set(names)) == len(names)):
+        return dict(zip(names, arrays, strict=True))
+    return arrays
+
+
+def _output_order(names: list[str], declared: list[str]) -> list[int]:
+    """For each recorded output the number of the reference's result."""
+    if len(set(names)) == len(names) and sorted(names) == sorted(declared):
+        return [declared.index(n) for n in names]
+    return list(range(len(names)))
+
+
+def _noise_floor(actual: NDArray, reference: NDArray, meaning: NDArray) -> NoiseFloor:
+    device, honest = deviation(actual, meaning), deviation(reference, meaning)
+    return NoiseFloor(device.ulp_mean, device.rel_l2, honest.ulp_mean, honest.rel_l2)

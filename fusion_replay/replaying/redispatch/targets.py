@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where steps are dispatched again: an NPU through pyxrt, or the software NPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import FusionReplayError, MissingDependencyError, MissingError, UsageError
+from fusion_replay.replaying.redispatch.binaries import Choice, choose
+from fusion_replay.sources.protocol import MemoryUse, Ran
+
+if TYPE_CHECKING:
+    from fusion_replay.simulator.alone import LoneKernel
+    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.sources.xrt import XrtDevice
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class CannotRunError(Exception):
+    """Why this step has no kernel here; nothing was dispatched."""
+
+
+class Runner(Protocol):
+    """One step's kernel, ready."""
+
+    @property
+    def binaries(self) -> str:
+        """ "recorded", "new", or ""."""
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """As :func:`~fusion_replay.replaying.redispatch.memory.lay_out` takes them."""
+
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran: ...
+
+
+class Target(Protocol):
+    """
+    Attributes:
+        name: for people; figures of the software NPU are labelled so.
+        generation: "npu1", "npu2", or None where nobody knows.
+        fingerprint: of everything here that decides what comes out, hexadecimal.
+    """
+
+    name: str
+    generation: str | None
+    fingerprint: str
+
+    def prepare(self, step: RecordedStep) -> Runner:
+        """
+        Raises:
+            CannotRunError: something is missing for this step.
+        """
+
+    def alive(self) -> bool:
+        """Whether it still answers after something went wrong; what was loaded is let go."""
+
+    def close(self) -> None: ...
+
+
+# --- an NPU -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _NpuRunner:
+    device: XrtDevice
+    choice: Choice
+    arguments: int
+
+    @property
+    def binaries(self) -> str:
+        return self.choice.origin
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return self.choice.places
+
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+        kernel = self.device.load(self.choice.xclbin, self.choice.instructions, self.choice.kernel)
+        declared = self.device.arguments(self.choice.xclbin, self.choice.kernel)
+        if declared is not None and declared < len(uses):  # XRT would reach beyond its table
+            raise MissingError(
+                f"kernel {self.choice.kernel} takes {declared} buffers, the recorded step has {len(uses)}; "
+                "it is another operator's build"
+            )
+        return self.device.run(kernel, memory, uses, timeout)
+
+
+class NpuTarget:
+    """Device 0, with recorded or new binaries."""
+
+    def __init__(self, snapshot: Snapshot, build_dir: Path | None) -> None:
+        self._choices = choose(snapshot, build_dir)
+        self._numbers = {id(sequence): number for number, sequence in enumerate(snapshot.sequences)}
+        self._device = _open_device()
+        self.name, self.generation = self._device.name, self._device.generation
+        prints = "".join(choice.fingerprint for choice in self._choices.values())
+        self.fingerprint = hashlib.sha256(f"{self.name}{prints}".encode()).hexdigest()
+
+    def prepare(self, step: RecordedStep) -> Runner:
+        choice = self._choices[self._numbers[id(step.sequence)], step.description.operator]
+        if choice.lacks is not None:
+            raise CannotRunError(choice.lacks)
+        return _NpuRunner(self._device, choice, len(step.description.operands))
+
+    def alive(self) -> bool:
+        return self._device.alive()
+
+    def close(self) -> None:
+        self._device.close()
+
+
+def _open_device() -> XrtDevice:
+    try:
+        from fusion_replay.sources.xrt import XrtDevice
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"pyxrt: expected XRT's Python binding, found none ({error}); source /opt/xilinx/xrt/setup.sh under the "
+            "Python that XRT was built for, or use --on sim"
+        ) from error
+    return XrtDevice()
+
+
+# --- the software NPU -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _SimRunner:
+    kernel: LoneKernel
+    values: dict[str, int | float]
+    binaries: str = ""
+    places: tuple[int, ...] = ()
+
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+        return self.kernel.run(memory, uses, self.values)
+
+
+class SimTarget:
+    """The software NPU of one generation; every operator on a device of its own, so no state leaks between steps."""
+
+    def __init__(self, generation: str) -> None:
+        from fusion_replay.simulator.device import DEVICES
+
+        if generation not in DEVICES:
+            raise UsageError(f"device {generation!r}: expected {' or '.join(DEVICES)}")
+        self.generation: str | None = generation
+        self.name = f"the software NPU ({generation})"
+        self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
+        self._kernels: dict[tuple[int, int, tuple[str, ...]], LoneKernel] = {}
+
+    def prepare(self, step: RecordedStep) -> Runner:
+        from fusion_replay import operators, refs
+        from fusion_replay.simulator.alone import LoneKernel
+
+        spec = refs.lookup(step.op.type)
+        params = SimpleNamespace(**step.op.params)
+        values = {} if spec is None else operators.runtime_values(spec, params, step.values)
+        key = (id(step.sequence), step.description.operator, tuple(sorted(values)))
+        if key not in self._kernels:
+            specs = [use.spec for use in step.description.operands]
+            try:
+                made = LoneKernel(step.op.type, step.op.params, specs, values, str(self.generation))
+            except FusionReplayError as error:
+                raise CannotRunError(str(error)) from error
+            self._kernels[key] = made
+        return _SimRunner(self._kernels[key], values)
+
+    def alive(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._kernels.clear()
+
+
+__all__ = ["CannotRunError", "NpuTarget", "Runner", "SimTarget", "Target"]

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A replay condensed to one row per operator type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusion_replay.compare.deviation import json_number
+
+if TYPE_CHECKING:
+    from fusion_replay.replaying.outcome import OutputReport, StepReport
+
+HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "iron")
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """The worst of all steps of one operator type.
+
+    Attributes:
+        steps, mismatches: compared steps, and those that the rule in force calls mismatches.
+        max_abs: IRON's figure, NaN if it is NaN anywhere; ``ulp_max`` in bf16 ULPs; ``rel_l2`` of one output.
+        iron_ok, iron_mismatch, iron_raises, iron_blind: steps by IRON's own verdict; blind are those among the ok ones
+            where NaN or Inf hid the figures from its rule.
+    """
+
+    op: str
+    steps: int
+    mismatches: int
+    max_abs: float
+    ulp_max: int
+    rel_l2: float
+    iron_ok: int
+    iron_mismatch: int
+    iron_raises: int
+    iron_blind: int
+
+    @property
+    def iron(self) -> str:
+        """IRON's verdicts in a few words."""
+        words = [(self.iron_mismatch, "MISMATCH"), (self.iron_raises, "would raise"), (self.iron_blind, "NaN passes")]
+        said = ", ".join(f"{n:,} {word}" for n, word in words if n)
+        return said or "ok"
+
+    def cells(self) -> tuple[str, ...]:
+        figures = (f"{self.max_abs:.3g}", f"{self.ulp_max:,}", f"{self.rel_l2:.2e}" if self.rel_l2 else "0")
+        return (self.op, f"{self.steps:,}", f"{self.mismatches:,}", *figures, self.iron)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: json_number(getattr(self, name)) for name in self.__slots__}
+
+
+def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:
+    """One row per operator type: those with mismatches first, then in the order of their first step."""
+    groups: dict[str, list[StepReport]] = {}
+    for step in steps:
+        groups.setdefault(step.op.type, []).append(step)
+    rows = [_row(op, members) for op, members in groups.items()]
+    return tuple(sorted(rows, key=lambda row: row.mismatches == 0))
+
+
+def text(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
+    """Aligned columns, the first and the last to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    last = len(widths) - 1
+
+    def line(row: Sequence[str]) -> str:
+        cells = enumerate(zip(row, widths, strict=True))
+        return indent + "  ".join(c.rjust(w) if 0 < i < last else c.ljust(w) for i, (c, w) in cells)
+
+    return [line(row).rstrip() for row in rows]
+
+
+def _row(op: str, steps: list[StepReport]) -> OperatorRow:
+    outputs: list[OutputReport] = [o for s in steps for o in s.outputs]
+    verdicts = [s.iron for s in steps]
+    return OperatorRow(
+        op=op,
+        steps=len(steps),
+        mismatches=sum(not s for s in steps),
+        max_abs=_largest(o.verdict.stats.max_abs for o in outputs),
+        ulp_max=max(o.verdict.stats.ulp_max for o in outputs),
+        rel_l2=_largest(o.verdict.stats.rel_l2 for o in outputs),
+        iron_ok=sum(v.ok is True for v in verdicts),
+        iron_mismatch=sum(v.ok is False for v in verdicts),
+        iron_raises=sum(v.ok is None for v in verdicts),
+        iron_blind=sum(v.ok is True and bool(v.note) for v in verdicts),
+    )
+
+
+def _largest(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.nan if any(v != v for v in found) else max(found)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One software NPU while it runs: its cores, where in the runlist it is, and what is broken in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import UsageError
+from fusion_replay.model.runlist import ArgSpec, format_address
+from fusion_replay.operators import OperatorSpec
+from fusion_replay.simulator.core import Core
+
+Array = npt.NDArray[Any]
+
+DEVICES = ("npu1", "npu2")
+
+
+@dataclass
+class Dispatch:
+    """One kernel run in flight, as the faults see it.
+
+    Attributes:
+        invocation, step: where in the runlist it is; -1 for a kernel called by hand.
+        params, values: what the kernel is about to be told (runtime values by role, not by symbol).
+        inputs, previous: device memory of what it reads, and of what it will write; both read-only.
+        external: per input, whether no step of the runlist writes that buffer.
+        outputs: what it computed, None until it has run; faults replace entries.
+    """
+
+    spec: OperatorSpec
+    args: tuple[ArgSpec, ...]
+    params: SimpleNamespace
+    values: dict[str, int | float]
+    inputs: list[Array]
+    previous: list[Array]
+    external: tuple[bool, ...]
+    core: Core
+    invocation: int = -1
+    step: int = -1
+    outputs: list[Array] | None = None
+
+    @property
+    def address(self) -> str:
+        return format_address(self.invocation, self.step) if self.step >= 0 else self.spec.type
+
+    @property
+    def results(self) -> list[Array]:
+        """The outputs, once there are some."""
+        assert self.outputs is not None, "a fault looked at the outputs before the kernel ran"
+        return self.outputs
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A fault that struck: where, and how many elements of the outputs it changed (0: it made no difference).
+
+    ``changed`` is None where the fault spoiled what went in, so that nobody knows what would have come out.
+    """
+
+    fault: str
+    address: str
+    changed: int | None = None
+
+
+@dataclass
+class Position:
+    """Where the running callable is."""
+
+    invocation: int = -1
+    step: int = -1
+
+
+@dataclass
+class SimulatedDevice:
+    """The device behind one callable, powered up when the callable is made.
+
+    All cores share one rounding register here. On the machine every core has its own, and it keeps its state from one
+    kernel to the next (https://github.com/Xilinx/mlir-aie/pull/3726, https://github.com/amd/IRON/issues/180).
+    """
+
+    core: Core
+    seed: int = 0
+    position: Position = field(default_factory=Position)
+    injected: list[Injection] = field(default_factory=list)
+    exact: dict[str, Counter[str]] = field(default_factory=dict)
+    """Why results may match the reference to the bit: operator type -> reason ("": they may not) -> kernel runs."""
+
+    def rng(self, *salt: int) -> np.random.Generator:
+        """Random choices that depend on the seed and the salt (non-negative) alone."""
+        return np.random.default_rng([self.seed, *salt])
+
+
+def power_up(generation: str, seed: int = 0) -> SimulatedDevice:
+    """
+    Raises:
+        UsageError: not one of :data:`DEVICES`.
+    """
+    if generation not in DEVICES:
+        raise UsageError(f"device {generation!r}: expected {' or '.join(DEVICES)}")
+    return SimulatedDevice(Core(generation), seed)

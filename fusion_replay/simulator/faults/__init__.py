@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults to inject into the software NPU: how they are spelled, and whether they fit a runlist.
+
+``WHERE:KIND[:ARG...]``, where WHERE is a step address (``0:412``, one dispatch) or an operator type (``GEMV``, every
+dispatch of it). The kinds, each modelled on a reported bug, are in :mod:`.outputs` and :mod:`.runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusion_replay import refs as catalogue
+from fusion_replay.errors import UsageError
+from fusion_replay.model.runlist import format_address
+
+if TYPE_CHECKING:
+    from fusion_replay.simulator.device import Dispatch
+    from fusion_replay.simulator.sequence import PlannedStep
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: ``kind`` strikes either the dispatch ``invocation``:``step`` or every dispatch of operator ``op``."""
+
+    kind: str
+    op: str | None = None
+    invocation: int | None = None
+    step: int | None = None
+    args: tuple[int | str, ...] = ()
+
+    def __str__(self) -> str:
+        where = self.op if self.op is not None else format_address(self.invocation or 0, self.step or 0)
+        return ":".join([where, self.kind, *map(str, self.args)])
+
+    def matches(self, dispatch: Dispatch) -> bool:
+        if self.op is not None:
+            return self.op == dispatch.spec.type
+        return (self.invocation, self.step) == (dispatch.invocation, dispatch.step)
+
+
+def parse_fault(text: str) -> Fault:
+    """``"3:412:zeros"``, ``"GEMV:shift:64"`` -> :class:`Fault`; operator types by any of their names.
+
+    Raises:
+        UsageError: an unknown kind or operator, a malformed address, or arguments the kind does not take.
+    """
+    from fusion_replay.simulator.faults.kinds import KINDS
+
+    first, *rest = text.strip().split(":")
+    invocation = step = op = None
+    if first.isascii() and first.isdigit():
+        if not (rest and rest[0].isascii() and rest[0].isdigit()):
+            raise UsageError(f"fault {text!r}: expected INVOCATION:STEP:KIND[:ARG] or OPERATOR:KIND[:ARG]")
+        invocation, step = int(first), int(rest.pop(0))
+    else:
+        spec = catalogue.lookup(first)
+        if spec is None:
+            known = ", ".join(s.type for s in catalogue.specs())
+            raise UsageError(f"fault {text!r}: operator {first!r} is unknown; known: {known}")
+        op = spec.type
+    kind, *args = rest or [""]
+    if kind not in KINDS:
+        raise UsageError(f"fault {text!r}: kind {kind!r}: expected one of {', '.join(KINDS)}")
+    return Fault(kind, op, invocation, step, KINDS[kind].parse(text, args))
+
+
+def check_faults(faults: Iterable[Fault | str], steps: Sequence[PlannedStep]) -> tuple[Fault, ...]:
+    """The faults, parsed and known to fit at least one step each.
+
+    Raises:
+        UsageError: a fault that matches no step of the runlist, or that cannot apply to what it matches.
+    """
+    from fusion_replay.simulator.faults.kinds import KINDS
+
+    checked = []
+    for given in faults:
+        fault = parse_fault(given) if isinstance(given, str) else parse_fault(str(given))
+        matched = [s for s in steps if (s.spec.type == fault.op if fault.op is not None else s.index == fault.step)]
+        if not matched:
+            types = ", ".join(dict.fromkeys(s.spec.type for s in steps))
+            raise UsageError(f"fault {fault} matches no step: the runlist has steps 0 to {len(steps) - 1} of {types}")
+        reasons = [KINDS[fault.kind].refuses(fault, s) for s in matched]
+        if all(reasons):
+            raise UsageError(f"fault {fault} cannot apply to {matched[0].label}: {reasons[0]}")
+        checked.append(fault)
+    return tuple(checked)

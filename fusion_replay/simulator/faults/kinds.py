@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of fault by name."""
+
+from __future__ import annotations
+
+from fusion_replay.simulator.faults.kind import Kind
+from fusion_replay.simulator.faults.outputs import (
+    Batch,
+    BitFlip,
+    DropTile,
+    Nondeterministic,
+    NotANumber,
+    Shift,
+    SwapColumns,
+    Zeros,
+)
+from fusion_replay.simulator.faults.runtime import Hang, RoundingLeak, Stale, Timeout, TruncateScalar, Unwritten
+
+_KINDS: tuple[type[Kind], ...] = (
+    Zeros,
+    Unwritten,
+    Stale,
+    Shift,
+    SwapColumns,
+    Batch,
+    DropTile,
+    TruncateScalar,
+    RoundingLeak,
+    BitFlip,
+    NotANumber,
+    Nondeterministic,
+    Timeout,
+    Hang,
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind() for kind in _KINDS}

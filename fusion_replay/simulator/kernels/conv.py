@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DepthwiseConv1d: five taps over the rows up to the present one, channel by channel, zeros before the first row.
+
+amd/IRON ``iron/operators/depthwise_conv1d.py`` and Xilinx/mlir-aie ``aie_kernels/conv/dwconv1d_channels_last.cc``: the
+oldest tap multiplies, the others accumulate in float32 one after another, one rounding by the register at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fusion_replay.simulator.core import Core, widen
+from fusion_replay.simulator.kernels._base import (
+    Array,
+    Kernel,
+    Params,
+    Values,
+    field,
+    require,
+    require_columns,
+    require_multiple,
+)
+
+TAPS = 5
+_LANES = 32
+
+
+def _conv(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+    x = widen(inputs[0]).reshape(p.rows, p.channels)
+    taps = widen(inputs[1]).reshape(TAPS, p.channels)
+    window = np.concatenate([np.zeros((TAPS - 1, p.channels), np.float32), x])
+    total = window[: p.rows] * taps[0]
+    for t in range(1, TAPS):
+        total += window[t : t + p.rows] * taps[t]
+    return [core.store_bf16(total)]
+
+
+def _rules(p: Params, core: Core) -> None:
+    op, columns = "DepthwiseConv1d", field(p, "num_aie_columns", 1)
+    require_columns(op, columns, core)
+    require_multiple(op, "channels", p.channels, _LANES, "the kernel's vector")
+    require_multiple(op, "rows", p.rows, columns, "num_aie_columns")
+    run = p.rows // columns
+    require(run >= TAPS - 1, op, "rows", f"at least {TAPS - 1} rows for each of {columns} columns", p.rows)
+
+
+def _note(p: Params, core: Core) -> str:
+    if core.rounding == "conv_even":
+        return "float32 sums rounded once to nearest even (register conv_even): off only where they cross a tie"
+    return ""
+
+
+KERNELS = (
+    Kernel("DepthwiseConv1d", _conv, _rules, _note, "Xilinx/mlir-aie aie_kernels/conv/dwconv1d_channels_last.cc"),
+)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed chunks, one behind the other, at the very places that they have in the sealed file.
+
+Before the first there is room for the user block and what HDF5 begins a file with. Sealing writes HDF5's structure
+around the chunks (:func:`fusion_replay.snapshot.seal.hdf5.hand_out`) and gives this file its name: nothing is copied.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from fusion_replay.snapshot.journal.pages import write_whole
+
+HEAD = 4096
+"""Bytes before the first chunk: the user block, HDF5's superblock, its root group and its first block of metadata."""
+
+
+class ChunkFile:
+    """Appends chunks; safe to use from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # never written into: it may be the last name of a file that was sealed
+        self.path = path
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._end = HEAD
+        self._lock = threading.Lock()
+
+    def append(self, chunk: bytes, tell: Callable[[int], None]) -> None:
+        """Write ``chunk`` and call ``tell(offset)``; unless both work it is as if neither had been tried.
+
+        So the chunks that were told of follow each other without gaps.
+
+        Raises:
+            OSError: no room, here or for ``tell``.
+        """
+        with self._lock:
+            try:
+                write_whole(self.fd, chunk, self._end)
+                tell(self._end)
+            except BaseException:
+                os.ftruncate(self.fd, self._end)
+                raise
+            self._end += len(chunk)
+
+    def close(self) -> None:
+        os.close(self.fd)

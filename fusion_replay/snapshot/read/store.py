@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors out of a sealed file or a journal: read chunk by chunk with ``pread``, verified, kept in a bounded cache.
+
+HDF5 takes no part: the chunks' places are in our own table, so a hostile or damaged file can't reach its parser, and
+nothing converts a number on the way.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, HostileFileError, SnapshotError
+from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.snapshot import schema
+from fusion_replay.snapshot.encodings.chunks import Layout, decode
+from fusion_replay.snapshot.encodings.delta import apply_patch
+from fusion_replay.snapshot.read.decoding import Decoding
+from fusion_replay.snapshot.schema import (
+    DIGEST_ONLY,
+    IN_CHUNKS,
+    IN_SPILL,
+    MAX_CHUNK,
+    Index,
+    digest_of,
+)
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.encodings.side_file import Side
+
+Bytes = npt.NDArray[np.uint8]
+
+NOT_KEPT = "were not kept"
+DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
+CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
+_SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
+_TORN = "the file ends inside one of its chunks"
+
+
+class ContentStore:
+    """Decoded contents by row of the contents table; safe to use from several threads.
+
+    ``relocate`` (journals that are still being written) looks where the chunks are now: a spill slot may have been
+    used again between the scan and the read.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        file: BinaryIO,
+        spill: BinaryIO | None = None,
+        chunks: BinaryIO | None = None,
+        *,
+        cache_bytes: int = DEFAULT_CACHE,
+        relocate: Callable[[], Index] | None = None,
+        side: Side | None = None,
+    ) -> None:
+        self._index = index
+        self._file = file
+        self._spill = spill
+        self._chunks = chunks
+        self._relocate = relocate
+        self.side = side
+        """Where weights are that the snapshot leaves to a side file."""
+        self._budget = cache_bytes
+        self._held = 0
+        self._cache: OrderedDict[int, Bytes] = OrderedDict()
+        self._elsewhere: Callable[[int], Bytes | None] | None = None
+        self._empty: Callable[[int], Bytes] = _fresh
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def consulting(
+        self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]
+    ) -> Iterator[None]:
+        """Meanwhile somebody else keeps contents by a better plan, and ``held(row)`` has them.
+
+        The own cache keeps only what contents that others are made of need, in ``budget`` bytes. ``empty`` gives the
+        memory to decode into.
+        """
+        before, self._budget, self._elsewhere, self._empty = self._budget, budget, held, empty
+        with self._lock:
+            self._shrink()
+        try:
+            yield
+        finally:
+            self._budget, self._elsewhere, self._empty = before, None, _fresh
+
+    def kept(self, row: int) -> bool:
+        """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
+        encoding = int(self._index.contents["encoding"][row])
+        return encoding != DIGEST_ONLY and (encoding != schema.SIDE or self._side_has(row))
+
+    def absent(self, row: int) -> str:
+        """Why the bytes are not at hand, as it follows "its contents"."""
+        aside = self.side is not None and int(self._index.contents["encoding"][row]) == schema.SIDE
+        return self.side.reason if aside and self.side is not None else NOT_KEPT
+
+    def _side_has(self, row: int) -> bool:
+        return self.side is not None and self.side.has(self._key(row))
+
+    def _key(self, row: int) -> tuple[str, str]:
+        content = self._index.contents[row]
+        return content["digest"].decode("ascii"), content["dtype"].decode("ascii")
+
+    @property
+    def budget(self) -> int:
+        """Bytes of decoded tensors kept, at most."""
+        return self._budget
+
+    def read(self, row: int, what: str, *, keep: bool = True) -> Bytes:
+        """The raw bytes of content ``row``, read-only; ``what`` names the tensor in messages.
+
+        ``keep=False`` is for whoever keeps contents by a better plan: the cache is asked but not filled.
+
+        Raises:
+            SnapshotError: only the digest was kept.
+            DamagedSnapshotError: the bytes don't give the digest under which they were stored.
+        """
+        held = self._at_hand(row)
+        if held is not None:
+            return held
+        data = self._read_verified(row, what)
+        if not keep:
+            return data
+        with self._lock:
+            if row not in self._cache and data.nbytes <= self._budget:
+                self._cache[row] = data
+                self._held += data.nbytes
+                self._shrink()
+        return data
+
+    def begin(self, row: int, what: str) -> Decoding | None:
+        """Content ``row`` for several threads to decode together; nothing is read or allocated yet.
+
+        None: one thread had better :meth:`read` it, since it is at hand, in one piece, or made of other contents.
+        """
+        content = self._index.contents[row]
+        cut = int(content["encoding"]) == schema.CHUNKED and int(content["n_chunks"]) > 1
+        if not cut or self._at_hand(row) is not None:
+            return None
+        layout, fill = self._pieces(row, what)
+        return Decoding(list(layout.spans()), lambda: self._empty(layout.nbytes), fill)
+
+    def finish(self, row: int, decoding: Decoding, what: str) -> Bytes:
+        """What was begun, as :meth:`read` gives it, by all threads that call this together.
+
+        Raises:
+            DamagedSnapshotError: :meth:`read` may still succeed, which looks where a journal's chunks are now.
+        """
+        return self._verified(row, *decoding.result(), what)
+
+    def _at_hand(self, row: int) -> Bytes | None:
+        with self._lock:
+            held = self._cache.get(row)
+            if held is not None:
+                self._cache.move_to_end(row)
+                return held
+        return None if self._elsewhere is None else self._elsewhere(row)
+
+    def _shrink(self) -> None:
+        while self._held > self._budget:
+            self._held -= self._cache.popitem(last=False)[1].nbytes
+
+    def chunks_of(self, row: int) -> npt.NDArray[Any]:
+        """The rows of the chunk table that make up content ``row``."""
+        content = self._index.contents[row]
+        first = int(content["first_chunk"])
+        return self._index.chunks[first : first + int(content["n_chunks"])]
+
+    def layout_of(self, row: int) -> tuple[Layout, int]:
+        """How content ``row`` is cut, and the bytes of one element."""
+        content = self._index.contents[row]
+        layout = Layout(int(content["nbytes"]), int(content["row_bytes"]), int(content["piece_bytes"]))
+        return layout, DTYPE_BYTES[content["dtype"].decode("ascii")]
+
+    def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
+        """The bytes of one chunk (a row of the chunk table) as stored."""
+        offset, size, mask = chunk
+        data = os.pread(self._descriptor(mask, what), size, offset)
+        if len(data) != size:
+            raise DamagedSnapshotError(f"{what}: {_TORN}")
+        return data
+
+    def _chunk_here(self, chunk: tuple[int, int, int], what: str) -> memoryview:
+        """The same until this thread reads its next: always in one place, which costs half of reading into new ones."""
+        offset, size, mask = chunk
+        if size > MAX_CHUNK:
+            raise HostileFileError(f"{what}: a chunk claims {size} bytes; none has more than {MAX_CHUNK}")
+        place = _place()[:size]
+        if os.preadv(self._descriptor(mask, what), [place], offset) != size:
+            raise DamagedSnapshotError(f"{what}: {_TORN}")
+        return place
+
+    def _descriptor(self, mask: int, what: str) -> int:
+        """Of the file that a chunk lies in."""
+        file = self._spill if mask & IN_SPILL else self._chunks if mask & IN_CHUNKS else self._file
+        if file is None:
+            which = "spill file" if mask & IN_SPILL else "file of chunks"
+            raise DamagedSnapshotError(f"{what}: the {which} that holds its bytes is missing beside the journal")
+        return file.fileno()
+
+    def close(self) -> None:
+        for file in (self._file, self._spill, self._chunks):
+            if file is not None:
+                file.close()
+        if self.side is not None:
+            self.side.close()
+        with self._lock:
+            self._cache.clear()
+            self._held = 0
+
+    def _read_verified(self, row: int, what: str) -> Bytes:
+        try:
+            return self._decode(row, what)
+        except DamagedSnapshotError:
+            if self._relocate is None:
+                raise
+        with self._lock:
+            fresh = self._relocate()
+            digests = {digest: number for number, digest in enumerate(fresh.contents["digest"].tolist())}
+            source = digests.get(self._index.contents["digest"][row])
+        if source is None:
+            raise DamagedSnapshotError(f"{what}: its contents are no longer in the journal")
+        return ContentStore(fresh, self._file, self._spill, self._chunks, cache_bytes=0, side=self.side)._decode(
+            source, what
+        )
+
+    def _decode(self, row: int, what: str) -> Bytes:
+        match int(self._index.contents["encoding"][row]):
+            case schema.CHUNKED:
+                return self._verified(row, *self._from_chunks(row, what), what)
+            case schema.DELTA:
+                out = self._from_patches(row, what)
+            case schema.PARTS:
+                out = self._from_parts(row, what)
+            case schema.DERIVED:
+                out = self._from_inputs(row, what)
+            case schema.SIDE if self.side is not None:
+                out = self.side.read(self._key(row), what)
+            case _:
+                raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
+        return self._verified(row, out, digest_of(out), what)
+
+    def _verified(self, row: int, out: Bytes, digest: bytes, what: str) -> Bytes:
+        content = self._index.contents[row]
+        if out.size != int(content["nbytes"]) or digest.hex().encode() != content["digest"]:
+            raise DamagedSnapshotError(f"{what}: its contents disagree with their digest {content['digest'].decode()}")
+        out.flags.writeable = False
+        return out
+
+    def _from_chunks(self, row: int, what: str) -> tuple[Bytes, bytes]:
+        """The content and its digest."""
+        decoding = self.begin(row, what)
+        if decoding is None:
+            layout, fill = self._pieces(row, what)
+            out = self._empty(layout.nbytes)
+            if out.size:
+                fill(0, out)
+            return out, digest_of(out)
+        if int(self._index.contents["n_chunks"][row]) >= _SHARED:  # reading, zstd and numpy let go of Python's lock
+            with suppress(RuntimeError):  # no more threads: this one does it all
+                _helper().submit(_help, weakref.ref(decoding))
+        return decoding.result()
+
+    def _pieces(self, row: int, what: str) -> tuple[Layout, Callable[[int, Bytes], None]]:
+        """How it is cut, and what decodes the piece of a number into its place."""
+        layout, itemsize = self.layout_of(row)
+        chunks = self.chunks_of(row).tolist()
+
+        def fill(number: int, out: Bytes) -> None:
+            chunk = chunks[number]
+            decode(self._chunk_here(chunk, what), chunk[2], out, layout.piece_bytes, itemsize, what)
+
+        return layout, fill
+
+    def patch(self, row: int, what: str) -> bytes:
+        """The patch that makes content ``row`` of its base."""
+        (chunk,) = self.chunks_of(row).tolist()
+        out = np.empty(int(self._index.contents["extent"][row]), np.uint8)
+        decode(self.raw_chunk(chunk, what), chunk[2], out, out.size, 1, what)
+        return out.tobytes()
+
+    def _from_patches(self, row: int, what: str) -> Bytes:
+        """Back to the nearest version that is whole or at hand, then forward; the result alone is verified."""
+        contents, patches = self._index.contents, []
+        base = self._at_hand(row)
+        while base is None and int(contents["encoding"][row]) == schema.DELTA:
+            patches.append(self.patch(row, what))
+            row = int(contents["source"][row])
+            base = self._at_hand(row)
+        base = self.read(row, what) if base is None else base
+        out = self._empty(base.size)
+        out[:] = base
+        for patch in reversed(patches):
+            apply_patch(out, patch, what)
+        return out
+
+    def _from_parts(self, row: int, what: str) -> Bytes:
+        content = self._index.contents[row]
+        out = self._empty(int(content["nbytes"]))
+        at, first = 0, int(content["source"])
+        for source, offset, nbytes in self._index.parts[first : first + int(content["extent"])].tolist():
+            out[at : at + nbytes] = self.read(source, what)[offset : offset + nbytes]
+            at += nbytes
+        return out
+
+    def _from_inputs(self, row: int, what: str) -> Bytes:
+        """What the step that wrote it makes of its inputs."""
+        from fusion_replay.snapshot.encodings.derived import moved
+        from fusion_replay.snapshot.read.step import RecordedStep
+
+        content = self._index.contents[row]
+        step = RecordedStep(self._index, self, int(content["source"]))
+        try:
+            inputs = [tensor.numpy() for tensor in step.inputs.values()]
+            previous = [None if t.previous is None else t.previous.numpy() for t in step.outputs.values()]
+            return moved(step.op, step.description, inputs, previous, step.values)[int(content["extent"])]
+        except SnapshotError:
+            raise
+        except (FusionReplayError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {step.label} ({error})") from error
+
+
+_per_thread = threading.local()
+
+
+def _place() -> memoryview:
+    """Where this thread reads chunks to."""
+    place: memoryview | None = getattr(_per_thread, "place", None)
+    if place is None:
+        place = _per_thread.place = memoryview(bytearray(MAX_CHUNK))
+    return place
+
+
+def _fresh(nbytes: int) -> Bytes:
+    return np.empty(nbytes, np.uint8)
+
+
+def _help(decoding: weakref.ref[Decoding]) -> None:
+    """Take part, unless it is done and gone by now: what waits here for a thread keeps no contents."""
+    if (there := decoding()) is not None:
+        there.work()
+
+
+@cache
+def _helper() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "decode")

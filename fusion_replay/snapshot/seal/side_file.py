@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sealing a side file: what its journal has, together with what the file that it replaces has."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.errors import SnapshotError
+from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.snapshot.encodings.chunks import Layout
+from fusion_replay.snapshot.encodings.side_file import Weight, weights_of
+from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.read.sealed import read_sealed
+from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
+from fusion_replay.snapshot.schema import DIGEST_ONLY, PART_SUFFIX, Index
+from fusion_replay.snapshot.seal import recording as seal
+from fusion_replay.snapshot.target import beside, publish, remove_working_files
+
+
+def seal_side(journal_path: Path, target: Path, *, verify: bool = False) -> seal.Sealed:
+    """Make ``target`` of its journal and of itself, then remove the journal. The caller holds the journal's lock.
+
+    Raises:
+        UnsealedError: it could not be written; old file and journal are kept.
+        SnapshotError: the file that is there can't be read, or is no side file.
+    """
+    part = beside(target, PART_SUFFIX)
+    with seal.sealing(target, journal_path), contextlib.ExitStack() as stores:
+        files, summary = journal.open_journal(journal_path)
+        index = summary.index()
+        cache = CHECKING_CACHE if verify else 0
+        store = ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache)
+        stores.callback(store.close)
+        if verify:
+            seal.drop_damaged(index, store)
+        parts = [(index, store)]
+        if target.exists():
+            parts.insert(0, _there_already(target))
+            stores.callback(parts[0][1].close)
+        joined, both = _join(parts, str(target))
+        if len(parts) == 1:
+            made, size = seal.write_beside(target, joined, both)
+        else:
+            made, size = part, seal.write_sealed(part, joined, both)
+        publish(made, target, "replace")
+    remove_working_files(target)
+    return seal.Sealed(target, 0, 0, size, joined.losses)
+
+
+def _there_already(target: Path) -> tuple[Index, ContentStore]:
+    """What the side file has that is to be replaced."""
+    file = open(target, "rb", buffering=0)  # noqa: SIM115 - the store closes it
+    try:
+        _, old = read_sealed(file, target)
+        if len(old.steps):
+            raise SnapshotError(f"{target}: a recording of {len(old.steps)} steps; expected a side file of weights")
+    except BaseException:
+        file.close()
+        raise
+    return old, ContentStore(old, file, cache_bytes=0)
+
+
+def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, Any]:
+    """One index of the contents that any part keeps, each once, and a store that finds them."""
+    taken: dict[tuple[bytes, bytes], tuple[ContentStore, int]] = {}
+    weights: list[Weight] = []
+    rows: list[Any] = []
+    shapes: list[tuple[int, ...]] = []
+    for index, store in parts:
+        known = weights_of(index.weights, name)
+        for row, content in enumerate(index.contents):
+            key = bytes(content["digest"]), bytes(content["dtype"])
+            if key in taken or int(content["encoding"]) == DIGEST_ONLY:
+                continue
+            taken[key] = store, row
+            rows.append(content)
+            shapes.append((int(content["nbytes"]) // DTYPE_BYTES[key[1].decode("ascii")],))
+            text = key[0].decode("ascii"), key[1].decode("ascii")
+            weight = known.get(text) or Weight(*text, int(content["nbytes"]), text[0])
+            if weight.sha256 is None:  # killed before it was known
+                weight = replace(weight, sha256=hashlib.sha256(store.read(row, weight.name).data).hexdigest())
+            weights.append(weight)
+    last = parts[-1][0]
+    contents = np.array(rows, last.contents.dtype)
+    contents["shape"] = b""
+    joined = replace(
+        last, contents=contents, shapes=shapes, weights=[w.to_dict() for w in weights], losses=parts[-1][0].losses
+    )
+    return joined, _Joined(list(taken.values()))
+
+
+class _Joined:
+    """What sealing asks of a store, for contents of several; it asks for one content after the other."""
+
+    def __init__(self, places: list[tuple[ContentStore, int]]) -> None:
+        self._places = places
+        self._store = places[0][0] if places else None
+
+    def layout_of(self, row: int) -> tuple[Layout, int]:
+        store, place = self._places[row]
+        return store.layout_of(place)
+
+    def chunks_of(self, row: int) -> npt.NDArray[Any]:
+        self._store, place = self._places[row]
+        return self._store.chunks_of(place)
+
+    def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
+        assert self._store is not None
+        return self._store.raw_chunk(chunk, what)
+
+
+__all__ = ["seal_side"]

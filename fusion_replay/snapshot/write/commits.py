@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a recording appends to its journal, and the account of what it could not.
+
+Losses and frames that others are meaningless without are never given up: where they do not fit they go before the
+next frames that do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fusion_replay.snapshot.journal import frames, payloads
+from fusion_replay.snapshot.journal.frames import JournalFile
+from fusion_replay.snapshot.schema import LEFT_OUT, Loss
+
+Kind = tuple[str, str]
+"""Of a loss: its kind and its detail."""
+
+
+class Commits:
+    """One per writer, whose lock is held.
+
+    Attributes:
+        error: the first thing that went wrong with a write; the losses say what it cost.
+    """
+
+    def __init__(self, journal: JournalFile) -> None:
+        self.error: OSError | None = None
+        self._journal = journal
+        self._vital: list[payloads.Frame] = []
+        self._lost: dict[Kind, int] = {}
+        self._pending: dict[Kind, int] = {}  # those of them that the journal does not hold yet
+        self._left_out: dict[Kind, int] = {}  # said at the end of an invocation: a frame each would be many
+
+    def append(self, batch: Sequence[payloads.Frame]) -> bool:
+        """Append frames, behind what waits; False where the disk refused (and nothing was written)."""
+        losses = [
+            payloads.json_frame(frames.LOSS, {"kind": kind, "detail": detail, "count": count})
+            for (kind, detail), count in self._pending.items()
+        ]
+        if not (batch or losses or self._vital):
+            return True
+        try:
+            self._journal.append([*self._vital, *batch, *losses])
+        except OSError as error:
+            self.failed(error)
+            return False
+        self._vital.clear()
+        self._pending.clear()
+        return True
+
+    def first(self, frame: payloads.Frame) -> None:
+        """Put ``frame`` before whatever is appended next."""
+        self._vital.append(frame)
+
+    def failed(self, error: OSError) -> None:
+        """A write did not work."""
+        self.error = self.error or error
+
+    def lose(self, kind: str, detail: str, count: int = 1) -> None:
+        """Count a loss; it goes with what is appended next."""
+        self._lost[kind, detail] = self._lost.get((kind, detail), 0) + count
+        self._pending[kind, detail] = self._pending.get((kind, detail), 0) + count
+
+    def leave_out(self, detail: str, count: int = 1) -> None:
+        """Count what nobody wanted kept; a loss from :meth:`say_left_out` on."""
+        key = LEFT_OUT, detail
+        self._left_out[key] = self._left_out.get(key, 0) + count
+
+    def say_left_out(self) -> None:
+        for (kind, detail), count in self._left_out.items():
+            self.lose(kind, detail, count)
+        self._left_out.clear()
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Every loss so far, by kind and detail."""
+        return tuple(Loss(kind, detail, n) for (kind, detail), n in self._lost.items())
+
+    @property
+    def unwritten(self) -> tuple[Loss, ...]:
+        """Those that the journal does not hold."""
+        return tuple(Loss(kind, detail, n) for (kind, detail), n in self._pending.items())
+
+
+__all__ = ["Commits"]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between steps: does a step find in a buffer what the step before it left there?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fusion_replay.model.runlist import OperandUse, SequenceDescription
+
+Spot = tuple[int, int]
+"""Step and operand position."""
+
+
+@dataclass(slots=True)
+class _Running:
+    """Digests of what the steps of one invocation wrote so far."""
+
+    invocation: int
+    written: dict[Spot, bytes]
+
+
+class Flow:
+    """Compares each input with the output it should be; one per writer, whose lock is held.
+
+    Only reads of exactly the bytes that one earlier step wrote as a whole can be compared by their digests; of several
+    invocations of one sequence that run at a time the newest is followed.
+    """
+
+    def __init__(self) -> None:
+        self._producers: list[dict[Spot, Spot]] = []
+        self._running: dict[int, _Running] = {}
+
+    def add_sequence(self, sequence: SequenceDescription) -> None:
+        self._producers.append(producers(sequence))
+
+    def wrote(self, sequence: int, invocation: int, step: int, outputs: Mapping[int, bytes]) -> None:
+        """Step ``step`` left these digests, by operand position."""
+        running = self._running.get(sequence)
+        if running is None or running.invocation < invocation:
+            running = self._running[sequence] = _Running(invocation, {})
+        if running.invocation == invocation:
+            running.written.update({(step, position): digest for position, digest in outputs.items()})
+
+    def clobbered(self, sequence: int, invocation: int, step: int, inputs: Mapping[int, bytes]) -> dict[int, Spot]:
+        """Those inputs that differ from what was written: by position, who wrote it."""
+        running = self._running.get(sequence)
+        if running is None or running.invocation != invocation:
+            return {}
+        found = {}
+        for position, digest in inputs.items():
+            producer = self._producers[sequence].get((step, position))
+            if producer is not None and running.written.get(producer, digest) != digest:
+                found[position] = producer
+        return found
+
+
+def producers(sequence: SequenceDescription) -> dict[Spot, Spot]:
+    """For every read of exactly the bytes that one earlier step wrote, unless others wrote into them since: that step.
+
+    A step that reads what it writes itself (in place) reads first.
+    """
+    found: dict[Spot, Spot] = {}
+    last: dict[str, dict[tuple[int, int], Spot]] = {}
+    for step in sequence.steps:
+        for position, use in enumerate(step.operands):
+            if use.spec.reads:
+                producer = last.get(use.buffer, {}).get(_range(use))
+                if producer is not None:
+                    found[step.index, position] = producer
+        for position, use in enumerate(step.operands):
+            if use.spec.writes:
+                start, stop = _range(use)
+                writers = last.setdefault(use.buffer, {})
+                for other in [r for r in writers if r[0] < stop and start < r[1]]:
+                    del writers[other]
+                writers[start, stop] = step.index, position
+    return found
+
+
+def _range(use: OperandUse) -> tuple[int, int]:
+    return use.start, use.start + use.spec.nbytes

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step whose contents wait for a verdict: on disk as every content is, but nothing else is made of them yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.snapshot.journal import payloads
+from fusion_replay.snapshot.journal.spill import Task
+from fusion_replay.snapshot.write.deduplication import Key
+
+Spot = tuple[int, int]
+"""Role and operand position."""
+
+Decide = Callable[[Mapping[Spot, bytes]], str | None]
+"""Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What one step under way holds.
+
+    Attributes:
+        contents: in slots of the spill file that nobody empties, as the journal declares them.
+        rows: the step's operands so far: position, role, content.
+        waits: for a verdict; where the step is left out anyhow, whoever judges others hears of it.
+    """
+
+    contents: dict[Key, payloads.ContentRecord] = field(default_factory=dict)
+    rows: list[payloads.Row] = field(default_factory=list)
+    waits: bool = True
+
+
+def tasks_of(record: payloads.ContentRecord) -> Iterator[Task]:
+    """The pieces of a content that is held, for compression."""
+    itemsize, kind = DTYPE_BYTES[record.dtype], (record.dtype, record.shape)
+    for piece, (slot, (start, stop)) in enumerate(zip(record.slots, record.layout.spans(), strict=True)):
+        yield Task(record.content, piece, slot, stop - start, record.layout.piece_bytes, itemsize, kind)
+
+
+def digest_alone(record: payloads.ContentRecord) -> payloads.ContentRecord:
+    """The same content, its bytes not kept: declared later it counts, and the earlier record does not."""
+    return replace(record, where=payloads.DIGEST, slots=(), link=None)
+
+
+__all__ = ["Decide", "Held", "Spot", "digest_alone", "tasks_of"]

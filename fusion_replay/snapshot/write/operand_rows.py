@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operands of a step as the journal lists them: position, role, content; and what they say of the steps before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy.typing as npt
+
+from fusion_replay.errors import UsageError
+from fusion_replay.model.runlist import OperandUse, SequenceDescription
+from fusion_replay.snapshot.journal.payloads import Row
+from fusion_replay.snapshot.schema import INPUT, WATCHED
+from fusion_replay.snapshot.write.deduplication import Place
+from fusion_replay.snapshot.write.flow import Flow
+from fusion_replay.snapshot.write.intake import Batch, Intake
+
+Arrays = Mapping[int, npt.NDArray[Any]]
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Rows:
+    """Knows the sequences and which of them each invocation is of; one per writer, whose lock is held.
+
+    Attributes:
+        sequences: as they were added.
+        invocations: the sequence of each, by number.
+    """
+
+    def __init__(self, intake: Intake, notice: Callable[[str, str], None]) -> None:
+        self.sequences: list[SequenceDescription] = []
+        self.invocations: dict[int, int] = {}
+        self._intake, self._notice = intake, notice
+        self._flow = Flow()
+
+    def add_sequence(self, sequence: SequenceDescription) -> None:
+        self.sequences.append(sequence)
+        self._intake.add_sequence(sequence)
+        self._flow.add_sequence(sequence)
+
+    def of(
+        self,
+        batch: Batch,
+        invocation: int,
+        step: int,
+        role: int,
+        arrays: Arrays,
+        keep: bool,
+        digests: Mapping[tuple[int, int], bytes] = NOTHING,
+    ) -> list[Row]:
+        """What these arrays are, by operand position; ``digests``: by role and position, as far as they are known.
+
+        Raises:
+            UsageError: they do not fit the runlist.
+        """
+        if not arrays:
+            return []
+        if invocation not in self.invocations:
+            raise UsageError(f"step {invocation}:{step}: invocation {invocation} was never begun")
+        sequence = self.invocations[invocation]
+        steps = self.sequences[sequence].steps
+        if step >= len(steps):
+            raise UsageError(f"step {invocation}:{step}: its sequence has {len(steps)} steps")
+        operands = steps[step].operands
+        keep = keep and role != WATCHED
+        rows = []
+        for position, array in arrays.items():
+            if not 0 <= position < len(operands):
+                raise UsageError(f"step {invocation}:{step}: operand {position} of {len(operands)}")
+            place = Place(sequence, invocation, step, position, role, operands[position])
+            known = None if digests is NOTHING else digests.get((role, position))
+            rows.append((position, role, self._intake.content(batch, array, place.use.spec, keep, place, known)))
+        return rows
+
+    def assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[Row]:
+        """Inputs that nobody looked at."""
+        for position in assumed:
+            self._intake.bytes_seen += self.operand(invocation, step, position).spec.nbytes
+        return [(position, INPUT, content) for position, content in assumed.items()]
+
+    def operand(self, invocation: int, step: int, position: int) -> OperandUse:
+        return self.sequences[self.invocations[invocation]].steps[step].operands[position]
+
+    def wrote(self, invocation: int, step: int, rows: list[Row]) -> None:
+        """The step left these outputs."""
+        if rows:
+            digests = {position: self._intake.digests[content] for position, _, content in rows}
+            self._flow.wrote(self.invocations[invocation], invocation, step, digests)
+
+    def clobbered(self, invocation: int, step: int, rows: list[Row]) -> dict[str, Any]:
+        """Inputs that are not what an earlier step left there, by argument name: that step and its argument."""
+        if not rows:
+            return {}
+        digests = {position: self._intake.digests[content] for position, _, content in rows}
+        found = {}
+        for position, (writer, output) in self._flow.clobbered(
+            self.invocations[invocation], invocation, step, digests
+        ).items():
+            use = self.operand(invocation, step, position)
+            found[use.spec.name] = [writer, self.operand(invocation, writer, output).spec.name]
+            self._notice("inputs clobbered between steps", f"{invocation}:{step} {use.spec.name} of {use.label}")
+        return found
+
+
+__all__ = ["NOTHING", "Arrays", "Rows"]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that depends on the operating system: files, locks, processes, signals, terminals."""

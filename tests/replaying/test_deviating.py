@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a step that has just run deviate? The same answers as a replay of a recording would give afterwards."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
+from fusion_replay.replaying.deviating import Decider, JustRan, in_memory
+from fusion_replay.replaying.write_history import RunningHistory, WriteHistory
+from fusion_replay.snapshot import RecordedStep, Snapshot, SnapshotWriter, open_snapshot
+from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS, WATCHED, digest_of
+from snapshot_maker import BF16, bits, contents, gemv_silu, record, run
+
+
+def just_ran(step: RecordedStep) -> tuple[JustRan, dict[tuple[int, int], bytes]]:
+    """What the recorder would have handed over of a recorded step: made of what the recording says, by its names."""
+    arrays: dict[tuple[int, int], Any] = {}
+    digests: dict[tuple[int, int], bytes] = {}
+    for tensor in step.inputs.values():
+        arrays[INPUT, tensor.position] = tensor.numpy()
+    for tensor in step.outputs.values():
+        arrays[OUTPUT, tensor.position] = tensor.numpy()
+        if tensor.direction == "inout":
+            continue  # its old contents are its input
+        if tensor.previous is not None:
+            arrays[PREVIOUS, tensor.position] = tensor.previous.numpy()
+        elif tensor.previous_digest is not None:
+            digests[WATCHED, tensor.position] = bytes.fromhex(tensor.previous_digest)
+    digests |= {spot: digest_of(bits(array)) for spot, array in arrays.items()}
+    return JustRan(step.sequence, step.invocation, step.index, step.values, arrays), digests
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Snapshot:
+    return open_snapshot(record(tmp_path / "a.h5"))
+
+
+def test_a_step_in_memory_is_the_step_of_a_snapshot(tiny: Snapshot) -> None:
+    for step in tiny:
+        made = in_memory(*just_ran(step))
+        assert made.status == "complete"
+        assert made.values == step.values
+        assert made.op == step.op
+        assert made.withheld is None
+        for side, other in ((step.inputs, made.inputs), (step.outputs, made.outputs)):
+            assert list(side) == list(other)
+            for name, tensor in side.items():
+                twin = other[name]
+                assert (twin.digest, twin.unchanged, twin.buffer) == (tensor.digest, tensor.unchanged, tensor.buffer)
+                assert bits(twin.numpy()) == bits(tensor.numpy())
+                assert (twin.previous is None) == (tensor.previous is None)
+
+
+def test_what_was_not_read_is_not_kept(tiny: Snapshot) -> None:
+    ran, digests = just_ran(tiny["0:0"])
+    made = in_memory(JustRan(ran.sequence, 0, 0, {}, {}), digests)
+    assert [t.kept for _, t in made.tensors()] == [False] * 3
+    with pytest.raises(Exception, match="its contents were not read"):
+        made.inputs["A"].numpy()
+
+
+# --- an earlier snapshot ----------------------------------------------------------------------------------------
+
+
+def test_bit_for_bit_by_role_and_position(tmp_path: Path, tiny: Snapshot) -> None:
+    decider = Decider(tmp_path / "a.h5")
+    assert not decider.reads
+    for step in tiny:
+        ran, digests = just_ran(step)
+        assert decider.decide(ran, digests) == "as in a.h5"
+        for spot in digests:
+            other = {**digests, spot: bytes(16)}
+            assert decider.decide(ran, other) is None, spot
+    found = decider.found
+    changed = sum(len(just_ran(s)[1]) for s in tiny)
+    assert (found.looked_at, found.deviating, found.first) == (len(tiny) + changed, changed, "0:0 GEMV")
+
+
+def test_old_contents_that_only_one_side_looked_at_say_nothing(tmp_path: Path, tiny: Snapshot) -> None:
+    """Kept old contents are the same fact as watched ones; where nobody looked then, there is nothing to differ."""
+    decider = Decider(tmp_path / "a.h5")
+    ran, digests = just_ran(tiny["0:0"])
+    old = digests.pop((WATCHED, 2))
+    assert decider.decide(ran, digests) == "as in a.h5"
+    assert decider.decide(ran, {**digests, (PREVIOUS, 2): old}) == "as in a.h5"
+    assert decider.decide(ran, {**digests, (PREVIOUS, 2): bytes(16)}) is None
+    ran, digests = just_ran(tiny["0:1"])
+    assert decider.decide(ran, {**digests, (WATCHED, 1): bytes(16)}) == "as in a.h5"
+
+
+def test_no_counterpart(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path / "short.h5")
+    sequence = writer.add_sequence(gemv_silu())
+    run(writer, sequence, contents(0, 0), stop_after=3)  # 0:1 is in flight
+    writer.close()
+    decider = Decider(tmp_path / "short.h5")
+    with open_snapshot(record(tmp_path / "a.h5")) as snap:
+        said = [decider.decide(*just_ran(step)) for step in snap]
+    assert said == ["as in short.h5", None, None, None, None, None]
+    assert (decider.found.alone, decider.found.first_alone) == (5, "0:1 SiLU: there it is in_flight")
+    assert str(decider.found) == (
+        "none of 6 steps deviates from short.h5; 5 without a counterpart there, kept, first 0:1 SiLU: there it is "
+        "in_flight"
+    )
+
+
+# --- the references ---------------------------------------------------------------------------------------------
+
+
+def test_what_fails_in_here_keeps_the_step(tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
+    decider = Decider(None)
+    assert decider.reads
+
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("fusion_replay.replaying.deviating.evaluate_step", broken)
+    assert decider.decide(*just_ran(tiny["0:0"])) is None
+    assert decider.found.unjudged == 1
+    assert "ZeroDivisionError: a bug" in str(decider.found)
+
+
+def test_an_operator_nobody_knows_is_kept(tiny: Snapshot) -> None:
+    decider = Decider(None)
+    assert decider.decide(*just_ran(tiny["0:2"])) is None
+    assert "1 that could not be judged, kept, first 0:2 Bump: no reference for operator Bump" in str(decider.found)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_step_that_is_left_out_still_wrote(tmp_path: Path, seen: bool) -> None:
+    """Two calls of a step leave the same: right, unless another step wrote in between, which a filter leaves out."""
+    unary = ArgSpec("A", "in", (2,)), ArgSpec("B", "out", (2,))
+    kinds = (OperatorDescription("SiLU", {"size": 2}), OperatorDescription("Other", {}))
+    uses = (OperandUse(unary[0], "x"), OperandUse(unary[1], "y"))
+    steps = tuple(StepDescription(n, n, uses) for n in range(2))
+    sequence = SequenceDescription("s", kinds, (), steps, ("x",), ("y",), {"device": "npu2", "flavour": "exact"})
+    x = np.array([1.0, -2.0], BF16)
+    y = np.array([0.734375, -0.2392578125], BF16)  # silu(1) = 0.731..., one bf16 step off; silu(-2) = -0.238...
+    decider = Decider(None)
+
+    def ran(invocation: int, old: np.ndarray) -> str | None:
+        contents = {(INPUT, 0): x, (OUTPUT, 1): y}
+        digests = {spot: digest_of(bits(array)) for spot, array in contents.items()}
+        return decider.decide(
+            JustRan(sequence, invocation, 0, {}, contents), {**digests, (WATCHED, 1): digest_of(bits(old))}
+        )
+
+    assert ran(0, np.zeros(2, BF16)) == "as the reference"
+    assert ran(1, y) == "as the reference"  # the same work before left the same
+    if seen:
+        other = {(INPUT, 0): digest_of(bits(y)), (OUTPUT, 1): digest_of(bits(y))}
+        assert decider.decide(JustRan(sequence, 2, 1, {}, {}, withheld=True), other) is None
+    assert ran(3, y) == (None if seen else "as the reference")
+    assert decider.found.looked_at == 3
+
+
+SLICES = [(0, 8), (0, 4), (4, 8), (2, 6)]  # elements of one buffer
+
+
+def writes(uses: list[tuple[int, int]]) -> SequenceDescription:
+    steps = []
+    for number, (op, which) in enumerate(uses):
+        start, stop = SLICES[which]
+        read, write = ArgSpec("A", "in", (2,), "uint8"), ArgSpec("B", "out", (stop - start,), "uint8")
+        steps.append(StepDescription(number, op, (OperandUse(read, "x"), OperandUse(write, "y", start, stop))))
+    kinds = (OperatorDescription("One", {}), OperatorDescription("Two", {}))
+    return SequenceDescription("w", kinds, (), tuple(steps), input_args=("x",), output_args=("y",))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, len(SLICES) - 1)), min_size=1, max_size=5),
+    st.lists(st.integers(0, 1), min_size=1, max_size=4),
+)
+def test_a_history_that_runs_along_says_what_one_of_the_recording_says(
+    uses: list[tuple[int, int]], fed: list[int]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SnapshotWriter(Path(folder) / "a.h5")
+        number = writer.add_sequence(writes(uses))
+        for value in fed:
+            invocation = writer.begin_invocation(number)
+            for index, (_, which) in enumerate(uses):
+                start, stop = SLICES[which]
+                writer.begin_step(invocation, index, {0: np.full(2, value, np.uint8)})
+                writer.end_step(invocation, index, {1: np.zeros(stop - start, np.uint8)})
+        writer.close()
+        with open_snapshot(Path(folder) / "a.h5") as snap:
+            afterwards, running = WriteHistory(snap), RunningHistory()
+            for step in snap:
+                output = step.outputs["B"]
+                assert running.explains(step, output) == afterwards.explains(step, output), step.address
+                running.add(step)
