@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fusion_replay.operators import REQUIRED, OperatorSpec, Param
-from fusion_replay.refs import all_specs
+from fusion_replay.refs import specs as all_specs
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 

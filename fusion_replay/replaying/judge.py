@@ -62,6 +62,12 @@ class Plan:
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _REFERENCES = os.path.join(_PACKAGE, "refs", "")
 
+
+def _is_reference(file: str) -> bool:
+    """An operator's file of the catalogue; what begins with an underscore there serves all operators."""
+    return file.startswith(_REFERENCES) and not os.path.basename(file).startswith("_")
+
+
 FOREIGN = ("installed", "stored")
 """References that are not ours: IRON's own, as installed here; what the recording kept of it."""
 
@@ -210,7 +216,7 @@ def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[Recor
 def _where(error: BaseException) -> str:
     """``, in my_op.py, line 12``: the line of the reference itself, whose file is the first behind our own code."""
     files = (file for file, _ in way_of(error))
-    own = next((f for f in files if not f.startswith(_PACKAGE) or f.startswith(_REFERENCES)), None)
+    own = next((f for f in files if not f.startswith(_PACKAGE) or _is_reference(f)), None)
     return "" if own is None else f", in {os.path.basename(own)}, line {line_in(own, error)}"
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import NotAttachableError
 from fusion_replay.sources.iron.watching.owner import is_operator_call
-from fusion_replay.sources.protocol import StepSource
+
+if TYPE_CHECKING:
+    from fusion_replay.sources.protocol import StepSource
 
 
 def attach(obj: Any, *, whole_calls: bool = False) -> StepSource:

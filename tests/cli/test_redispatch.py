@@ -12,7 +12,7 @@ import pytest
 
 from cli.conftest import Command
 from fusion_replay.report.jsonl import schema
-from redispatching.conftest import machine, write
+from replaying.redispatch.conftest import machine, write
 
 __all__ = ["machine"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import Options, check_folder, check_golden
-from redispatching.conftest import machine, write
+from replaying.redispatch.conftest import machine, write
 
 __all__ = ["machine"]
 
@@ -119,7 +119,7 @@ def test_another_generation_is_missing_too(machine: Any, golden: Path) -> None:
 
 
 def test_binaries_of_some_steps_only(machine: Any, tmp_path: Path, goldens: Path) -> None:
-    from redispatching.conftest import kernel_files
+    from replaying.redispatch.conftest import kernel_files
 
     source = write(tmp_path / "half.h5", files=lambda sequence: kernel_files(sequence)[:2])
     path, _ = add(source, goldens)

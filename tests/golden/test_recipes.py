@@ -16,7 +16,7 @@ from fusion_replay.golden.check import Options, check_golden
 from fusion_replay.recording.settings import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
-from test_running import wait_until_gone
+from system.test_processes import wait_until_gone
 
 LEAVE = Options(on="npu", run_recipes=True)
 

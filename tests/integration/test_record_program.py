@@ -441,7 +441,7 @@ def test_a_hang_that_keeps_pythons_lock_is_told_and_ended(tmp_path: Path) -> Non
     body = (
         """
     import ctypes
-    from fusion_replay import watchdog
+    from fusion_replay.recording import step_timer as watchdog
     watchdog.GRACE = 0.5
     from aie.utils.hostruntime.xrtruntime.hostruntime import KERNELS
     lib, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)

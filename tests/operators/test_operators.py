@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_replay import operators, refs
+from fusion_replay import refs
 from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UnknownOperatorError, UsageError
 from fusion_replay.model.runlist import ArgSpec
@@ -81,8 +81,8 @@ class TestNames:
     def test_the_workloads_operators_are_there(self) -> None:
         assert set(SMALL) <= {s.type for s in specs()}
 
+    @pytest.mark.usefixtures("registry")
     def test_a_registered_operator_must_not_hide_another(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(operators.registry, "_USER", {})
         refs.register(made_up())
         assert find("MadeUp").type == "MadeUp"
         with pytest.raises(UsageError, match="MadeUp"):
@@ -312,7 +312,7 @@ class TestTolerances:
 
 def test_the_catalogue_needs_neither_torch_nor_h5py() -> None:
     code = (
-        "import sys; from fusion_replay.operators import specs; n = len(list(specs()));"
+        "import sys; from fusion_replay.refs import specs; n = len(list(specs()));"
         "print(n, sorted({'torch', 'h5py', 'rich', 'click'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

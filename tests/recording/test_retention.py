@@ -277,10 +277,10 @@ def test_what_is_kept_as_data() -> None:
 
 
 def test_what_is_to_come_is_told_once(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["fusion_replay.record"], "WORTH_TELLING", 20_000)
+    monkeypatch.setattr(sys.modules["fusion_replay.recording.recorder"], "WORTH_TELLING", 20_000)
     recorded(tmp_path / "a.h5", calls=3)
     told = [line for line in capfd.readouterr().err.splitlines() if "per invocation" in line]
     assert told == [f"fusion-replay: {tmp_path / 'a.h5'}: about 0 B once + 20.5 kB per invocation"]  # five of 4,096
-    monkeypatch.setattr(sys.modules["fusion_replay.record"], "WORTH_TELLING", 21_000)
+    monkeypatch.setattr(sys.modules["fusion_replay.recording.recorder"], "WORTH_TELLING", 21_000)
     recorded(tmp_path / "b.h5", calls=1)
     assert "per invocation" not in capfd.readouterr().err

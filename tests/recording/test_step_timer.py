@@ -196,7 +196,7 @@ def program(tmp_path: Path, body: str, **keywords: float) -> subprocess.Complete
     """A process that watches itself, then runs ``body``."""
     text = f"""
         import os, sys, time
-        from fusion_replay import watchdog
+        from fusion_replay.recording import step_timer as watchdog
         watchdog.GRACE = 0.3
         dog = watchdog.Watchdog({keywords.get("slow_after", 0)}, {keywords.get("step_timeout")}, "x.h5.journal")
         dog.began("GEMV", "3:412 GEMV")

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from fusion_replay.operators import FLAVOURS, OperatorSpec
-from fusion_replay.refs import all_specs
+from fusion_replay.refs import specs as all_specs
 
 ROOT = Path(__file__).parents[2]
 SPECS = {spec.type: spec for spec in all_specs()}

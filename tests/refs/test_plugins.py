@@ -185,7 +185,7 @@ def test_installed_packages_offer_operators_and_a_broken_one_stops_nothing(tmp_p
     install(tmp_path, "zigpack", "zigpack_ops", DECLARES.format(name="Zig"))
     install(tmp_path, "badpack", "badpack_ops", "raise RuntimeError('no driver\\nhere')\n")
     program = (
-        "import sys; from fusion_replay import operators\n"
+        "import sys; from fusion_replay import refs\n"
         "assert 'zigpack_ops' not in sys.modules\n"
         "print([o.type for o in refs.specs()][0], refs.lookup('Zig').source)"
     )

@@ -350,8 +350,7 @@ def test_noise_floor_of_a_flavour_that_rounds_on_the_way(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def user_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators.registry, "_USER", dict(refs._registered.REGISTERED))
+def user_operator(registry: None) -> None:
 
     @fr.operator("SumAndDifference", tolerance=fr.exact())
     def sum_and_difference(A: Any, B: Any, *, scale: float = 1.0) -> Any:
@@ -385,8 +384,8 @@ def test_a_users_operator_with_two_outputs(tmp_path: Path) -> None:
     assert report.missing
 
 
+@pytest.mark.usefixtures("registry")
 def test_outputs_and_old_contents_go_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators.registry, "_USER", dict(refs._registered.REGISTERED))
 
     def keep(call: operators.Call, a: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         first, second = call.previous

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay import operators, refs
 from fusion_replay.model.text import LINES, WIDTH
 from fusion_replay.report.terminal import layout
 
@@ -67,10 +66,10 @@ def test_every_step_on_request(mixed: Path) -> None:
     assert "unknown_operator" in rows[3]
 
 
+@pytest.mark.usefixtures("registry")
 def test_many_operators_many_reasons_and_hostile_names_still_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operators.registry, "_USER", dict(refs._registered.REGISTERED))
     path = tmp_path / "x.h5"
     with fr.record(path) as rec:
         for i in range(40):

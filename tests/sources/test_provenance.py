@@ -134,7 +134,7 @@ def test_nothing_unreadable_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_versions_are_read_without_importing_the_packages() -> None:
     code = (
-        "import sys; from fusion_replay import provenance; provenance.gather();"
+        "import sys; from fusion_replay.sources import provenance; provenance.gather();"
         "print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))

@@ -26,7 +26,7 @@ EXAMPLE_GOLDEN = "tests.test_softcap.test_capped_sum"
 CHECK = """
 def build():
     import fusion_replay as fr
-    from fusion_replay.sources.simulator import operators
+    from fusion_replay.simulator import operators
     add = operators.ElementwiseAdd(size=2048, tile_size=256, num_aie_columns=4)
     call = fr.simulate([(add, "a", "b", "c")], "npu1", faults={faults!r}, input_args=["a", "b"])
     call.get_buffer("a")[:] = 1.5

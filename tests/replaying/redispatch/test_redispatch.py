@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redispatching.conftest import N, instructions, kernel_files, write
 
 import fusion_replay as fr
 from fusion_replay.errors import MismatchError, MissingDependencyError, MissingError, UsageError
 from fusion_replay.replaying.redispatch import outcome
 from fusion_replay.snapshot.binaries import KernelFiles
+from replaying.redispatch.conftest import N, instructions, kernel_files, write
 
 ADDRESSES = ["0:0", "0:1", "0:2", "0:3", "0:4"]
 

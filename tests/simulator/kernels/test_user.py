@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay import refs as catalogue
 from fusion_replay.errors import RunlistError, UnknownOperatorError, UsageError
 from fusion_replay.simulator import operators as ops
 from fusion_replay.simulator.core import Core
@@ -23,9 +22,8 @@ BF16 = ml_dtypes.bfloat16
 
 
 @pytest.fixture(autouse=True)
-def own_registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registries(registry: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(user, "_USER", {})
-    monkeypatch.setattr(catalogue.registry, "_USER", {})
     yield
     ops._CLASSES.clear()
 
