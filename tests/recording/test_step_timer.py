@@ -140,7 +140,7 @@ def test_the_process_tells_on_this_stderr(capfd: pytest.CaptureFixture[str]) -> 
     assert text.startswith("fusion-replay: 3:412 GEMV has run")
     assert "median" in text
     assert "its inputs are safe in x.h5.journal; Ctrl-C is safe" in text
-    watchers = [p for p in Path("/proc").glob("[0-9]*") if b"watcher" in _read(p / "cmdline")]
+    watchers = [p for p in Path("/proc").glob("[0-9]*") if b"monitor_process" in _read(p / "cmdline")]
     assert watchers
     parents = {_read(p / "stat").rpartition(b") ")[2].split()[1:2][0] for p in watchers if _read(p / "stat")}
     assert str(os.getpid()).encode() not in parents, "it is not ours to wait for"

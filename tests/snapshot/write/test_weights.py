@@ -209,7 +209,7 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
-from snapshot.test_weights import *
+from snapshot.write.test_weights import *
 writer = SnapshotWriter(Path({folder!r}) / "b.h5", weights=WeightsKeeper(Path({folder!r}) / "W.h5"))
 write(writer, {{"W0": weight(1), "W1": weight(2)}})
 os.kill(os.getpid(), signal.SIGKILL)
