@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -289,17 +290,21 @@ def _copy() -> SequenceDescription:
 # --- at every moment --------------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0.25, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Copies of the files before and after each of their writes and before each slot is given back."""
-    path = tmp_path / "a.h5"
+    path, rng, seen = tmp_path / "a.h5", random.Random(1), 0
     deviating = frozenset({(1, 0), (2, 1)})
     writer = held(path, deviating)
     sequence = writer.add_sequence(gemv_silu(ROWS, LARGE // 100))
     moments = 0
 
     def look() -> None:
-        nonlocal moments
+        nonlocal moments, seen
         moments += 1
+        if rng.random() >= share:
+            return
+        seen += 1
         folder = tmp_path / str(moments)
         folder.mkdir()
         for suffix in (".journal", ".spill", ".chunks"):
@@ -332,6 +337,7 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for number in range(3):
         run(writer, sequence, contents(0, number, ROWS, LARGE // 100))
     assert moments > 50
+    assert seen >= moments * share / 2
     writer.abandon()
     assert recover(path).ok
 
