@@ -66,7 +66,9 @@ def record(writer: SnapshotWriter, calls: int, rows: int = 8, columns: int = 16)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (8, LARGE), (ROWS, 16)])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(deviating=st.frozensets(st.tuples(st.integers(0, 4), st.integers(0, 2))))
 def test_what_is_kept_is_a_full_recording_of_the_steps_that_deviate(
     rows: int, columns: int, deviating: frozenset[Address]
