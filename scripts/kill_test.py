@@ -3,9 +3,11 @@
 """Kill recordings with SIGKILL at seeded moments and look at what is left.
 
 Every recorder is forked from this warm parent, so that the moments fall between the first byte of its journal and its
-seal, not into imports. It tells the parent through shared memory what it was doing: a byte after every ``begin_step``
-and ``end_step`` that returned. After the kill every step so acknowledged must read back bit for bit, and the step in
-flight must show its inputs; then the recording is sealed and all of it is checked again.
+seal, not into imports. Half of the moments are any at all; the other half lie inside a kernel that the recorder was
+seen to have begun, since how often a moment falls there by itself depends on the machine. The recorder tells the parent
+through shared memory what it was doing: a byte after every ``begin_step`` and ``end_step`` that returned. After the
+kill every step so acknowledged must read back bit for bit, and the step in flight must show its inputs; then the
+recording is sealed and all of it is checked again.
 
     scripts/kill_test.py --count 200 --seed 1
 
@@ -200,21 +202,37 @@ class Outcome:
     problems: list[str]
 
 
-def kill_once(folder: Path, seed: int, share: float, seconds: float, level: str = "full", tail: float = 0) -> Outcome:
+def kill_once(
+    folder: Path,
+    seed: int,
+    share: float,
+    seconds: float,
+    level: str = "full",
+    *,
+    tail: float = 0,
+    in_kernel: bool = False,
+) -> Outcome:
     """Fork a recorder, kill it ``share`` of the way through, and compare what is left with what was acknowledged.
 
-    With ``tail`` the moment is ``share`` of those seconds instead, counted from when sealing begins.
+    With ``tail`` the moment is ``share`` of those seconds instead, counted from when sealing begins; with ``in_kernel``
+    it is the first kernel that begins when ``share`` of the steps are past.
     """
     path, progress = folder / f"k{seed}.h5", Progress()
     child = fork(path, seed, progress, level)
     wait_for_journal(path)
-    while tail and not progress.memory[0]:
-        time.sleep(0.0002)
-    time.sleep(share * (tail or seconds))
+    started = time.perf_counter()
+    if in_kernel:
+        while progress.begun <= share * STEPS * INVOCATIONS or not (progress.in_kernel or progress.memory[0]):
+            time.sleep(0.0002)
+    else:
+        while tail and not progress.memory[0]:
+            time.sleep(0.0002)
+        time.sleep(share * (tail or seconds))
+    moment = time.perf_counter() - started if in_kernel else share * (tail or seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     phase = {0: "recording", 1: "sealing", SEALED: "sealed"}[progress.memory[0]]
-    outcome = Outcome(share * (tail or seconds), progress.begun, progress.ended, phase, progress.in_kernel, [])
+    outcome = Outcome(moment, progress.begun, progress.ended, phase, progress.in_kernel, [])
     for what in ("as left", "recovered"):
         try:
             if what == "recovered" and not recover(path).ok:
@@ -275,16 +293,20 @@ def histogram(values: list[float], seconds: float, bins: int = 10) -> list[str]:
 def run(
     count: int, seed: int, folder: Path, level: str = "full", *, sealing: bool = False
 ) -> tuple[list[Outcome], float]:
-    """``count`` kills; moments uniform over the measured length of a recording, one in each of ``count`` slices.
+    """``count`` kills, every second one inside a kernel; the others, uniform over the measured length of a recording.
 
-    ``sealing``: over the seal alone, which is a small part of it.
+    One in each of ``count`` slices, of the steps or of the time. ``sealing``: all of them over the time of the seal
+    alone, which is a small part of it.
     """
     rng = random.Random(seed)
     seconds = sorted(duration(folder, seed + n, level) for n in range(3))[1]
     tail = sorted(sealing_time(folder, seed + n, level) for n in range(3))[1] if sealing else 0.0
     shares = [(slot + rng.random()) / count for slot in range(count)]
     rng.shuffle(shares)
-    outcomes = [kill_once(folder, 1000 * seed + n, s, seconds, level, tail) for n, s in enumerate(shares)]
+    outcomes = [
+        kill_once(folder, 1000 * seed + n, s, seconds, level, tail=tail, in_kernel=bool(n % 2 and not sealing))
+        for n, s in enumerate(shares)
+    ]
     return outcomes, tail or seconds
 
 

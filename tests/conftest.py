@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fusion_replay import refs
 from fusion_replay.refs import plugins
 
 collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test_utils.py of its own
+
+# A shell without job control starts what it puts in the background deaf to SIGINT, and a child inherits that: the tests
+# that interrupt one would wait in vain in `make test &`, or under whatever starts programs so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Nothing asserts a duration, Hypothesis's own limits (200 ms for an example, some seconds for drawing the first)
+# neither: on a busy machine they fail what is right. Another profile that is loaded already (mutants.py) stays.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture

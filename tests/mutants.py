@@ -263,10 +263,17 @@ def _module(file: str) -> ModuleType:
 
 def main(op_type: str, number: int) -> int:
     import pytest
-    from hypothesis import Phase, settings
+    from hypothesis import HealthCheck, Phase, settings
 
     refs._catalogue._builtin()[op_type] = mistaken(op_type, MISTAKES[op_type][number])
-    settings.register_profile("mutants", phases=[Phase.explicit, Phase.generate], derandomize=True, database=None)
+    settings.register_profile(
+        "mutants",
+        phases=[Phase.explicit, Phase.generate],
+        derandomize=True,
+        database=None,
+        deadline=None,  # or a slow machine would seem to have caught the mistake
+        suppress_health_check=[HealthCheck.too_slow],
+    )
     settings.load_profile("mutants")
     quick = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not long and not torch"]
     return int(pytest.main([*quick, *map(str, tests_of(op_type))]))

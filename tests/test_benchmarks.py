@@ -24,13 +24,11 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
     ("name", "options"),
     [
         ("record", ["--no-peers"]),
-        ("seal", []),
-        ("recover", []),
-        ("size", []),
-        ("token", []),
         ("replay", []),
-        ("show", []),
-        ("off", []),
+        *(
+            pytest.param(name, [], marks=pytest.mark.long)
+            for name in ("seal", "recover", "size", "token", "show", "off")
+        ),
     ],
 )
 def test_a_benchmark_tells_of_every_candidate_and_leaves_nothing_behind(

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import ml_dtypes
 import numpy as np
 
 import byte_runlists
 import fusion_replay as fr
 from byte_runlists import Entry, Use
-from fusion_replay.report.jsonl import schema
+from published import PUBLISHED
 
 Run = Callable[..., Any]
 BF16 = ml_dtypes.bfloat16
@@ -81,7 +80,7 @@ def test_json_obeys_the_schema(run: Run, tmp_path: Path) -> None:
     found = run("diff", a, b, "--json")
     records = [json.loads(line) for line in found.out.splitlines()]
     for record in records:
-        jsonschema.validate(record, schema())
+        PUBLISHED.validate(record)
     assert [r["type"] for r in records][:2] == ["diff", "diff_step"]
     assert records[-1]["type"] == "diff_summary"
     assert (records[-1]["first"], records[-1]["passed"], found.status) == ("2:0", False, 1)
@@ -164,4 +163,4 @@ def test_the_first_difference_has_a_pattern_and_a_place(run: Run, tmp_path: Path
     *_, told, summary = map(json.loads, run("diff", a, b, "--json").out.splitlines())
     assert (told["type"], summary["type"]) == ("explanation", "diff_summary")
     assert told["patterns"][0]["name"] == "bit-flip"
-    jsonschema.validate(told, schema())
+    PUBLISHED.validate(told)

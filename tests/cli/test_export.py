@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from fusion_replay.export import FORMATS
-from fusion_replay.report.jsonl import schema
+from published import PUBLISHED
 
 Run = Callable[..., Any]
 
@@ -53,7 +52,7 @@ def test_issue(run: Run, bad: Path, tmp_path: Path) -> None:
     assert (again.status, again.out) == (2, "")
     numbered = run("export", bad, "--step", "1:0", "--issue", "-o", tmp_path / "bug", "--json", "--if-exists", "number")
     record = json.loads(numbered.out)
-    jsonschema.validate(record, schema())
+    PUBLISHED.validate(record)
     assert (record["path"], record["format"]) == (str(tmp_path / "bug-001"), "issue")
 
 
@@ -62,7 +61,7 @@ def test_json_summary(run: Run, good: Path, tmp_path: Path, format_: str) -> Non
     found = run("export", good, "--as", format_, "-o", tmp_path / "out", "--json")
     (line,) = found.out.splitlines()
     record = json.loads(line)
-    jsonschema.validate(record, schema())
+    PUBLISHED.validate(record)
     assert (record["type"], record["format"], record["steps"]) == ("export", format_, 3)
     assert record["bytes"] == (tmp_path / "out").stat().st_size
     assert found.err.startswith("PASSED")
@@ -73,7 +72,7 @@ def test_every_line_of_jsonl_obeys_the_schema(run: Run, good: Path, tmp_path: Pa
     lines = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "out").read_text().splitlines()]
     assert [line["address"] for line in lines] == ["0:0", "1:0", "2:0"]
     for line in lines:
-        jsonschema.validate(line, schema())
+        PUBLISHED.validate(line)
 
 
 @pytest.mark.parametrize(

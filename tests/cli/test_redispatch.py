@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 
 from cli.conftest import Command
-from fusion_replay.report.jsonl import schema
+from published import PUBLISHED
 from replaying.redispatch.conftest import machine, write
 
 __all__ = ["machine"]
@@ -58,12 +57,12 @@ def test_json_is_as_published(run: Command, machine: Any, recording: Path) -> No
     seen = run("replay", recording, "--on", "npu", "--repeat", 4, "--json")
     records = [json.loads(line) for line in seen.out.splitlines()]
     for record in records:
-        jsonschema.validate(record, schema())
+        PUBLISHED.validate(record)
     assert records[-1]["type"] == "redispatch_summary"
     assert (records[-1]["passed"], records[-1]["ran"]) == (False, 5)
     listed = [json.loads(line) for line in run("show", recording, "--json").out.splitlines()]
     for record in listed:
-        jsonschema.validate(record, schema())
+        PUBLISHED.validate(record)
     assert [r["op"] for r in listed if r["type"] == "kernel_files"][:2] == ["ElementwiseAdd", "SiLU"]
 
 

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import ml_dtypes
 import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.report.jsonl import schema
+from published import PUBLISHED
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +49,6 @@ def test_verbs_print_what_the_schema_says(
     found = set()
     for line in run(*(recording if w == "F" else w for w in words), "--json").out.splitlines():
         record = json.loads(line, parse_constant=pytest.fail)
-        jsonschema.validate(record, schema())
+        PUBLISHED.validate(record)
         found.add(record["type"])
     assert found >= kinds

@@ -71,9 +71,7 @@ tame = st.sampled_from(
 pairs = st.lists(st.tuples(any_bits | tame, any_bits | tame), min_size=1, max_size=40)
 
 
-@settings(max_examples=300, deadline=None)
-@given(pairs)
-def test_every_figure_against_the_oracle(bits: list[tuple[int, int]]) -> None:
+def every_figure_against_the_oracle(bits: list[tuple[int, int]]) -> None:
     actual, expected = [as_float(a) for a, _ in bits], [as_float(e) for _, e in bits]
     s = deviation(from_bits([a for a, _ in bits]), from_bits([e for _, e in bits]))
 
@@ -117,6 +115,12 @@ def test_every_figure_against_the_oracle(bits: list[tuple[int, int]]) -> None:
         assert s.cosine == pytest.approx(math.fsum(a * e for a, e in finite) / norm_a / norm_e, rel=1e-12, abs=1e-15)
     else:
         assert s.cosine == (1.0 if norm_a == norm_e else 0.0)
+
+
+test_every_figure_against_the_oracle = settings(max_examples=100)(given(pairs)(every_figure_against_the_oracle))
+test_every_figure_of_many_more_pairs = pytest.mark.long(
+    settings(max_examples=1000)(given(pairs)(every_figure_against_the_oracle))
+)
 
 
 @settings(max_examples=200, deadline=None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -150,7 +151,9 @@ print(fr.bisect(sys.argv[1], journal=sys.argv[1] + ".bisect").step.address, -lef
 """
 
 
-def test_killed_at_any_evaluation_it_goes_on_with_the_same_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_killed_at_any_evaluation_it_goes_on_with_the_same_answer(tmp_path: Path, every: bool) -> None:
+    """In the short run at the first, the last and a seeded one between them."""
     path = decode(tmp_path / "a.h5", "0:29:shift", layers=1, tokens=1)
 
     def go(left: int) -> tuple[int, str]:
@@ -160,7 +163,9 @@ def test_killed_at_any_evaluation_it_goes_on_with_the_same_answer(tmp_path: Path
         return done.returncode, done.stdout
 
     whole = fr.bisect(path)
-    for i in range(1, len(whole.evaluations)):
+    last = len(whole.evaluations) - 1
+    assert last > 3
+    for i in range(1, last + 1) if every else (1, random.Random(1).randrange(2, last), last):
         status, _ = go(i)
         assert status == -signal.SIGKILL
         status, said = go(-1)

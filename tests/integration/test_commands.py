@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from core_types import core_types, environment
+
 HEAVY = ("torch", "pyxrt", "iron", "aie", "rich.progress")
 
 
@@ -91,11 +93,7 @@ def test_cumulative_sees_what_the_fault_did(wrong: Path) -> None:
 
 
 def test_json_is_the_same_on_any_thread_count_and_instruction_set(wrong: Path) -> None:
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        cpu = file.read()
-    settings = [{}, {"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "2"}]
-    settings += [{"OPENBLAS_CORETYPE": "Haswell"}] if "avx2" in cpu else []
-    settings += [{"OPENBLAS_CORETYPE": "SkylakeX"}] if "avx512f" in cpu else []
+    settings = [{}, {"OPENBLAS_NUM_THREADS": "2"}, *map(environment, core_types())]  # these with one thread
     outputs = {program("replay", wrong, "--json", cwd=wrong.parent, **s).stdout for s in settings}
     outputs |= {program("replay", wrong, "--json", "--workers", n, cwd=wrong.parent).stdout for n in (1, 2)}
     assert len(outputs) == 1

@@ -34,11 +34,11 @@ def kill_many(kill_test: ModuleType, folder: Path, count: int, seed: int, level:
 
 
 def test_a_few_kills(kill_test: ModuleType, tmp_path: Path) -> None:
-    kill_many(kill_test, tmp_path, 16, seed=7)
+    kill_many(kill_test, tmp_path, 8, seed=7)
 
 
 def test_a_few_kills_where_steps_wait_for_a_verdict(kill_test: ModuleType, tmp_path: Path) -> None:
-    kill_many(kill_test, tmp_path, 8, seed=3, level="mismatch")
+    kill_many(kill_test, tmp_path, 6, seed=3, level="mismatch")
 
 
 @pytest.mark.long
@@ -61,7 +61,7 @@ def test_a_loss_would_be_noticed(kill_test: ModuleType, tmp_path: Path, monkeypa
             real(self, *first, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(SnapshotWriter, "end_step", late)
-    outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0.4)
+    outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0, in_kernel=True)
     assert any("is in_flight" in problem for problem in outcome.problems)
 
 
@@ -77,5 +77,5 @@ def test_a_verdict_that_comes_too_early_would_be_noticed(
         return real(self, *args, **kwargs, withheld="not judged yet")  # type: ignore[arg-type]
 
     monkeypatch.setattr(SnapshotWriter, "begin_step", early)
-    outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0.4, "mismatch")
+    outcome = kill_test.kill_once(tmp_path, 5, 0.4, 0, "mismatch", in_kernel=True)
     assert any("not kept" in problem for problem in outcome.problems)

@@ -482,8 +482,15 @@ NEARLY = """
 """
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "by_environment"),
+    [
+        ("v3", False),
+        ("v6", True),
+        pytest.param("v3", True, marks=pytest.mark.long),
+        pytest.param("v6", False, marks=pytest.mark.long),
+    ],
+)
 def test_steps_that_deviate_from_an_earlier_run(tmp_path: Path, variant: str, by_environment: bool) -> None:
     path = app(tmp_path, variant, NEARLY)
     assert record("-o", "good.h5", sys.executable, path, cwd=tmp_path).returncode == 0

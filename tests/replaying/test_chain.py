@@ -67,9 +67,7 @@ actions = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None)
-@given(actions)
-def test_the_chain_against_a_model_that_keeps_every_byte(script: list[tuple[str, tuple[int, int], list[int]]]) -> None:
+def against_a_model_that_keeps_every_byte(script: list[tuple[str, tuple[int, int], list[int]]]) -> None:
     device = [7] * SIZE  # what the recording sees
     chained: list[int | None] = [None] * SIZE  # what references wrote
     written = [0] * SIZE  # what the device had there when they did
@@ -100,6 +98,14 @@ def test_the_chain_against_a_model_that_keeps_every_byte(script: list[tuple[str,
                     chained[i] = None
             hoped = [device[i] if chained[i] is None else chained[i] for i in span]
             assert chain.read(invocation, tensor(lo, bytes(device[lo:hi]))).tolist() == hoped
+
+
+test_the_chain_against_a_model_that_keeps_every_byte = settings(max_examples=100)(
+    given(actions)(against_a_model_that_keeps_every_byte)
+)
+test_the_chain_against_the_model_in_many_more_histories = pytest.mark.long(
+    settings(max_examples=2000)(given(actions)(against_a_model_that_keeps_every_byte))
+)
 
 
 def test_reading_never_changes_what_was_written() -> None:

@@ -257,7 +257,9 @@ def test_damage_in_any_piece_is_told_by_whoever_judges(weights: Snapshot, piece:
     assert ahead._bytes == 0
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     order=st.lists(st.integers(0, 5), min_size=1, max_size=12),
     budget=st.sampled_from([0, LARGE, 3 * LARGE, 7 * LARGE, 40 * LARGE]),

@@ -103,7 +103,15 @@ def test_the_bf16_type_is_hdf5s_and_keeps_the_bits(tmp_path: Path) -> None:
         assert np.array_equal(shown, want, equal_nan=True)
 
 
-@pytest.mark.parametrize("shape", [(3, 1000, 700), (2_100_000,), (2, 600_001), (1, 1, 5), (5, 3, 200_000)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 1000, 700),
+        (2, 600_001),
+        (1, 1, 5),
+        *(pytest.param(shape, marks=pytest.mark.long) for shape in ((2_100_000,), (5, 3, 200_000))),
+    ],
+)
 def test_large_and_uneven_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = random_bf16(np.random.default_rng(0), shape)
     flat = ArgSpec("B", "in", (array.size,))

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from core_types import core_types, environment
 from fusion_replay.simulator.core import Core
 from fusion_replay.simulator.kernels import find_kernel
 from fusion_replay.simulator.kernels.bfp16 import through_bfp16
@@ -193,9 +194,11 @@ def test_rounding_note() -> None:
 
 
 def test_bits_do_not_depend_on_the_hosts_instruction_set() -> None:
+    if len(core_types()) < 2:
+        pytest.skip("every core type of OpenBLAS that runs here gives the same bits: nothing could differ")
     digests = set()
-    for core_type in ("Haswell", "SkylakeX"):
-        env = {**os.environ, "OPENBLAS_CORETYPE": core_type, "OPENBLAS_NUM_THREADS": "1"}
+    for core_type in core_types():
+        env = {**environment(core_type), "PYTHONPATH": os.pathsep.join(sys.path)}
         found = subprocess.run(
             [sys.executable, __file__], env=env, capture_output=True, text=True, check=True, timeout=60
         )

@@ -84,7 +84,9 @@ def test_llama_decode(device: str) -> None:
 
 @pytest.mark.minilm
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="needs the MiniLM weights (make minilm)")
-@pytest.mark.parametrize(("device", "bfp16"), [("npu1", False), ("npu2", False), ("npu2", True)])
+@pytest.mark.parametrize(
+    ("device", "bfp16"), [("npu1", False), pytest.param("npu2", False, marks=pytest.mark.long), ("npu2", True)]
+)
 def test_minilm(device: str, bfp16: bool) -> None:
     run = find("minilm").build(device, (), {"bfp16": bfp16, "text": "One of these numbers is not like the others."})
     verdicts = judged(run, device)

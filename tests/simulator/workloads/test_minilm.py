@@ -168,7 +168,10 @@ def test_word_order_matters(small: Path) -> None:
         assert cosine(result["embedding"], reference) < 0.99
 
 
-@pytest.mark.parametrize(("device", "bfp16"), COSINES)
+@pytest.mark.parametrize(
+    ("device", "bfp16"),
+    [("npu2", True), *(pytest.param(*case, marks=pytest.mark.long) for case in (("npu2", False), ("npu1", False)))],
+)
 @pytest.mark.minilm
 @pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="needs the MiniLM weights (make minilm)")
 def test_real_weights_agree_with_float32(device: str, bfp16: bool) -> None:

@@ -35,7 +35,9 @@ def stored_bytes(snap: Snapshot) -> int:
     return int(snap.index.chunks["size"].sum())
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(  # a fault rate has three levels by seed; each of them sealed and as a journal
+    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 12))]
+)
 @pytest.mark.parametrize("close", [True, False], ids=["sealed", "journal"])
 def test_random_runlists_come_back_bit_for_bit(tmp_path: Path, seed: int, close: bool) -> None:
     machine = Machine(seed, fault_rate=0.2 * (seed % 3))

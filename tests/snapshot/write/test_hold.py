@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -65,7 +66,9 @@ def record(writer: SnapshotWriter, calls: int, rows: int = 8, columns: int = 16)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (8, LARGE), (ROWS, 16)])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(deviating=st.frozensets(st.tuples(st.integers(0, 4), st.integers(0, 2))))
 def test_what_is_kept_is_a_full_recording_of_the_steps_that_deviate(
     rows: int, columns: int, deviating: frozenset[Address]
@@ -289,17 +292,21 @@ def _copy() -> SequenceDescription:
 # --- at every moment --------------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [0.25, pytest.param(1, marks=pytest.mark.long)])
+def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     """Copies of the files before and after each of their writes and before each slot is given back."""
-    path = tmp_path / "a.h5"
+    path, rng, seen = tmp_path / "a.h5", random.Random(1), 0
     deviating = frozenset({(1, 0), (2, 1)})
     writer = held(path, deviating)
     sequence = writer.add_sequence(gemv_silu(ROWS, LARGE // 100))
     moments = 0
 
     def look() -> None:
-        nonlocal moments
+        nonlocal moments, seen
         moments += 1
+        if rng.random() >= share:
+            return
+        seen += 1
         folder = tmp_path / str(moments)
         folder.mkdir()
         for suffix in (".journal", ".spill", ".chunks"):
@@ -332,6 +339,7 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for number in range(3):
         run(writer, sequence, contents(0, number, ROWS, LARGE // 100))
     assert moments > 50
+    assert seen >= moments * share / 2
     writer.abandon()
     assert recover(path).ok
 
