@@ -13,11 +13,12 @@ CORE = $(VENV)/.installed-core-$(DIGEST)
 DEV = $(VENV)/.installed-dev-$(DIGEST)
 MINILM = $(VENV)/.installed-minilm
 
-.PHONY: help demo test test-all test-plugins check minilm install clean
+.PHONY: help demo test test-all test-plugins test-oldest check minilm install clean
 help:
 	@echo "make demo      record a small llama decode with a fault inside, replay it, find the fault (no torch, no NPU)"
 	@echo "make test      lint, types and the tests that take seconds; make test-all adds those that take minutes"
 	@echo "make test-plugins   the pytest plugin under pytest 8 and 9, beside other plugins (minutes, in test-all too)"
+	@echo "make test-oldest   recordings read with the oldest dependencies we allow (minutes, in test-all too)"
 	@echo "make check     lint, formatting and types only"
 	@echo "make minilm    fetch the MiniLM weights for 'record --workload minilm' (83 MB)"
 	@echo "make install   the program without torch, in .venv/bin/fusion-replay"
@@ -38,6 +39,9 @@ test-all: check minilm-if-possible
 
 test-plugins: $(DEV)
 	scripts/test-plugins $(PYTEST_ARGS)
+
+test-oldest: $(DEV)
+	scripts/test-oldest $(PYTEST_ARGS)
 
 $(PY):
 	"$$(scripts/find-python)" -m venv $(VENV)
@@ -64,4 +68,4 @@ minilm-if-possible: $(DEV)
 	@test -e $(MINILM) || $(MAKE) minilm || echo "note: no MiniLM weights (make minilm failed): their tests are skipped"
 
 clean:
-	rm -rf $(VENV) .venv-plugins build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-plugins .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
