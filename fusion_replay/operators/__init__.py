@@ -15,17 +15,8 @@ A *flavour* says whose rounding a reference follows:
 from __future__ import annotations
 
 from fusion_replay.operators.evaluation import evaluate
-from fusion_replay.operators.spec import (
-    FLAVOURS,
-    REQUIRED,
-    Call,
-    Flavour,
-    FlavourFn,
-    OperatorSpec,
-    Param,
-    Runlist,
-    runtime_values,
-)
+from fusion_replay.operators.flavours import FLAVOURS, Flavour, FlavourFn, every, iron, pointwise
+from fusion_replay.operators.spec import REQUIRED, Call, OperatorSpec, Param, Runlist, runtime_values
 
 __all__ = [
     "FLAVOURS",
@@ -37,5 +28,8 @@ __all__ = [
     "Param",
     "Runlist",
     "evaluate",
+    "every",
+    "iron",
+    "pointwise",
     "runtime_values",
 ]

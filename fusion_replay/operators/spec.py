@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +14,8 @@ from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
 from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
 from fusion_replay.model.bf16 import Array, round_bf16
 from fusion_replay.model.runlist import ArgSpec
+from fusion_replay.operators.flavours import FLAVOURS, NEAREST, Flavour, FlavourFn
 from fusion_replay.operators.tiling import Tiling
-
-Flavour = Literal["pr117", "iron-2026-08", "iron-2026-09", "exact"]
-FLAVOURS: tuple[Flavour, ...] = ("pr117", "iron-2026-08", "iron-2026-09", "exact")
-
-# Where an operator has no form of its own for a flavour, the nearest one serves, in this order.
-_NEAREST: dict[str, tuple[str, ...]] = {
-    "pr117": ("pr117", "iron-2026-08", "iron-2026-09", "exact"),
-    "iron-2026-08": ("iron-2026-08", "pr117", "iron-2026-09", "exact"),
-    "iron-2026-09": ("iron-2026-09", "iron-2026-08", "exact", "pr117"),
-    "exact": ("exact", "iron-2026-09", "iron-2026-08", "pr117"),
-}
 
 REQUIRED = object()
 """Default of a parameter without one."""
@@ -68,11 +58,6 @@ class Call:
         return self.rounder(x)
 
 
-FlavourFn = Callable[..., Any]
-"""``(call, *inputs) -> array or tuple``. float64 results are rounded to the arg spec's dtype once at the end, so a
-flavour rounds explicitly only *before* its last operation; results in a storage dtype pass through bit for bit."""
-
-
 Runlist = tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...]
 """Steps as (operator type, parameters, one buffer name per argument)."""
 
@@ -94,8 +79,9 @@ class OperatorSpec:
         tolerance: device ("npu1", "npu2", or "*") -> limits of rule ``auto``; a function of the bound parameters where
             they decide it (a matmul's tile count), which must also answer for the defaults alone.
         shapeless: declared by one function without arg specs: outputs have the shapes of the recording.
-        iron_fails: ``(parameters, flavour)`` -> why IRON's own compare could not have passed this operator in that
-            era, or None. The parameters carry the dispatch's runtime values as ``values``: :meth:`iron_failure`.
+        no_reference: flavours of the time when IRON's own operator had no ``reference()``.
+        iron_fails: ``(parameters, flavour)`` -> what else kept IRON's own compare from passing this operator at that
+            time, or None. The parameters carry the dispatch's runtime values as ``values``: :meth:`iron_failure`.
         defects: what IRON's own compare would have said of this operator where it is wrong, and what is right; one
             sentence each, for the documentation.
         devices: generations that IRON has a design for.
@@ -119,6 +105,7 @@ class OperatorSpec:
     partial: bool = False
     shapeless: bool = False
     values: tuple[str, ...] = ()
+    no_reference: tuple[Flavour, ...] = ()
     iron_fails: Callable[[SimpleNamespace, str], str | None] | None = None
     defects: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("npu1", "npu2")
@@ -158,9 +145,9 @@ class OperatorSpec:
 
     def flavour(self, name: str) -> tuple[str, FlavourFn]:
         """The function that answers flavour ``name`` and the name of the form it really is."""
-        if name not in _NEAREST:
+        if name not in NEAREST:
             raise UsageError(f"flavour {name!r}: expected one of {', '.join(FLAVOURS)}")
-        for candidate in _NEAREST[name]:
+        for candidate in NEAREST[name]:
             if candidate in self.flavours:
                 return candidate, self.flavours[candidate]
         raise UnknownOperatorError(f"operator {self.type} has no reference in any flavour")
@@ -193,7 +180,10 @@ class OperatorSpec:
     def iron_failure(
         self, params: Mapping[str, Any], flavour: str, values: Mapping[str, int | float] | None = None
     ) -> str | None:
-        """Why IRON's compare of ``flavour``'s era could not have passed this step, or None where it could."""
+        """Why IRON's compare of ``flavour``'s time could not have passed this step, or None where it could."""
+        if flavour in self.no_reference:
+            time = "pull request 117" if flavour == "pr117" else flavour
+            return f"IRON's {self.type} of {time} has no reference(): compare mode skips the step or raises"
         if self.iron_fails is None:
             return None
         bound = self.bind(params)
@@ -254,4 +244,4 @@ def _names(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v!r}" for k, v in params.items() if v is not REQUIRED) or "nothing"
 
 
-__all__ = ["FLAVOURS", "REQUIRED", "Call", "Flavour", "FlavourFn", "OperatorSpec", "Param", "Runlist", "runtime_values"]
+__all__ = ["REQUIRED", "Call", "OperatorSpec", "Param", "Runlist", "runtime_values"]

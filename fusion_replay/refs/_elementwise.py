@@ -6,11 +6,10 @@ amd/IRON iron/common/operator_bases.py: the binary elementwise and the channelle
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Param
@@ -35,6 +34,13 @@ ONE_ULP = Tolerance(
 )
 """For kernels that compute in float32 and store once, in whatever rounding mode the core is."""
 
+ACTIVATIONS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
+
+
+def table_limit(atol: float, note: str = "") -> Tolerance:
+    """For kernels that read a lookup table, with a floor of ``atol`` where results are small."""
+    return relative(0.128, atol).from_source(f"{ACTIVATIONS}: canonical limit of lookup-table kernels{note}")
+
 
 def binary_args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     """A, B -> C, all of ``size`` elements."""
@@ -49,14 +55,3 @@ def unary_args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 def through_float32(xp: Any, x: Array) -> Array:
     """float64 rounded to float32, as float64: where IRON's form has a float32 in between that bf16 can tell."""
     return xp.astype(xp.astype(x, xp.float32), xp.float64)
-
-
-def no_reference(op: str) -> Callable[[SimpleNamespace, str], str | None]:
-    """``iron_fails`` of an operator that had a golden generator but no ``reference()`` in pull request 117."""
-
-    def fails(_params: SimpleNamespace, flavour: str) -> str | None:
-        if flavour == "pr117":
-            return f"IRON's {op} of pull request 117 has no reference(): compare mode skips the step or raises"
-        return None
-
-    return fails

@@ -18,9 +18,8 @@ from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, bits_to_float32, is_torch
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
-from fusion_replay.refs._elementwise import no_reference
 
 _DEFAULT_TILE = 4096  # values; amd/IRON iron/operators/dequant.py, what an operator without tile_size is tuned to
 
@@ -88,7 +87,7 @@ SPEC = OperatorSpec(
         Param("group_size", int, 32, help="values per scale"),
     ),
     args=_args,
-    flavours={"pr117": _float32, "iron-2026-08": _float32, "iron-2026-09": _float32, "exact": _products},
+    flavours=iron(_float32, exact=_products),
     tolerance={
         "*": Tolerance(ulps=1, atol=2.0**-126).from_source(
             "Xilinx/mlir-aie aie_kernels/generic/expand.cc: an exact product, stored once (IRON's test allows 0.01)"
@@ -98,7 +97,7 @@ SPEC = OperatorSpec(
     float32=("pr117", "iron-2026-08", "iron-2026-09"),
     tiling=_tiling,
     source="amd/IRON iron/operators/dequant.py (1a475cbe), iron/operators/dequant/reference.py (2df6d082)",
-    iron_fails=no_reference("Dequant"),
+    no_reference=("pr117",),
     defects=(
         "IRON's reference stays float32, so its compare judges a bf16 output against unrounded values: up to half"
         " a ULP of each difference is the missing rounding.",

@@ -14,7 +14,7 @@ from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, wide
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._activation import silu
 from fusion_replay.refs._matmul import matvec
@@ -76,7 +76,7 @@ SPEC = OperatorSpec(
         Param("tile_size_output", int, None, help="rows of one matrix that lie together; default M / num_aie_columns"),
     ),
     args=_args,
-    flavours={"pr117": _rounded, "iron-2026-08": _rounded, "iron-2026-09": _rounded, "exact": _exact},
+    flavours=iron(_rounded, exact=_exact),
     tolerance={
         "*": relative(0.07, 0.0, range_frac=0.002).from_source(
             "amd/IRON iron/operators/dual_gemv_silu_mul/test.py: 0.07; range: 7e-4 measured on the software NPU"

@@ -9,7 +9,7 @@ larger operand is the correctly rounded result anyway.
 from __future__ import annotations
 
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
 
@@ -24,7 +24,7 @@ SPEC = OperatorSpec(
     aliases=("elementwise_add", "AIEElementwiseAdd"),
     params=BINARY_PARAMS,
     args=binary_args,
-    flavours={"pr117": _add, "iron-2026-08": _add, "iron-2026-09": _add, "exact": _add},
+    flavours=every(_add),
     tolerance={"*": ONE_ULP},
     tiling=streamed,
     source="amd/IRON iron/operators/elementwise_add",

@@ -8,7 +8,7 @@ correctly rounded product.
 from __future__ import annotations
 
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
 
@@ -23,7 +23,7 @@ SPEC = OperatorSpec(
     aliases=("elementwise_mul", "AIEElementwiseMul"),
     params=BINARY_PARAMS,
     args=binary_args,
-    flavours={"pr117": _mul, "iron-2026-08": _mul, "iron-2026-09": _mul, "exact": _mul},
+    flavours=every(_mul),
     tolerance={"*": ONE_ULP},
     tiling=streamed,
     source="amd/IRON iron/operators/elementwise_mul",

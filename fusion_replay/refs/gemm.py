@@ -17,7 +17,7 @@ from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
+from fusion_replay.operators import Call, OperatorSpec, Param, Runlist, iron
 from fusion_replay.operators.tiling import CORE_ROWS, Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
@@ -127,7 +127,7 @@ SPEC = OperatorSpec(
         Param("epilogue", str, "none", help='"gelu" applies the tanh approximation to the result'),
     ),
     args=_args,
-    flavours={"pr117": _gemm, "iron-2026-08": _gemm, "iron-2026-09": _gemm, "exact": _exact},
+    flavours=iron(_gemm, exact=_exact),
     tolerance={"npu1": _tolerance("npu1"), "npu2": _tolerance("npu2"), "*": _tolerance("*")},
     raw=True,
     runlist=_partitioned,

@@ -14,7 +14,7 @@ from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, wide
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._matmul import matvec
@@ -91,7 +91,7 @@ SPEC = OperatorSpec(
         Param("repeat", int, 1, help="consecutive batches that share a matrix"),
     ),
     args=_args,
-    flavours={"pr117": _gemv, "iron-2026-08": _gemv, "iron-2026-09": _gemv, "exact": _exact},
+    flavours=iron(_gemv, exact=_exact),
     tolerance={"*": _tolerance},
     raw=True,
     tiling=_tiling,

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import no_reference
 from fusion_replay.refs.rms_norm import rows_of
 
 _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (Xilinx/mlir-aie layer_norm.cc)
@@ -42,14 +41,9 @@ SPEC = OperatorSpec(
         Param("tile_size", int, help="elements per row"),
     ),
     args=_args,
-    flavours={
-        "pr117": _layer_norm,
-        "iron-2026-08": _layer_norm,
-        "iron-2026-09": _layer_norm,
-        "exact": _layer_norm,
-    },
+    flavours=every(_layer_norm),
     tolerance={"*": relative(0.1, 0.1).from_source("amd/IRON iron/operators/layer_norm: the kernel sums in bf16")},
     tiling=streamed,
     source="amd/IRON iron/operators/layer_norm",
-    iron_fails=no_reference("LayerNorm"),
+    no_reference=("pr117",),
 )

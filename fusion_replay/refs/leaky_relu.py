@@ -13,9 +13,9 @@ import math
 
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, through_float32, unary_args
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, through_float32, unary_args
 from fusion_replay.refs._sums import add_to_odd
 
 
@@ -40,11 +40,11 @@ SPEC = OperatorSpec(
     aliases=("leaky_relu", "AIELeakyReLU"),
     params=(*CHANNELLED_PARAMS, Param("alpha", float, 0.01, help="slope of the negative side")),
     args=unary_args,
-    flavours={"pr117": _torch, "iron-2026-08": _torch, "iron-2026-09": _torch, "exact": _exact},
+    flavours=iron(_torch, exact=_exact),
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/leaky_relu: 0.04 / 1e-6")},
     tiling=streamed,
     source="amd/IRON iron/operators/leaky_relu.py (1a475cbe), iron/operators/leaky_relu/",
-    iron_fails=no_reference("LeakyReLU"),
+    no_reference=("pr117",),
     defects=(
         "IRON's reference multiplies by alpha in float32, the kernel takes it as bf16 (0.01 becomes 0.01001): up "
         "to 1 ULP of every negative element is that.",

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 from fusion_replay.compare.tolerance import exact
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, runs
-from fusion_replay.refs._elementwise import no_reference, unary_args
+from fusion_replay.refs._elementwise import unary_args
 
 
 def _copy(call: Call, a: Array) -> Array:
@@ -33,11 +33,11 @@ SPEC = OperatorSpec(
         Param("tile_size", int, None, decides=False),
     ),
     args=unary_args,
-    flavours={"pr117": _copy, "iron-2026-08": _copy, "iron-2026-09": _copy, "exact": _copy},
+    flavours=every(_copy),
     tolerance={"*": exact().from_source("amd/IRON iron/operators/mem_copy: data movement, identical")},
     raw=True,
     exact_bits=True,
     tiling=_tiling,
     source="amd/IRON iron/operators/mem_copy/op.py (13979d3f), reference.py (2df6d082)",
-    iron_fails=no_reference("MemCopy"),
+    no_reference=("pr117",),
 )

@@ -20,9 +20,8 @@ from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, narrow, wide
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, grid
-from fusion_replay.refs._elementwise import no_reference
 
 _SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
 
@@ -139,14 +138,14 @@ SPEC = OperatorSpec(
         Param("emulate_bf16_mmul_with_bfp16", bool, True, decides=False),
     ),
     args=_args,
-    flavours={"pr117": _attention, "iron-2026-08": _attention, "iron-2026-09": _attention, "exact": _attention},
+    flavours=every(_attention),
     tolerance={"*": _tolerance},
     raw=True,
     devices=("npu2",),
     values=("s_q", "s_kv"),
     tiling=_tiling,
     source="amd/IRON iron/operators/mha.py (0274eac8), iron/operators/mha/reference.py (377e020f)",
-    iron_fails=no_reference("MHA"),
+    no_reference=("pr117",),
     defects=(
         "Before September 2026 rows were padded to (seq_len + 63 p) // (64 p) * 64 p for p pipelines, which for "
         "some lengths is less than seq_len (513 rows, 8 pipelines: 512); right is the next multiple.",

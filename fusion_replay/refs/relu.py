@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fusion_replay.compare.tolerance import exact
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, unary_args
 
@@ -23,7 +23,7 @@ SPEC = OperatorSpec(
     aliases=("relu", "AIEReLU", "AIERELU"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
-    flavours={"pr117": _relu, "iron-2026-08": _relu, "iron-2026-09": _relu, "exact": _relu},
+    flavours=every(_relu),
     tolerance={"*": exact().from_source("Xilinx/mlir-aie python/iron/kernels/activation.py: a selection is exact")},
     tiling=streamed,
     source="amd/IRON iron/operators/relu",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from fusion_replay.compare.tolerance import exact
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
 
@@ -41,7 +41,7 @@ SPEC = OperatorSpec(
         Param("seq", int, 1, help="middle axis of a stack: a row is then seq * cols elements"),
     ),
     args=_args,
-    flavours={"pr117": _repeat, "iron-2026-08": _repeat, "iron-2026-09": _repeat, "exact": _repeat},
+    flavours=every(_repeat),
     tolerance={"*": exact().from_source("amd/IRON iron/operators/repeat: gated exactly")},
     raw=True,
     exact_bits=True,

@@ -15,7 +15,7 @@ from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._sums import add_to_odd
 
@@ -93,7 +93,7 @@ SPEC = OperatorSpec(
         Param("method_type", int, 0, help="0 pairs the halves of a row, 1 neighbours"),
     ),
     args=_args,
-    flavours={"pr117": _pr117, "iron-2026-08": _rope, "iron-2026-09": _rope, "exact": _rope},
+    flavours=every(_rope) | {"pr117": _pr117},
     tolerance={
         # IRON had 0.5 absolute beside 0.05, which lets zeros pass. Two products floored to bf16 and their floored
         # difference are off by at most 2**-7 (|x1 cos| + |x2 sin|) + 2**-7 |result|, under 0.02 of the largest.

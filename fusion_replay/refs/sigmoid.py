@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
-
-_KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, table_limit, unary_args
 
 
 def _sigmoid(call: Call, a: Array) -> Array:
@@ -27,14 +25,14 @@ SPEC = OperatorSpec(
     aliases=("sigmoid", "AIESigmoid"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
-    flavours={"pr117": _sigmoid, "iron-2026-08": _sigmoid, "iron-2026-09": _sigmoid, "exact": _sigmoid},
+    flavours=every(_sigmoid),
     tolerance={
         # A sigmoid made of a bf16 tanh, 0.5 (1 + tanh(A / 2)), steps by 2**-9 where tanh is near -1.
         "npu2": relative(0.04, 2.0**-8).from_source("amd/IRON iron/operators/sigmoid: 0.04; floor: bf16 tanh near -1"),
-        "*": relative(0.128, 2.0**-8).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
+        "*": table_limit(2.0**-8),
     },
     tiling=streamed,
     source="amd/IRON iron/operators/sigmoid.py (1a475cbe), iron/operators/sigmoid/",
-    iron_fails=no_reference("Sigmoid"),
+    no_reference=("pr117",),
     defects=("In float32 exp(-A) overflows below -88.7: IRON's forms give 0 where the true value is up to 3e-39.",),
 )

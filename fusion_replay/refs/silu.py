@@ -9,22 +9,10 @@ is kept here. ``exact`` differs for inputs below 2**-60 only, where half the inp
 from __future__ import annotations
 
 from fusion_replay.compare.tolerance import relative
-from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import OperatorSpec, iron, pointwise
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._activation import silu, silu_exact
-from fusion_replay.refs._elementwise import BINARY_PARAMS, unary_args
-
-_KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
-
-
-def _silu(call: Call, a: Array) -> Array:
-    return silu(call.xp, a)
-
-
-def _exact(call: Call, a: Array) -> Array:
-    return silu_exact(call.xp, a)
-
+from fusion_replay.refs._elementwise import ACTIVATIONS, BINARY_PARAMS, table_limit, unary_args
 
 SPEC = OperatorSpec(
     type="SiLU",
@@ -32,12 +20,12 @@ SPEC = OperatorSpec(
     aliases=("silu", "AIESiLU"),
     params=BINARY_PARAMS,
     args=unary_args,
-    flavours={"pr117": _silu, "iron-2026-08": _silu, "iron-2026-09": _silu, "exact": _exact},
+    flavours=iron(pointwise(silu), exact=pointwise(silu_exact)),
     tolerance={
         # IRON's harness has 0.04 / 1e-6, on [-2, 2). A sigmoid made of a bf16 tanh loses its last bits below -5 and
         # is 0 below -6: up to 0.015 absolute. mlir-aie's floor of 0.035 covers that more than twice over.
-        "npu2": relative(0.08, 0.02).from_source(f"{_KERNELS}: silu by vtanh, 0.08 measured on npu2"),
-        "*": relative(0.128, 0.02).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
+        "npu2": relative(0.08, 0.02).from_source(f"{ACTIVATIONS}: silu by vtanh, 0.08 measured on npu2"),
+        "*": table_limit(0.02),
     },
     tiling=streamed,
     source="amd/IRON iron/operators/silu",

@@ -14,7 +14,7 @@ from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._walk import Walk, check_walk, copied, moved
 
@@ -50,8 +50,6 @@ def _copy(call: Call, a: Array) -> Array:
 
 
 def _iron_fails(p: SimpleNamespace, flavour: str) -> str | None:
-    if flavour == "pr117":
-        return "IRON's StridedCopy of pull request 117 has no reference()"
     if flavour == "iron-2026-08":
         return "IRON's StridedCopy reference of August 2026 puts zeros where the copy keeps old contents"
     return None
@@ -78,13 +76,14 @@ SPEC = OperatorSpec(
         Param("kwargs", object, None, decides=False),
     ),
     args=_args,
-    flavours={"pr117": _copy, "iron-2026-08": _copy, "iron-2026-09": _copy, "exact": _copy},
+    flavours=every(_copy),
     tolerance={"*": exact().from_source("amd/IRON iron/operators/copy.py: gated exactly")},
     raw=True,
     exact_bits=True,
     partial=True,
     values=("input_offset", "output_offset"),
     source="amd/IRON iron/operators/strided_copy",
+    no_reference=("pr117",),
     iron_fails=_iron_fails,
     defects=(
         "Pull request 117 has no reference(): compare and reference modes raise AttributeError.",

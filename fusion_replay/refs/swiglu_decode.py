@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param, Runlist
+from fusion_replay.operators import Call, OperatorSpec, Param, Runlist, iron
 from fusion_replay.refs._swiglu import DEFECT, chain, steps
 
 _COLUMNS = 8
@@ -56,7 +56,7 @@ SPEC = OperatorSpec(
         Param("num_aie_columns", int, _COLUMNS, decides=False),
     ),
     args=_args,
-    flavours={"pr117": _chain, "iron-2026-08": _chain, "iron-2026-09": _chain, "exact": _exact},
+    flavours=iron(_chain, exact=_exact),
     tolerance={
         "*": relative(0.07, 0.0, range_frac=0.01).from_source(
             "amd/IRON iron/operators/swiglu_decode/test.py: 0.07 on intermediates, 0.04 on the output"

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
-from fusion_replay.operators import Call, OperatorSpec
+from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, no_reference, unary_args
-
-_KERNELS = "Xilinx/mlir-aie python/iron/kernels/activation.py"
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, table_limit, unary_args
 
 
 def _tanh(call: Call, a: Array) -> Array:
@@ -25,12 +23,12 @@ SPEC = OperatorSpec(
     aliases=("tanh", "AIETanh"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
-    flavours={"pr117": _tanh, "iron-2026-08": _tanh, "iron-2026-09": _tanh, "exact": _tanh},
+    flavours=every(_tanh),
     tolerance={
         "npu2": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/tanh: 0.04 / 1e-6"),
-        "*": relative(0.128, 2.0**-8).from_source(f"{_KERNELS}: canonical limit of lookup-table kernels"),
+        "*": table_limit(2.0**-8),
     },
     tiling=streamed,
     source="amd/IRON iron/operators/tanh.py (1a475cbe), iron/operators/tanh/",
-    iron_fails=no_reference("Tanh"),
+    no_reference=("pr117",),
 )

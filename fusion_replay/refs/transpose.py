@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from fusion_replay.compare.tolerance import exact
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.operators import Call, OperatorSpec, Param
+from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, grid
 
 
@@ -51,7 +51,7 @@ SPEC = OperatorSpec(
         Param("num_batches", int, 1, help="matrices, one behind the other"),
     ),
     args=_args,
-    flavours={"pr117": _transpose, "iron-2026-08": _transpose, "iron-2026-09": _transpose, "exact": _transpose},
+    flavours=every(_transpose),
     tolerance={"*": exact().from_source("amd/IRON iron/operators/transpose: a permutation is gated exactly")},
     raw=True,
     exact_bits=True,
