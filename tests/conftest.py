@@ -10,7 +10,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fusion_replay import refs
 from fusion_replay.refs import plugins
 
 collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test_utils.py of its own
@@ -28,13 +27,9 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 @pytest.fixture
 def registry() -> Iterator[None]:
     """Whatever the test declares or imports is forgotten after it."""
-    plugins.ready()
-    known, loaded = dict(refs._registered.REGISTERED), dict(plugins._loaded)
     modules, path = set(sys.modules), list(sys.path)
-    yield
-    for mine, before in ((refs._registered.REGISTERED, known), (plugins._loaded, loaded)):
-        mine.clear()
-        mine.update(before)
+    with plugins.forgetting():
+        yield
     for name in set(sys.modules) - modules:
         if name.partition(".")[0] in ("imported", "my_ops", "iron"):
             del sys.modules[name]

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parent / "refs"
 @dataclass(frozen=True)
 class Mistake:
     file: str
-    """Of fusion_replay/refs, without ``.py``."""
+    """A module of fusion_replay/refs: ``gemm``, ``arithmetic.activation``."""
     right: str
     wrong: str
 
@@ -87,7 +87,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("* scale + bias)", "* (scale + bias))"),
     ),
     "GELU": _m(
-        "_activation",
+        "arithmetic.activation",
         ("_CUBIC * x * x * x", "_CUBIC * x * x"),
         ("_SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)", "_SQRT_2_OVER_PI = math.sqrt(math.pi / 4.0)"),
         ("xp.exp(-2.0 * _SQRT", "xp.exp(-1.0 * _SQRT"),
@@ -165,7 +165,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("recorded[at] = drawn", "recorded[0] = drawn"),
     ),
     "SiLU": _m(
-        "_activation",
+        "arithmetic.activation",
         ("return x / (1.0 + xp.exp(-x))", "return x / (1.0 + xp.exp(x))"),
         ("return x / (1.0 + xp.exp(-x))", "return 1.0 / (1.0 + xp.exp(-x))"),
         ("return x / (1.0 + xp.exp(-x))", "return x / (1.0 + xp.exp(-1.702 * x))"),
@@ -223,7 +223,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
 
 def mistaken(op_type: str, mistake: Mistake) -> operators.OperatorSpec:
     """The operator's spec with the mistake in it; the package itself stays as it is."""
-    home = next(m for m in _operator_files() if _module(m).SPEC.type == op_type)
+    home = next(f for f in _operator_files() if _module(f).SPEC.type == op_type)
     changed: dict[str, ModuleType] = {}
     try:
         for file in dict.fromkeys((mistake.file, home)):
@@ -233,7 +233,7 @@ def mistaken(op_type: str, mistake: Mistake) -> operators.OperatorSpec:
                 found = source.count(mistake.right)
                 if found == 0:
                     raise LookupError(
-                        f"{op_type}: refs/{file}.py no longer has {mistake.right!r}: choose another mistake"
+                        f"{op_type}: {file} of refs no longer has {mistake.right!r}: choose another mistake"
                     )
                 source = source.replace(mistake.right, mistake.wrong)
             changed[original.__name__] = original
@@ -265,7 +265,7 @@ def main(op_type: str, number: int) -> int:
     import pytest
     from hypothesis import HealthCheck, Phase, settings
 
-    refs._catalogue._builtin()[op_type] = mistaken(op_type, MISTAKES[op_type][number])
+    refs.register(mistaken(op_type, MISTAKES[op_type][number]), replace=True)
     settings.register_profile(
         "mutants",
         phases=[Phase.explicit, Phase.generate],

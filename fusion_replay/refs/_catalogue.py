@@ -23,9 +23,9 @@ from fusion_replay.refs._registered import REGISTERED, user_specs
 
 @cache
 def _builtin() -> dict[str, OperatorSpec]:
-    """The ``SPEC`` of every module of this room whose name has no leading underscore, by type."""
+    """The ``SPEC`` of every module of this folder whose name has no leading underscore, by type."""
     here = str(Path(__file__).parent)
-    names = [module.name for module in pkgutil.iter_modules([here]) if not module.name.startswith("_")]
+    names = [m.name for m in pkgutil.iter_modules([here]) if not (m.ispkg or m.name.startswith("_"))]
     specs = [importlib.import_module(f"{__package__}.{name}").SPEC for name in names]
     return {spec.type: spec for spec in specs}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, narrow, round_bf16
-from fusion_replay.refs._activation import gelu_tanh
-from fusion_replay.refs._matmul import Finish
+from fusion_replay.refs.arithmetic.activation import gelu_tanh
+from fusion_replay.refs.arithmetic.products import Finish
 
 
 def check_epilogue(op: str, epilogue: str) -> None:

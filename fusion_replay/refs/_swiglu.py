@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, Runlist
-from fusion_replay.refs._activation import silu
-from fusion_replay.refs._matmul import matmul
+from fusion_replay.refs.arithmetic.activation import silu
+from fusion_replay.refs.arithmetic.products import matmul
 
 DEFECT = (
     "A composite: IRON runs it through a callable of its own, so neither compare mode nor a recording of a sequence "

@@ -13,7 +13,7 @@ from fusion_replay.model.bf16 import Array, round_bf16
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args
-from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
 def _product(call: Call, a: Array) -> Array:

@@ -16,8 +16,8 @@ from fusion_replay.model.bf16 import Array, wide
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
-from fusion_replay.refs._activation import silu
-from fusion_replay.refs._matmul import matvec
+from fusion_replay.refs.arithmetic.activation import silu
+from fusion_replay.refs.arithmetic.products import matvec
 
 
 def block_rows(p: SimpleNamespace) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.operators import OperatorSpec, iron, pointwise
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._activation import gelu_tanh, gelu_tanh_exact
 from fusion_replay.refs._elementwise import ACTIVATIONS, CHANNELLED_PARAMS, table_limit, unary_args
+from fusion_replay.refs.arithmetic.activation import gelu_tanh, gelu_tanh_exact
 
 SPEC = OperatorSpec(
     type="GELU",

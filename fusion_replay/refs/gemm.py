@@ -21,7 +21,7 @@ from fusion_replay.operators import Call, OperatorSpec, Param, Runlist, iron
 from fusion_replay.operators.tiling import CORE_ROWS, Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
-from fusion_replay.refs._matmul import matmul
+from fusion_replay.refs.arithmetic.products import matmul
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:

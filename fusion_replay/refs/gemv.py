@@ -17,7 +17,7 @@ from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._epilogue import check_epilogue, finisher
-from fusion_replay.refs._matmul import matvec
+from fusion_replay.refs.arithmetic.products import matvec
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:

@@ -16,7 +16,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, through_float32, unary_args
-from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
 def _torch(call: Call, a: Array) -> Array:

@@ -17,7 +17,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, runs
-from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:

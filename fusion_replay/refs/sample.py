@@ -25,7 +25,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, is_torch, wide
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
-from fusion_replay.refs._exp64 import exp64
+from fusion_replay.refs.arithmetic.exp64 import exp64
 
 ROW_WORDS = 4
 Doubles = npt.NDArray[np.float64]

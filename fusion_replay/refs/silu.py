@@ -11,8 +11,8 @@ from __future__ import annotations
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.operators import OperatorSpec, iron, pointwise
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._activation import silu, silu_exact
 from fusion_replay.refs._elementwise import ACTIVATIONS, BINARY_PARAMS, table_limit, unary_args
+from fusion_replay.refs.arithmetic.activation import silu, silu_exact
 
 SPEC = OperatorSpec(
     type="SiLU",

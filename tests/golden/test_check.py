@@ -53,11 +53,11 @@ def test_nothing_moved(make: Maker) -> None:
     assert {(s.question, s.state) for s in found.steps} == {("reference", "same"), ("npu", "same")}
 
 
-def test_a_moved_reference(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_reference(make: Maker, registry: None) -> None:
     path = make("gelu", "op:GELU")
     spec = refs.find("GELU")
     floor = {n: lambda call, x: np.zeros_like(np.asarray(x)) for n in spec.flavours}
-    monkeypatch.setitem(refs._catalogue._builtin(), "GELU", replace(spec, flavours=floor))
+    refs.register(replace(spec, flavours=floor), replace=True)
     found = check_golden(path, SIM)
     assert only(found) == "reference"
     assert found.headline.startswith("gelu: 0:0 GELU A -> C: reference moved: output C: digest ")
@@ -87,10 +87,10 @@ def test_inside_its_limits_is_said_and_passes_unless_bits_are_asked_for(make: Ma
     assert only(check_golden(path, Options(on="sim", exact=True))) == "npu"
 
 
-def test_a_moved_tolerance(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_tolerance(make: Maker, registry: None) -> None:
     path = make("gelu", "op:GELU")
     spec = refs.find("GELU")
-    monkeypatch.setitem(refs._catalogue._builtin(), "GELU", replace(spec, tolerance={"*": Tolerance(ulps=0)}))
+    refs.register(replace(spec, tolerance={"*": Tolerance(ulps=0)}), replace=True)
     found = check_golden(path, SIM)
     assert only(found) == "tolerance"
     assert "tolerance moved: limits were " in found.headline
@@ -271,17 +271,18 @@ def test_foreign_contents(make: Maker, tmp_path: Path) -> None:
     assert only(check_golden(path)) == "contents"
 
 
-def test_an_operator_that_the_project_does_not_know(tmp_path: Path, registry: None) -> None:
-    @fr.operator("Mine")
-    def mine(A: Any) -> Any:
-        return A
+def test_an_operator_that_the_project_does_not_know(tmp_path: Path) -> None:
+    with refs.plugins.forgetting():
 
-    one = np.ones(4, BF16)
-    with fr.record(tmp_path / "m.h5") as rec, rec.step("Mine", {"A": one}) as step:
-        step.outputs["C"] = one
-    path, _ = add(tmp_path / "m.h5", tmp_path / "g")
-    assert check_golden(path).passed
-    del refs._registered.REGISTERED["Mine"]
+        @fr.operator("Mine")
+        def mine(A: Any) -> Any:
+            return A
+
+        one = np.ones(4, BF16)
+        with fr.record(tmp_path / "m.h5") as rec, rec.step("Mine", {"A": one}) as step:
+            step.outputs["C"] = one
+        path, _ = add(tmp_path / "m.h5", tmp_path / "g")
+        assert check_golden(path).passed
     found = check_golden(path)
     assert "unknown_operator" in found.kinds
     assert "no reference for operator Mine" in found.headline or "no reference for operator Mine" in "".join(

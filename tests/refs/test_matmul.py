@@ -27,7 +27,8 @@ from bf16_oracle import (
 )
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import FLAVOURS
-from fusion_replay.refs import _matmul, find, reference
+from fusion_replay.refs import find, reference
+from fusion_replay.refs.arithmetic import products
 
 
 def integers(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -123,8 +124,8 @@ def test_blocks_join(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     a, b = integers(rng, 37, 9), integers(rng, 9, 11 if op == "GEMM" else 1)
     params = {"M": 37, "K": 9, **({"N": 11} if op == "GEMM" else {})}
-    monkeypatch.setattr(_matmul, "_VECTOR_BLOCK", 30)
-    monkeypatch.setattr(_matmul, "_MATRIX_BLOCK", 40)
+    monkeypatch.setattr(products, "VECTOR_BLOCK", 30)
+    monkeypatch.setattr(products, "MATRIX_BLOCK", 40)
     (c,) = reference(op, params, [stored(a), stored(b)])
     assert bits_of(c).tolist() == rounded(a @ b)
 

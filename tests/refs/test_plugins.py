@@ -6,12 +6,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusion_replay.errors import UsageError
-from fusion_replay.refs import lookup, plugins
+from fusion_replay.refs import find, lookup, plugins, register
+from fusion_replay.simulator.kernels import has_kernel
 
 pytestmark = pytest.mark.usefixtures("registry")
 
@@ -64,14 +66,28 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     assert lookup("Zag") is not None
 
 
-def test_a_file_with_nothing_but_a_kernel_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_nothing_but_a_kernel_will_do(tmp_path: Path) -> None:
     from fusion_replay.simulator.kernels import user
 
-    monkeypatch.setattr(user, "_USER", dict(user._USER))
     text = 'import fusion_replay as fr\n\n\n@fr.kernel("ZigKernel")\ndef fn(A):\n    return A\n'
     (tmp_path / "kernel.py").write_text(text)
     plugins.load("kernel.py", tmp_path)
     assert user.user_kernel("ZigKernel") is not None
+
+
+def test_what_was_declared_and_loaded_is_forgotten(tmp_path: Path) -> None:
+    text = DECLARES.format(name="Zig") + '\n\n@fr.kernel("Zig")\ndef kernel(A):\n    return A\n'
+    (tmp_path / "zig.py").write_text(text)
+    gemm = find("GEMM")
+    for _ in range(2):  # forgotten, the same file is loaded again, and nothing is taken
+        with plugins.forgetting():
+            plugins.load("zig.py", tmp_path)
+            register(replace(gemm, summary="mine"), replace=True)
+            assert has_kernel("Zig")
+            assert find("GEMM").summary == "mine"
+        assert lookup("Zig") is None
+        assert not has_kernel("Zig")
+        assert find("GEMM") is gemm
 
 
 @pytest.mark.parametrize(

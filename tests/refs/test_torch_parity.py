@@ -15,7 +15,7 @@ from fusion_replay.model.arrays import to_torch
 from fusion_replay.model.bf16 import BFLOAT16
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.simulator.workloads.draws import contents
-from fusion_replay.simulator.workloads.op import _DEFAULTS
+from fusion_replay.simulator.workloads.op import DEFAULTS
 
 pytestmark = pytest.mark.torch
 
@@ -31,7 +31,7 @@ EVERY = [(spec.type, flavour) for spec in refs.specs() for flavour in FLAVOURS]
 
 def drawn(op: str) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray] | None]:
     """Small parameters, seeded inputs, and old contents for a partial writer."""
-    spec, params = refs.find(op), dict(_DEFAULTS[op])
+    spec, params = refs.find(op), dict(DEFAULTS[op])
     args = spec.arg_specs(params)
     arrays = [
         np.ascontiguousarray(contents(op, params, arg, np.random.default_rng([3, i]))) for i, arg in enumerate(args)

@@ -304,19 +304,16 @@ def test_unknown_buffers_are_named() -> None:
 def test_an_operator_without_a_kernel() -> None:
     from fusion_replay.model.runlist import ArgSpec
     from fusion_replay.operators import OperatorSpec
-    from fusion_replay.refs import register
-    from fusion_replay.refs._registered import REGISTERED
+    from fusion_replay.refs import plugins, register
 
     spec = OperatorSpec(
         type="OnlyDescribed", args=lambda p: (ArgSpec("A", "in", (4,)),), params=(), flavours={}, tolerance={}
     )
-    register(spec)
-    try:
+    with plugins.forgetting():
+        register(spec)
         op = operators.operator_class("OnlyDescribed")()
         with pytest.raises(UnknownOperatorError, match="OnlyDescribed"):
             fr.simulate([(op, "a")])
-    finally:
-        del REGISTERED["OnlyDescribed"]
 
 
 def test_what_a_recording_says_of_its_origin() -> None:

@@ -20,7 +20,7 @@ from fusion_replay.simulator.kernels.bfp16 import Float64, through_bfp16
 
 _HEAD_DIM = 64
 _BLOCK = 64  # rows of Q and of K in one step of a pipeline
-_BAND = 8 * _BLOCK  # rows computed at a time, for the cache's sake; has no influence on the numbers
+BAND = 8 * _BLOCK  # rows computed at a time, for the cache's sake; has no influence on the numbers
 _STEP = 8  # elements of the reduction in one mmul instruction
 _LOG2_E = 1.4453125
 _LOWEST = nearest_bf16(-3.3895313892515355e38)  # what masked scores and an empty running maximum hold
@@ -61,7 +61,7 @@ def _attend(core: Core, q: Float32, k: Float32, v: Float32, keys: int) -> Float3
     for at in range(0, min(len(q), keys), _BLOCK):
         k_blocks.append(through_bfp16(k[at : at + _BLOCK], core.rounding))
         v_blocks.append(through_bfp16(v[at : at + _BLOCK].T, core.rounding))
-    bands = range(0, len(q), _BAND)
+    bands = range(0, len(q), BAND)
     return np.concatenate([_band(core, queries, k_blocks, v_blocks, start, keys) for start in bands])
 
 
@@ -69,7 +69,7 @@ def _band(
     core: Core, queries: Float64, k_blocks: Sequence[Float64], v_blocks: Sequence[Float64], start: int, keys: int
 ) -> Float32:
     """Rows from ``start`` on: blocks of keys one after another, each for the rows at or below its diagonal."""
-    q = queries[start : start + _BAND]
+    q = queries[start : start + BAND]
     scale = nearest_bf16(_LOG2_E / math.sqrt(_HEAD_DIM))
     largest = np.full((len(q), 1), _LOWEST)
     total = np.zeros((len(q), 1), np.float32)

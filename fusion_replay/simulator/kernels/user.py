@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
+from fusion_replay.refs import plugins
 from fusion_replay.simulator.core import BFLOAT16, Core, widen
 from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values
 
 _USER: dict[str, Kernel] = {}
+plugins.users_table(_USER)
 
 
 def kernel(type: str, *, replace: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

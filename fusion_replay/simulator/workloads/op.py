@@ -19,7 +19,7 @@ from fusion_replay.operators import OperatorSpec, Param
 from fusion_replay.simulator.workloads.base import COLUMNS, Option, Run, Workload
 from fusion_replay.simulator.workloads.draws import SEED, contents
 
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "ElementwiseAdd": {"size": 4096},
     "ElementwiseMul": {"size": 4096},
     "GELU": {"size": 4096},
@@ -135,7 +135,7 @@ def workload(name: str) -> Workload:
     if not _is_composite(spec):
         find_kernel(spec.type)
     known = ", ".join(p.name for p in spec.params)
-    given = ", ".join(f"{k}={_spelled(v)}" for k, v in _DEFAULTS.get(spec.type, {}).items()) or "none"
+    given = ", ".join(f"{k}={_spelled(v)}" for k, v in DEFAULTS.get(spec.type, {}).items()) or "none"
     options = [
         Option("param", str, None, f"K=V, a field of the operator ({known}); defaults: {given}", repeat=True),
         Option("seed", int, SEED, "of the inputs", minimum=0),
@@ -160,7 +160,7 @@ def _build(spec: OperatorSpec, device: str, faults: Sequence[Any], options: Simp
     given = _assignments(spec, options.param)
     values = _values(spec, getattr(options, "value", ()))
     symbols = {f"{role}_parameter": role for role in values if f"{role}_parameter" not in given}
-    params = {**columns, **_DEFAULTS.get(spec.type, {}), **given, **symbols}
+    params = {**columns, **DEFAULTS.get(spec.type, {}), **given, **symbols}
     args = spec.arg_specs(params)
     runlist: list[tuple[Any, ...]] = [(operator_class(spec.type)(**params), *(a.name for a in args))]
     if spec.runlist is not None and _is_composite(spec):

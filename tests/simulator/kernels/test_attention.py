@@ -167,6 +167,6 @@ def test_gqa_context_is_the_gemv_over_the_transposed_cache() -> None:
 def test_mha_rows_do_not_see_how_they_are_banded(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = draw(1, 1, 640, seed=9)  # more than one band
     whole = mha(Core("npu2"), inputs, 640)
-    monkeypatch.setattr("fusion_replay.simulator.kernels.mha._BAND", 192)
+    monkeypatch.setattr("fusion_replay.simulator.kernels.mha.BAND", 192)
     np.testing.assert_array_equal(mha(Core("npu2"), inputs, 640).view(np.uint16), whole.view(np.uint16))
     assert np.abs(whole.astype(np.float64) - attention(*inputs)).max() < 0.05

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,16 +15,11 @@ import fusion_replay as fr
 from fusion_replay.errors import RunlistError, UnknownOperatorError, UsageError
 from fusion_replay.simulator import operators as ops
 from fusion_replay.simulator.core import Core
-from fusion_replay.simulator.kernels import find_kernel, has_kernel, user
+from fusion_replay.simulator.kernels import find_kernel, has_kernel
 
 BF16 = ml_dtypes.bfloat16
 
-
-@pytest.fixture(autouse=True)
-def own_registries(registry: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(user, "_USER", {})
-    yield
-    ops._CLASSES.clear()
+pytestmark = pytest.mark.usefixtures("registry")
 
 
 def declare(**how: Any) -> None:

@@ -31,7 +31,7 @@ _PRECISION = 200  # bits of the roots
 
 
 @cache
-def _table() -> tuple[Doubles, npt.NDArray[np.uint64]]:
+def table() -> tuple[Doubles, npt.NDArray[np.uint64]]:
     """(tail, bits of 2**(i / 128) less i << 45), i from 0 to 127."""
     tails, bits = [], []
     for i in range(_N):
@@ -47,7 +47,7 @@ def _table() -> tuple[Doubles, npt.NDArray[np.uint64]]:
 
 def exp64(x: Doubles) -> Doubles:
     """exp(x) for x <= 0, -inf included (a softmax's weights). float64, any shape."""
-    tails, table = _table()
+    tails, starts = table()
     x = np.asarray(x, np.float64)
     with np.errstate(all="ignore"):
         shifted = _INV_LN2_N * x + _SHIFT
@@ -55,7 +55,7 @@ def exp64(x: Doubles) -> Doubles:
         turns = shifted - _SHIFT
         r = (x + turns * -_LN2_HI_N) + turns * -_LN2_LO_N
         entry = (k % np.uint64(_N)).astype(np.int64)
-        scale = table[entry] + (k << np.uint64(52 - _BITS))
+        scale = starts[entry] + (k << np.uint64(52 - _BITS))
         squared = r * r
         polynomial = ((tails[entry] + r) + squared * (_C2 + r * _C3)) + (squared * squared) * (_C4 + r * _C5)
         normal = scale.view(np.float64)

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from fusion_replay.model.bf16 import Array
-from fusion_replay.refs._sums import add_to_odd
+from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 _SQRT_2_OVER_PI = math.sqrt(2.0 / math.pi)
 _CUBIC = 0.044715  # Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016; torch's gelu(approximate="tanh")

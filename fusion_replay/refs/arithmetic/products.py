@@ -15,8 +15,8 @@ import array_api_compat as aac
 
 from fusion_replay.model.bf16 import Array, wide
 
-_VECTOR_BLOCK = 1 << 17  # elements of the matrix widened at a time for a matrix-vector product
-_MATRIX_BLOCK = 1 << 23  # the same for either operand of a matrix product: 64 MiB of float64
+VECTOR_BLOCK = 1 << 17  # elements of the matrix widened at a time for a matrix-vector product
+MATRIX_BLOCK = 1 << 23  # the same for either operand of a matrix product: 64 MiB of float64
 
 Finish = Callable[[Array], Array]
 """float64 block of the result -> what is stored (rounded, with an epilogue before that)."""
@@ -25,7 +25,7 @@ Finish = Callable[[Array], Array]
 def matvec(a: Array, b: Array, finish: Finish) -> Array:
     """(M, K) stored times (K,) float64 -> (M,), finished."""
     xp = aac.array_namespace(a)
-    rows = max(1, _VECTOR_BLOCK // max(1, a.shape[1]))
+    rows = max(1, VECTOR_BLOCK // max(1, a.shape[1]))
     blocks = [wide(a[i : i + rows]) @ b for i in range(0, a.shape[0], rows)]
     return finish(xp.concat(blocks, axis=0) if blocks else xp.zeros((0,), dtype=xp.float64))
 
@@ -34,7 +34,7 @@ def matmul(a: Array, b: Array, finish: Finish) -> Array:
     """(M, K) stored times (K, N) stored -> (M, N), finished block by block. Either may be a transposed view."""
     xp = aac.array_namespace(a, b)
     inner = max(1, a.shape[1])
-    step = max(1, _MATRIX_BLOCK // inner)
+    step = max(1, MATRIX_BLOCK // inner)
     bands = []
     for i in range(0, a.shape[0], step):
         band = wide(a[i : i + step])
