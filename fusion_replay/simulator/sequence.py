@@ -6,7 +6,6 @@ Follows amd/IRON iron/common/sequence.py (August 2026): same attributes, same la
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -18,11 +17,11 @@ from fusion_replay import refs as catalogue
 from fusion_replay.errors import RunlistError, UsageError
 from fusion_replay.model.runlist import ArgSpec, parse_buffer
 from fusion_replay.operators import OperatorSpec
+from fusion_replay.simulator.callable import SimulatedCallable
 from fusion_replay.simulator.memory import GRANULE
 from fusion_replay.simulator.operators import SimulatedOperator, parameters_of
 
 if TYPE_CHECKING:
-    from fusion_replay.simulator.callable import SimulatedCallable
     from fusion_replay.simulator.faults import Fault
 
 _DISPATCH = ("auto", "separate")
@@ -165,8 +164,6 @@ class SimulatedSequence:
         Raises:
             UsageError: a fault that fits no step, or a design outside the device's rules.
         """
-        from fusion_replay.simulator.callable import SimulatedCallable
-
         if not hasattr(self, "subbuffer_layout"):
             self.compile()
         return SimulatedCallable(self)
@@ -281,8 +278,3 @@ def _check_edges(sequence: SimulatedSequence) -> None:
 def _some(names: Iterable[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
-
-
-def element_count(nbytes: int) -> int:
-    """bf16 elements of a buffer: IRON allocates every buffer as bf16, whatever its arg specs say (until V5)."""
-    return max(math.ceil(nbytes / 2), 1)

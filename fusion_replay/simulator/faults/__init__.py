@@ -8,36 +8,15 @@ dispatch of it). The kinds, each modelled on a reported bug, are in :mod:`.outpu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay import refs as catalogue
 from fusion_replay.errors import UsageError
-from fusion_replay.model.runlist import format_address
+from fusion_replay.simulator.faults.fault import Fault
+from fusion_replay.simulator.faults.kinds import KINDS
 
 if TYPE_CHECKING:
-    from fusion_replay.simulator.device import Dispatch
     from fusion_replay.simulator.sequence import PlannedStep
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault: ``kind`` strikes either the dispatch ``invocation``:``step`` or every dispatch of operator ``op``."""
-
-    kind: str
-    op: str | None = None
-    invocation: int | None = None
-    step: int | None = None
-    args: tuple[int | str, ...] = ()
-
-    def __str__(self) -> str:
-        where = self.op if self.op is not None else format_address(self.invocation or 0, self.step or 0)
-        return ":".join([where, self.kind, *map(str, self.args)])
-
-    def matches(self, dispatch: Dispatch) -> bool:
-        if self.op is not None:
-            return self.op == dispatch.spec.type
-        return (self.invocation, self.step) == (dispatch.invocation, dispatch.step)
 
 
 def parse_fault(text: str) -> Fault:
@@ -46,8 +25,6 @@ def parse_fault(text: str) -> Fault:
     Raises:
         UsageError: an unknown kind or operator, a malformed address, or arguments the kind does not take.
     """
-    from fusion_replay.simulator.faults.kinds import KINDS
-
     first, *rest = text.strip().split(":")
     invocation = step = op = None
     if first.isascii() and first.isdigit():
@@ -72,8 +49,6 @@ def check_faults(faults: Iterable[Fault | str], steps: Sequence[PlannedStep]) ->
     Raises:
         UsageError: a fault that matches no step of the runlist, or that cannot apply to what it matches.
     """
-    from fusion_replay.simulator.faults.kinds import KINDS
-
     checked = []
     for given in faults:
         fault = parse_fault(given) if isinstance(given, str) else parse_fault(str(given))
@@ -86,3 +61,6 @@ def check_faults(faults: Iterable[Fault | str], steps: Sequence[PlannedStep]) ->
             raise UsageError(f"fault {fault} cannot apply to {matched[0].label}: {reasons[0]}")
         checked.append(fault)
     return tuple(checked)
+
+
+__all__ = ["Fault", "check_faults", "parse_fault"]

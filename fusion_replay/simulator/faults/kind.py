@@ -15,7 +15,7 @@ import numpy as np
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.simulator.device import Array, Dispatch, Injection, SimulatedDevice
-from fusion_replay.simulator.faults import Fault
+from fusion_replay.simulator.faults.fault import Fault
 
 if TYPE_CHECKING:
     from fusion_replay.simulator.sequence import PlannedStep

@@ -11,7 +11,7 @@ import numpy as np
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.device import Dispatch
 from fusion_replay.simulator.errors import ErtCmdState, HostRuntimeError
-from fusion_replay.simulator.faults import Fault
+from fusion_replay.simulator.faults.fault import Fault
 from fusion_replay.simulator.faults.kind import ArmedFault, Kind
 
 if TYPE_CHECKING:

@@ -8,52 +8,10 @@ width of sums, the tables, block floating point. What is not: time, memory layou
 
 from __future__ import annotations
 
-from functools import cache
-
 from fusion_replay.errors import UnknownOperatorError
-from fusion_replay.simulator.kernels import (
-    activation,
-    conv,
-    dequant,
-    dual_gemv,
-    elementwise,
-    emit,
-    gemm,
-    gemv,
-    gqa,
-    mha,
-    movement,
-    norm,
-    rope,
-    sample,
-    softmax,
-    user,
-)
 from fusion_replay.simulator.kernels._base import Kernel
-
-_FAMILIES = (
-    elementwise,
-    activation,
-    norm,
-    softmax,
-    rope,
-    gemv,
-    dual_gemv,
-    gemm,
-    mha,
-    gqa,
-    conv,
-    dequant,
-    sample,
-    emit,
-    movement,
-)
-
-
-@cache
-def builtin_kernels() -> dict[str, Kernel]:
-    """The software NPU's own, by operator type."""
-    return {kernel.type: kernel for family in _FAMILIES for kernel in family.KERNELS}
+from fusion_replay.simulator.kernels.builtin import builtin_kernels
+from fusion_replay.simulator.kernels.user import user_kernel, user_kernels
 
 
 def find_kernel(op_type: str) -> Kernel:
@@ -62,9 +20,9 @@ def find_kernel(op_type: str) -> Kernel:
     Raises:
         UnknownOperatorError: the software NPU has none.
     """
-    found = user.user_kernel(op_type) or builtin_kernels().get(op_type)
+    found = user_kernel(op_type) or builtin_kernels().get(op_type)
     if found is None:
-        known = ", ".join(sorted({*builtin_kernels(), *user.user_kernels()}))
+        known = ", ".join(sorted({*builtin_kernels(), *user_kernels()}))
         raise UnknownOperatorError(
             f"the software NPU has no kernel for operator {op_type!r}; it has: {known}. "
             f"Declare one with @fusion_replay.kernel({op_type!r})"
@@ -74,7 +32,7 @@ def find_kernel(op_type: str) -> Kernel:
 
 def has_kernel(op_type: str) -> bool:
     """Whether :func:`find_kernel` would find one."""
-    return user.user_kernel(op_type) is not None or op_type in builtin_kernels()
+    return user_kernel(op_type) is not None or op_type in builtin_kernels()
 
 
 __all__ = ["Kernel", "builtin_kernels", "find_kernel", "has_kernel"]

@@ -13,6 +13,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.refs import plugins
 from fusion_replay.simulator.core import BFLOAT16, Core, widen
 from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values
+from fusion_replay.simulator.kernels.builtin import builtin_kernels
 
 _USER: dict[str, Kernel] = {}
 plugins.users_table(_USER)
@@ -34,8 +35,6 @@ def kernel(type: str, *, replace: bool = False) -> Callable[[Callable[..., Any]]
     Raises:
         UsageError: the type has a kernel already and ``replace`` is false, or the function takes ``*`` or ``**``.
     """
-    from fusion_replay.simulator.kernels import builtin_kernels
-
     if not replace and (type in _USER or type in builtin_kernels()):
         whose = _USER[type].source if type in _USER else "the software NPU itself"
         raise UsageError(f"kernel {type!r}: there is one already, by {whose}; choose another type or replace=True")

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fault as data: its kind, which dispatches it strikes, and its arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fusion_replay.model.runlist import format_address
+from fusion_replay.simulator.device import Dispatch
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: ``kind`` strikes either the dispatch ``invocation``:``step`` or every dispatch of operator ``op``."""
+
+    kind: str
+    op: str | None = None
+    invocation: int | None = None
+    step: int | None = None
+    args: tuple[int | str, ...] = ()
+
+    def __str__(self) -> str:
+        where = self.op if self.op is not None else format_address(self.invocation or 0, self.step or 0)
+        return ":".join([where, self.kind, *map(str, self.args)])
+
+    def matches(self, dispatch: Dispatch) -> bool:
+        if self.op is not None:
+            return self.op == dispatch.spec.type
+        return (self.invocation, self.step) == (dispatch.invocation, dispatch.step)
