@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.refs._registered import REGISTERED
+from fusion_replay.model import declared
 from fusion_replay.system.messages import in_words, line_in, say
 
 GROUP = "fusion_replay.operators"
@@ -29,9 +29,6 @@ TABLE = "fusion-replay"
 
 _loaded: dict[str, ModuleType] = {}
 """What was asked for by its resolved path or module name: naming the same twice is no clash with itself."""
-
-_declared: list[dict[str, Any]] = [REGISTERED]
-"""Tables that users' code adds to, by name; each entry has a ``source``."""
 
 _waiting: list[Callable[[], None]] = []
 _lock = threading.RLock()
@@ -117,20 +114,15 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     _loaded[key] = module
 
 
-def users_table(table: dict[str, Any]) -> None:
-    """Count what stands in this table, by name and with a ``source`` each, among what users' code declares."""
-    _declared.append(table)
-
-
 @contextlib.contextmanager
 def forgetting() -> Iterator[None]:
     """Inside the block users' code may declare and load anything; at its end all that is forgotten."""
     ready()
-    before = {id(table): dict(table) for table in (*_declared, _loaded)}
+    before = {id(table): dict(table) for table in (*declared.TABLES, _loaded)}
     try:
         yield
     finally:
-        for table in (*_declared, _loaded):
+        for table in (*declared.TABLES, _loaded):
             kept = before.get(id(table), {})
             table.clear()
             table.update(kept)
@@ -217,7 +209,7 @@ def _reachable(directory: Path) -> None:
 
 def _registered() -> dict[int, str]:
     """Identity and source of everything that users declared so far: operators, and kernels of the software NPU."""
-    return {id(entry): entry.source for table in _declared for entry in table.values()}
+    return {id(entry): entry.source for table in declared.TABLES for entry in table.values()}
 
 
 def _declares(module: ModuleType, before: dict[int, str]) -> bool:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from fusion_replay.model import declared
 from fusion_replay.operators.spec import OperatorSpec
 
-REGISTERED: dict[str, OperatorSpec] = {}
+REGISTERED: dict[str, OperatorSpec] = declared.table()
 
 
 def user_specs() -> tuple[OperatorSpec, ...]:

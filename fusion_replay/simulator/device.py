@@ -5,55 +5,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
-from fusion_replay.model.runlist import ArgSpec, format_address
-from fusion_replay.operators import OperatorSpec
 from fusion_replay.simulator.core import Core
 
-Array = npt.NDArray[Any]
-
 DEVICES = ("npu1", "npu2")
-
-
-@dataclass
-class Dispatch:
-    """One kernel run in flight, as the faults see it.
-
-    Attributes:
-        invocation, step: where in the runlist it is; -1 for a kernel called by hand.
-        params, values: what the kernel is about to be told (runtime values by role, not by symbol).
-        inputs, previous: device memory of what it reads, and of what it will write; both read-only.
-        external: per input, whether no step of the runlist writes that buffer.
-        outputs: what it computed, None until it has run; faults replace entries.
-    """
-
-    spec: OperatorSpec
-    args: tuple[ArgSpec, ...]
-    params: SimpleNamespace
-    values: dict[str, int | float]
-    inputs: list[Array]
-    previous: list[Array]
-    external: tuple[bool, ...]
-    core: Core
-    invocation: int = -1
-    step: int = -1
-    outputs: list[Array] | None = None
-
-    @property
-    def address(self) -> str:
-        return format_address(self.invocation, self.step) if self.step >= 0 else self.spec.type
-
-    @property
-    def results(self) -> list[Array]:
-        """The outputs, once there are some."""
-        assert self.outputs is not None, "a fault looked at the outputs before the kernel ran"
-        return self.outputs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.device import Array, Dispatch, SimulatedDevice
+from fusion_replay.simulator.device import SimulatedDevice
+from fusion_replay.simulator.dispatch import Array, StepDispatch
 from fusion_replay.simulator.errors import ErtCmdState, HostRuntimeError
 from fusion_replay.simulator.operators import dtype_named
 from fusion_replay.simulator.tensor import NpuTensor
@@ -96,12 +97,10 @@ class SimulatedKernel:
         self._device.exact.setdefault(self._spec.type, Counter())[reason] += 1
         for fault in striking:
             fault.before(dispatch)
-        dispatch.outputs = self._kernel.run(
-            dispatch.core, dispatch.params, dispatch.inputs, dispatch.previous, dispatch.values
-        )
+        dispatch.outputs.extend(self._kernel.run(dispatch))
         for fault in striking:
             fault.after(dispatch)
-        self._write(tensors, dispatch.results)
+        self._write(tensors, dispatch.outputs)
         return KernelResult(time.perf_counter_ns() - begin)
 
     def _check(self, tensors: Sequence[NpuTensor], scalars: Mapping[str, int | float]) -> None:
@@ -131,7 +130,7 @@ class SimulatedKernel:
                 + (f"unknown {', '.join(unknown)}" if unknown else "")
             )
 
-    def _dispatch(self, tensors: Sequence[NpuTensor], scalars: Mapping[str, int | float]) -> Dispatch:
+    def _dispatch(self, tensors: Sequence[NpuTensor], scalars: Mapping[str, int | float]) -> StepDispatch:
         views = []
         for tensor, arg in zip(tensors, self._args, strict=True):
             view = tensor.device_view(arg.shape, dtype_named(arg.dtype))
@@ -139,7 +138,7 @@ class SimulatedKernel:
             views.append(view)
         here = self._device.position
         inputs = [v for v, a in zip(views, self._args, strict=True) if a.reads]
-        return Dispatch(
+        return StepDispatch(
             spec=self._spec,
             args=self._args,
             params=SimpleNamespace(**vars(self._params)),

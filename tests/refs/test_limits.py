@@ -12,6 +12,7 @@ from bf16_oracle import normal
 from fusion_replay.compare.verdict import compare
 from fusion_replay.refs import find, reference
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 CASES = {
@@ -47,7 +48,7 @@ def run(case: str, device: str, rounding: str, scale: float, seed: int = 0):
     inputs = [normal(rng, a.shape, scale if i == 0 else 1.0) for i, a in enumerate(given)]
     core = Core(device)  # type: ignore[arg-type]
     core.rounding = rounding  # type: ignore[assignment]
-    actual = find_kernel(op).run(core, spec.bind(params), inputs, [], values)[0].reshape(out.shape)
+    actual = find_kernel(op).run(Dispatch(core, spec.bind(params), inputs, [], values))[0].reshape(out.shape)
     (expected,) = reference(op, params, inputs, "iron-2026-09", values=values)
     return actual, expected, spec.tolerance_for(device, params)
 

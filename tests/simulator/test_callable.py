@@ -16,7 +16,10 @@ import fusion_replay as fr
 from fusion_replay.errors import UnknownOperatorError, UsageError
 from fusion_replay.simulator import HostRuntimeError, NpuTensor, operators
 from fusion_replay.simulator import operators as ops
-from fusion_replay.simulator.kernel import KernelResult
+from fusion_replay.simulator.device import power_up
+from fusion_replay.simulator.dispatch import Dispatch
+from fusion_replay.simulator.kernel import KernelResult, SimulatedKernel
+from fusion_replay.simulator.kernels import Kernel
 
 BF16 = ml_dtypes.bfloat16
 N = 4096
@@ -184,19 +187,15 @@ def test_weights_travel_once() -> None:
 
 def test_kernels_work_on_device_memory_itself() -> None:
     call = add_relu()
-    kernel = call._execution_plan[0][0]
+    step = call.op.steps[0]
     given = []
-    compute = kernel._kernel
 
-    class Looking:
-        rounding_note = compute.rounding_note
+    def look(dispatch: Dispatch) -> list[Any]:
+        given.extend([*dispatch.inputs, *dispatch.previous])
+        return list(dispatch.previous)
 
-        def run(self, core: Any, params: Any, inputs: Any, previous: Any, values: Any) -> Any:
-            given.extend([*inputs, *previous])
-            return compute.run(core, params, inputs, previous, values)
-
-    kernel._kernel = Looking()
-    call._run_step(0, kernel, call._execution_plan[0][1], None)
+    looking = Kernel(step.spec.type, look, lambda params, core: None)
+    SimulatedKernel(step, looking, power_up("npu1"), "looking")(*map(call.get_buffer, step.names))
     for array, name in zip(given, ("a", "b", "t"), strict=True):
         assert np.shares_memory(array, call.get_buffer(name).allocation.device)
         assert not array.flags.writeable

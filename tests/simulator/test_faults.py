@@ -161,10 +161,14 @@ def test_unwritten() -> None:
 
 def test_unwritten_leaves_the_rounding_register_alone() -> None:
     gemm = ops.GEMM(M=256, K=64, N=64, num_aie_columns=1)
-    for faults, state in (((), "conv_even"), (("GEMM:unwritten",), "floor")):
-        call = fr.simulate([(gemm, "m", "k", "n")], "npu2", faults)
+    after = ops.ElementwiseAdd(size=64, num_aie_columns=1)
+    # 1 + 3 * 2**-9 lies between two bf16 values, nearer to the upper one: the sum tells what the register holds.
+    for faults, total in (((), 1 + 2**-7), (("GEMM:unwritten",), 1)):
+        call = fr.simulate([(gemm, "m", "k", "n"), (after, "x", "y", "z")], "npu2", faults)
+        call.get_buffer("x").fill_(1)
+        call.get_buffer("y").fill_(3 * 2**-9)
         call()
-        assert call._npu.core.rounding == state
+        assert (call.get_buffer("z").numpy() == total).all()
 
 
 def test_shift() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fusion_replay.model.runlist import format_address
-from fusion_replay.simulator.device import Dispatch
+from fusion_replay.simulator.dispatch import StepDispatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Fault:
         where = self.op if self.op is not None else format_address(self.invocation or 0, self.step or 0)
         return ":".join([where, self.kind, *map(str, self.args)])
 
-    def matches(self, dispatch: Dispatch) -> bool:
+    def matches(self, dispatch: StepDispatch) -> bool:
         if self.op is not None:
             return self.op == dispatch.spec.type
         return (self.invocation, self.step) == (dispatch.invocation, dispatch.step)

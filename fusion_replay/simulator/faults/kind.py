@@ -14,7 +14,8 @@ import numpy as np
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.simulator.device import Array, Dispatch, Injection, SimulatedDevice
+from fusion_replay.simulator.device import Injection, SimulatedDevice
+from fusion_replay.simulator.dispatch import Array, StepDispatch
 from fusion_replay.simulator.faults.fault import Fault
 
 if TYPE_CHECKING:
@@ -49,17 +50,17 @@ class Kind:
         """Why this fault cannot apply to that step, or None."""
         return None
 
-    def due(self, fault: Fault, dispatch: Dispatch) -> bool:
+    def due(self, fault: Fault, dispatch: StepDispatch) -> bool:
         """Whether a dispatch that the fault is addressed to is struck now."""
         return True
 
-    def notice(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def notice(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         """See the inputs of every dispatch of a step that the fault is addressed to in some invocation."""
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         """Spoil what the kernel is told: inputs, parameters, values, the state of the core."""
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         """Spoil what it computed: replace entries of ``dispatch.outputs``."""
 
 
@@ -81,40 +82,40 @@ class ArmedFault:
         """Never strike this step: the kind cannot apply there."""
         self._spared.add(step)
 
-    def strikes(self, dispatch: Dispatch) -> bool:
+    def strikes(self, dispatch: StepDispatch) -> bool:
         return (
             dispatch.step not in self._spared and self.fault.matches(dispatch) and self.kind.due(self.fault, dispatch)
         )
 
-    def notice(self, dispatch: Dispatch) -> None:
+    def notice(self, dispatch: StepDispatch) -> None:
         fault = self.fault
         here = fault.op == dispatch.spec.type if fault.op is not None else fault.step == dispatch.step
         if here and dispatch.step not in self._spared:
             self.kind.notice(self, dispatch)
 
-    def before(self, dispatch: Dispatch) -> None:
+    def before(self, dispatch: StepDispatch) -> None:
         self.kind.before(self, dispatch)
 
-    def after(self, dispatch: Dispatch) -> None:
-        honest = list(dispatch.results)
+    def after(self, dispatch: StepDispatch) -> None:
+        honest = list(dispatch.outputs)
         self.kind.after(self, dispatch)
         acted = type(self.kind).after is not Kind.after
-        changed = sum(_differing(a, b) for a, b in zip(honest, dispatch.results, strict=True)) if acted else None
+        changed = sum(_differing(a, b) for a, b in zip(honest, dispatch.outputs, strict=True)) if acted else None
         self.write_down(dispatch, changed)
 
-    def write_down(self, dispatch: Dispatch, changed: int | None = None) -> None:
+    def write_down(self, dispatch: StepDispatch, changed: int | None = None) -> None:
         self.device.injected.append(Injection(str(self.fault), dispatch.address, changed))
 
     def arg(self, index: int, default: int) -> int:
         """The fault's argument at this position, a count."""
         return int(self.fault.args[index]) if index < len(self.fault.args) else default
 
-    def rng(self, dispatch: Dispatch) -> np.random.Generator:
+    def rng(self, dispatch: StepDispatch) -> np.random.Generator:
         """Random choices of this dispatch."""
         return self.device.rng(crc32(str(self.fault).encode()), dispatch.invocation + 1, dispatch.step + 1)
 
 
-def first_output(of: PlannedStep | Dispatch) -> ArgSpec:
+def first_output(of: PlannedStep | StepDispatch) -> ArgSpec:
     """The output that faults of contents spoil: the first in arg-spec order."""
     return next(a for a in of.args if a.writes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.device import Dispatch
+from fusion_replay.simulator.dispatch import StepDispatch
 from fusion_replay.simulator.faults.fault import Fault
 from fusion_replay.simulator.faults.kind import ArmedFault, Kind, first_output, tile_of, tiles_of
 
@@ -24,8 +24,8 @@ class Zeros(Kind):
     summary = "every output element is zero"
     report = "https://github.com/Xilinx/llvm-aie/issues/1056"
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        dispatch.outputs = [np.zeros_like(o) for o in dispatch.results]
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        dispatch.outputs[:] = [np.zeros_like(o) for o in dispatch.outputs]
 
 
 class Shift(Kind):
@@ -43,10 +43,10 @@ class Shift(Kind):
         by = int(fault.args[0]) if fault.args else tile_of(step.params, size)
         return None if 0 < by < size else f"cannot shift {size} elements by {by}"
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        good, old = dispatch.results[0].reshape(-1), dispatch.previous[0].reshape(-1)
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        good, old = dispatch.outputs[0].reshape(-1), dispatch.previous[0].reshape(-1)
         by = armed.arg(0, tile_of(dispatch.params, good.size))
-        dispatch.results[0] = np.concatenate([old[:by], good[:-by]])
+        dispatch.outputs[0] = np.concatenate([old[:by], good[:-by]])
 
 
 class SwapColumns(Kind):
@@ -75,15 +75,15 @@ class SwapColumns(Kind):
             return f"its output {first_output(step).shape} does not divide into {columns} columns"
         return None
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        output = dispatch.results[0]
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        output = dispatch.outputs[0]
         shape = first_output(dispatch).shape
         split = _by_column(dispatch.spec.type, dispatch.params, shape)
         assert split is not None
         swapped = np.array(output).reshape(split)
         a, b = _pair(armed.fault)
         swapped[:, :, [a, b]] = swapped[:, :, [b, a]]
-        dispatch.results[0] = swapped.reshape(shape)
+        dispatch.outputs[0] = swapped.reshape(shape)
 
 
 class Batch(Kind):
@@ -97,15 +97,15 @@ class Batch(Kind):
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         return None if _batches(step.params) > 1 else "it has one batch"
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         shape = first_output(dispatch).shape
-        batches = np.array(dispatch.results[0]).reshape(shape)
+        batches = np.array(dispatch.outputs[0]).reshape(shape)
         if getattr(dispatch.params, "heads_interleaved", False):
             batches[:, 1:] = batches[:, :1]
         else:
             batches = batches.reshape(_batches(dispatch.params), -1)
             batches[1:] = batches[0]
-        dispatch.results[0] = batches
+        dispatch.outputs[0] = batches
 
 
 class DropTile(Kind):
@@ -125,12 +125,12 @@ class DropTile(Kind):
             return f"its output has tiles 0 to {tiles - 1}"
         return None
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        output = np.array(dispatch.results[0]).reshape(-1)
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        output = np.array(dispatch.outputs[0]).reshape(-1)
         tile = tile_of(dispatch.params, output.size)
         at = armed.arg(0, tiles_of(dispatch.params, output.size) - 1) * tile
         output[at : at + tile] = dispatch.previous[0].reshape(-1)[at : at + tile]
-        dispatch.results[0] = output
+        dispatch.outputs[0] = output
 
 
 class BitFlip(Kind):
@@ -150,13 +150,13 @@ class BitFlip(Kind):
             return f"its output has elements 0 to {output.size - 1}"
         return f"an element has bits 0 to {bits - 1}" if len(fault.args) > 1 and int(fault.args[1]) >= bits else None
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        output = np.array(dispatch.results[0]).reshape(-1)
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        output = np.array(dispatch.outputs[0]).reshape(-1)
         bits = 8 * output.dtype.itemsize
         element = armed.arg(0, int(armed.rng(dispatch).integers(output.size)))
         words = output.view(f"u{output.dtype.itemsize}")
         words[element] ^= words.dtype.type(1 << armed.arg(1, bits - 2))  # default: the highest exponent bit of a float
-        dispatch.results[0] = output
+        dispatch.outputs[0] = output
 
 
 class NotANumber(Kind):
@@ -177,10 +177,10 @@ class NotANumber(Kind):
             return f"its output has elements 0 to {output.size - 1}"
         return None
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        output = np.array(dispatch.results[0]).reshape(-1)
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        output = np.array(dispatch.outputs[0]).reshape(-1)
         output[armed.arg(0, int(armed.rng(dispatch).integers(output.size)))] = np.nan
-        dispatch.results[0] = output
+        dispatch.outputs[0] = output
 
 
 class Nondeterministic(Kind):
@@ -195,13 +195,13 @@ class Nondeterministic(Kind):
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         return None if tiles_of(step.params, first_output(step).size) > 1 else "its output is one tile"
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
-        output = np.array(dispatch.results[0]).reshape(-1)
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        output = np.array(dispatch.outputs[0]).reshape(-1)
         tile = tile_of(dispatch.params, output.size)
         tiles = output[: output.size // tile * tile].reshape(-1, tile)
         victim = int(armed.rng(dispatch).integers(len(tiles)))
         tiles[victim] = tiles[(victim + 1) % len(tiles)]
-        dispatch.results[0] = output
+        dispatch.outputs[0] = output
 
 
 def _pair(fault: Fault) -> tuple[int, int]:

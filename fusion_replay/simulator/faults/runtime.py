@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.device import Dispatch
+from fusion_replay.simulator.dispatch import StepDispatch
 from fusion_replay.simulator.errors import ErtCmdState, HostRuntimeError
 from fusion_replay.simulator.faults.fault import Fault
 from fusion_replay.simulator.faults.kind import ArmedFault, Kind
@@ -26,12 +26,12 @@ class Unwritten(Kind):
     summary = "the kernel completes without writing its output"
     report = "https://github.com/1bit-MONSTER/1bit-MONSTER/issues/2002"
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         armed.memory["rounding"] = dispatch.core.rounding
 
-    def after(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         dispatch.core.rounding = armed.memory["rounding"]
-        dispatch.outputs = list(dispatch.previous)
+        dispatch.outputs[:] = list(dispatch.previous)
 
 
 class Stale(Kind):
@@ -50,19 +50,19 @@ class Stale(Kind):
             return f"it has {inputs} inputs, counted from 0"
         return None
 
-    def notice(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def notice(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         seen = armed.memory.setdefault(dispatch.step, {})
         armed.memory["old"] = {**seen}
         for i in self._chosen(armed, dispatch):
             seen[i] = dispatch.inputs[i].copy()
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         old = armed.memory["old"]
         for i in self._chosen(armed, dispatch):
             dispatch.inputs[i] = old.get(i, np.zeros_like(dispatch.inputs[i]))
 
     @staticmethod
-    def _chosen(armed: ArmedFault, dispatch: Dispatch) -> list[int]:
+    def _chosen(armed: ArmedFault, dispatch: StepDispatch) -> list[int]:
         made_here = [i for i, external in enumerate(dispatch.external) if not external]
         return [armed.arg(0, 0)] if armed.fault.args else made_here or list(range(len(dispatch.inputs)))
 
@@ -85,7 +85,7 @@ class TruncateScalar(Kind):
         symbols = any(getattr(step.op, f"{role}_parameter", None) for role in step.spec.values)
         return None if floats or symbols else "it takes no float parameter and no runtime value"
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         for name, value in vars(dispatch.params).items():
             if isinstance(value, float):
                 setattr(dispatch.params, name, _upper_bits(value, armed.arg(0, 16)))
@@ -111,7 +111,7 @@ class RoundingLeak(Kind):
         never = step.spec.exact_bits or step.spec.type in ("ReLU", "Clamp")
         return "it selects or moves bits and never rounds" if never else None
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         other = "floor" if dispatch.core.rounding == "conv_even" else "conv_even"
         dispatch.core.rounding = str(armed.fault.args[0]) if armed.fault.args else other
 
@@ -128,10 +128,10 @@ class Timeout(Kind):
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         return "the address names the invocation already" if fault.args and fault.op is None else None
 
-    def due(self, fault: Fault, dispatch: Dispatch) -> bool:
+    def due(self, fault: Fault, dispatch: StepDispatch) -> bool:
         return not fault.args or fault.args[0] == dispatch.invocation
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         armed.write_down(dispatch)
         state = ErtCmdState.ERT_CMD_STATE_TIMEOUT
         raise HostRuntimeError(f"Kernel returned {state.name} at {dispatch.address} {dispatch.spec.type}", state)
@@ -145,7 +145,7 @@ class Hang(Timeout):
     report = "https://github.com/amd/IRON/pull/158"
     endless = True
 
-    def before(self, armed: ArmedFault, dispatch: Dispatch) -> None:
+    def before(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         armed.write_down(dispatch)
         while True:
             time.sleep(3600)  # SIGINT still gets through

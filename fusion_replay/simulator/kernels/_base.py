@@ -3,22 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
 
-Array = npt.NDArray[Any]
-Params = SimpleNamespace
-Values = Mapping[str, "int | float"]
-
-Compute = Callable[[Core, Params, Sequence[Array], Sequence[Array], Values], list[Array]]
+Compute = Callable[[Dispatch], list[Array]]
 Rules = Callable[[Params, Core], None]
 Note = Callable[[Params, Core], str]
 
@@ -44,22 +39,14 @@ class Kernel:
     note: Note = _no_note
     source: str = ""
 
-    def run(
-        self,
-        core: Core,
-        params: Params,
-        inputs: Sequence[Array],
-        previous: Sequence[Array] = (),
-        values: Values = {},  # noqa: B006 - read only
-    ) -> list[Array]:
+    def run(self, dispatch: Dispatch) -> list[Array]:
         """The outputs in arg-spec order, new arrays of the right element count; the caller shapes them.
 
-        ``inputs`` and ``previous`` (old contents of the outputs) come in the shape of their use, ``values`` are the
-        runtime values by role name. May set ``core.rounding``, as the device's kernel does. NaN, Inf and overflow
-        are results here, never warnings. Designs that :meth:`check` refuses give undefined numbers.
+        NaN, Inf and overflow are results here, never warnings. Designs that :meth:`check` refuses give undefined
+        numbers.
         """
         with np.errstate(all="ignore"):
-            return self.compute(core, params, inputs, previous, values)
+            return self.compute(dispatch)
 
     def check(self, params: Params, core: Core) -> None:
         """Whether a device design exists for these parameters.

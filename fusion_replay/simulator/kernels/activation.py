@@ -10,13 +10,14 @@ is then off by an absolute 2**-9, SiLU and GELU by about ``|x| * 2**-9``, and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, nearest_bf16, widen
+from fusion_replay.simulator.dispatch import Array, Dispatch
 from fusion_replay.simulator.kernels import lut
-from fusion_replay.simulator.kernels._base import Array, Compute, Kernel, Params, Values, streamed_rules
+from fusion_replay.simulator.kernels._base import Compute, Kernel, streamed_rules
 
 _HALF = np.float32(0.5)
 _ONE = np.float32(1.0)
@@ -71,10 +72,8 @@ def gelu(core: Core, x: Float32) -> Float32:
 
 
 def _unary(function: Callable[[Core, Float32], Float32]) -> Compute:
-    def compute(
-        core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-    ) -> list[Array]:
-        return [core.store_bf16(function(core, widen(inputs[0])))]
+    def compute(d: Dispatch) -> list[Array]:
+        return [d.core.store_bf16(function(d.core, widen(d.inputs[0])))]
 
     return compute
 

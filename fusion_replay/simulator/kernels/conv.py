@@ -7,29 +7,20 @@ oldest tap multiplies, the others accumulate in float32 one after another, one r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 
 TAPS = 5
 _LANES = 32
 
 
-def _conv(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    x = widen(inputs[0]).reshape(p.rows, p.channels)
-    taps = widen(inputs[1]).reshape(TAPS, p.channels)
+def _conv(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
+    x = widen(d.inputs[0]).reshape(p.rows, p.channels)
+    taps = widen(d.inputs[1]).reshape(TAPS, p.channels)
     window = np.concatenate([np.zeros((TAPS - 1, p.channels), np.float32), x])
     total = window[: p.rows] * taps[0]
     for t in range(1, TAPS):

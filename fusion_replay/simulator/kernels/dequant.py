@@ -8,29 +8,20 @@ elements. The product has 12 significant bits and is exact in the accumulator; i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import BFLOAT16, Core, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 
 _LANES = 32
 _MOST_CORES = 16
 
 
-def _dequant(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _dequant(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     tile, group = _tile(p), field(p, "group_size", 32)
-    packed = inputs[0].reshape(-1, tile // 2 + tile // group * 2)
+    packed = d.inputs[0].reshape(-1, tile // 2 + tile // group * 2)
     nibbles, scale_bytes = packed[:, : tile // 2], np.ascontiguousarray(packed[:, tile // 2 :])
     weights = np.empty((*nibbles.shape, 2), np.float32)
     weights[..., 0], weights[..., 1] = nibbles & 15, nibbles >> 4

@@ -9,21 +9,11 @@ the last product once more. The GEMV phase sets conv_even and leaves it so. The 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 from fusion_replay.simulator.kernels.activation import silu
 from fusion_replay.simulator.kernels.gemv import dot_rows
 
@@ -32,10 +22,11 @@ _SILU_LANES = 16
 _MOST_ROWS = 2048  # of the buffers in the core's memory
 
 
-def _dual(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _dual(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     core.rounding = "conv_even"
-    weights = inputs[0].reshape(-1, 2, _rows_together(p), p.K).swapaxes(0, 1)
-    vector = widen(inputs[1]).reshape(p.K)
+    weights = d.inputs[0].reshape(-1, 2, _rows_together(p), p.K).swapaxes(0, 1)
+    vector = widen(d.inputs[1]).reshape(p.K)
     left, right = (_product(core, w.reshape(p.M, p.K), vector) for w in weights)
     return [core.store_bf16(silu(core, left) * right)]
 

@@ -10,19 +10,17 @@ exact in it, and a sum that is not lies far from any tie.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.simulator.core import BFLOAT16, Core, Float32, nearest_bf16, widen
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
 from fusion_replay.simulator.kernels._base import (
-    Array,
     Compute,
     Kernel,
-    Params,
     Rules,
-    Values,
     field,
     require,
     require_multiple,
@@ -35,10 +33,8 @@ _LEAKY_LEAST = 64  # elements of a tile: the trip count that the kernels promise
 
 
 def _binary(operation: Callable[[Float32, Float32], Float32]) -> Compute:
-    def compute(
-        core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-    ) -> list[Array]:
-        return [core.store_bf16(operation(widen(inputs[0]), widen(inputs[1])))]
+    def compute(d: Dispatch) -> list[Array]:
+        return [d.core.store_bf16(operation(widen(d.inputs[0]), widen(d.inputs[1])))]
 
     return compute
 
@@ -49,15 +45,16 @@ def _note(params: Params, core: Core) -> str:
     return ""
 
 
-def _axpy(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _axpy(d: Dispatch) -> list[Array]:
     """The core narrows the float32 scalar to bfloat16 itself, so under floor it is cut: Xilinx/mlir-aie pull request
     3599 found ``saxpy`` with a truncated scalar. Product and sum stay in float32."""
+    core, p = d.core, d.params
     scalar = core.round_bf16(np.float32(field(p, "scalar_factor", 3.0)))
-    return [core.store_bf16(widen(inputs[0]) * scalar + widen(inputs[1]))]
+    return [core.store_bf16(widen(d.inputs[0]) * scalar + widen(d.inputs[1]))]
 
 
-def _relu(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    bits = inputs[0].view(np.uint16)
+def _relu(d: Dispatch) -> list[Array]:
+    bits = d.inputs[0].view(np.uint16)
     negative = (bits >= 0x8000) & (bits <= 0xFF80)  # NaN passes, -0 becomes +0
     return [np.where(negative, np.uint16(0), bits).view(BFLOAT16)]
 
@@ -66,20 +63,19 @@ def _relu_note(params: Params, core: Core) -> str:
     return "selects and computes nothing: exact under every rounding state"
 
 
-def _leaky_relu(
-    core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-) -> list[Array]:
+def _leaky_relu(d: Dispatch) -> list[Array]:
     """``max(x, alpha * x)``, the product rounded by the register; alpha is a bfloat16 constant of the design."""
-    x = widen(inputs[0])
-    product = core.round_bf16(x * nearest_bf16(field(p, "alpha", 0.01)))
-    return [_selected(inputs[0], product, product > x)]
+    x = widen(d.inputs[0])
+    product = d.core.round_bf16(x * nearest_bf16(field(d.params, "alpha", 0.01)))
+    return [_selected(d.inputs[0], product, product > x)]
 
 
-def _clamp(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _clamp(d: Dispatch) -> list[Array]:
     """amd/IRON ``iron/operators/clamp.py``: the host rounds the bounds to bfloat16, the core selects."""
-    x = widen(inputs[0])
+    p = d.params
+    x = widen(d.inputs[0])
     low, high = nearest_bf16(p.low), nearest_bf16(p.high)
-    raised = _selected(inputs[0], np.broadcast_to(low, x.shape), low > x)
+    raised = _selected(d.inputs[0], np.broadcast_to(low, x.shape), low > x)
     return [_selected(raised, np.broadcast_to(high, x.shape), high < widen(raised))]
 
 

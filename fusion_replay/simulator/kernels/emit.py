@@ -7,20 +7,20 @@ image, the rest the state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
-from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values, require
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, require
 
 _ROW = 5  # words of a program row: plane, index, scale, bias, shift
 
 
-def _emit(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    planes = inputs[1].reshape(2, p.carried)
-    words = [_word(r, row, planes) for r, row in enumerate(inputs[0].reshape(-1, _ROW).tolist())]
+def _emit(d: Dispatch) -> list[Array]:
+    p = d.params
+    planes = d.inputs[1].reshape(2, p.carried)
+    words = [_word(r, row, planes) for r, row in enumerate(d.inputs[0].reshape(-1, _ROW).tolist())]
     wrapped = np.array([w & 0xFFFFFFFF for w in words], np.uint32).view(np.int32)
     return [wrapped[: p.slots], wrapped[p.slots :]]
 

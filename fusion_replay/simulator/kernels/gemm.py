@@ -19,16 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.simulator.core import Core, Float32, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 from fusion_replay.simulator.kernels.activation import gelu
 from fusion_replay.simulator.kernels.bfp16 import through_bfp16
 
@@ -39,10 +31,11 @@ _BLOCK_M, _BLOCK_N = 128, 256  # work that stays in cache; has no influence on t
 Float64 = npt.NDArray[np.float64]
 
 
-def _gemm(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _gemm(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     before = core.rounding
     _set_rounding(core, p)
-    a, b = _operands(core, p, inputs)  # (M, K) and (N, K): K is contiguous in both
+    a, b = _operands(core, p, d.inputs)  # (M, K) and (N, K): K is contiguous in both
     c = np.zeros((p.M, p.N), np.float32)
     for m in range(0, p.M, _BLOCK_M):
         for n in range(0, p.N, _BLOCK_N):

@@ -9,31 +9,22 @@ Every addition is an explicit elementwise one in that order, so every host gets 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, halve, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 from fusion_replay.simulator.kernels.activation import gelu
 
 _WIDTHS = (64, 32, 16)  # vector widths that the kernel is built for, widest first
 _BLOCK_BYTES = 1 << 19  # float32 products of one block of rows: fits in a core's second-level cache
 
 
-def _gemv(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _gemv(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     batches, repeat = field(p, "num_batches", 1), field(p, "repeat", 1)
-    matrices = inputs[0].reshape(batches // repeat, p.M, p.K)
-    vectors = widen(inputs[1]).reshape(batches, p.K)
+    matrices = d.inputs[0].reshape(batches // repeat, p.M, p.K)
+    vectors = widen(d.inputs[1]).reshape(batches, p.K)
     sums = np.empty((batches, p.M), np.float32)
     for batch, (vector, out) in enumerate(zip(vectors, sums, strict=True)):
         dot_rows(matrices[batch // repeat], vector, lanes_of(p), out)

@@ -7,22 +7,22 @@ lanes are halved, and the sum is rounded to nearest even; the kernel puts the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, halve, widen
-from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values, field, require, require_multiple
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple
 
 _WIDTHS = (64, 32, 16)
 _ROWS = 4  # cores in a column, one for each head of a group
 
 
-def _context(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _context(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     before, core.rounding = core.rounding, "conv_even"
     dim, lanes = field(p, "head_dim", 64), _lanes(p)
-    cache = widen(inputs[0]).reshape(p.groups, 1, p.seq_len // lanes, lanes, dim)
-    weights = widen(inputs[1]).reshape(p.groups, p.heads_per_group, p.seq_len // lanes, lanes, 1)
+    cache = widen(d.inputs[0]).reshape(p.groups, 1, p.seq_len // lanes, lanes, dim)
+    weights = widen(d.inputs[1]).reshape(p.groups, p.heads_per_group, p.seq_len // lanes, lanes, 1)
     sums = cache[:, :, 0] * weights[:, :, 0]
     for i in range(1, p.seq_len // lanes):
         sums += cache[:, :, i] * weights[:, :, i]

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, halve, nearest_bf16, widen
-from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values, field, require, require_multiple
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params, Values
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple
 from fusion_replay.simulator.kernels.bfp16 import Float64, through_bfp16
 
 _HEAD_DIM = 64
@@ -27,12 +28,13 @@ _LOWEST = nearest_bf16(-3.3895313892515355e38)  # what masked scores and an empt
 _MOST_ON_ONE_SHIM = 6
 
 
-def _mha(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _mha(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
     core.rounding = "conv_even"
     heads = (p.num_heads, _kv_heads(p), _kv_heads(p))
-    q, k, v = (_heads_first(p, x, n) for x, n in zip(inputs, heads, strict=True))
+    q, k, v = (_heads_first(p, x, n) for x, n in zip(d.inputs, heads, strict=True))
     sharing, padded = p.num_heads // _kv_heads(p), q.shape[1]
-    valid, keys = _length("s_q", values, p.seq_len, padded), _length("s_kv", values, padded, padded)
+    valid, keys = _length("s_q", d.values, p.seq_len, padded), _length("s_kv", d.values, padded, padded)
     rows = math.ceil(valid / _BLOCK) * _BLOCK
     out = np.zeros(q.shape, np.float32)
     for head in range(p.num_heads):

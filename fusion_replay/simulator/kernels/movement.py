@@ -11,56 +11,47 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.simulator.core import Core
-from fusion_replay.simulator.kernels._base import (
-    MOVES_BITS,
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import MOVES_BITS, Kernel, field, require, require_columns, require_multiple
 
 Elements = npt.NDArray[np.int64]
 
 _DIMENSIONS = 4  # of a shim DMA descriptor, as IRON's design pads them
 
 
-def _transpose(
-    core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-) -> list[Array]:
-    matrices = inputs[0].reshape(-1, p.M, p.N)
-    return [np.ascontiguousarray(_bits(matrices).swapaxes(1, 2)).view(inputs[0].dtype)]
+def _transpose(d: Dispatch) -> list[Array]:
+    p = d.params
+    matrices = d.inputs[0].reshape(-1, p.M, p.N)
+    return [np.ascontiguousarray(_bits(matrices).swapaxes(1, 2)).view(d.inputs[0].dtype)]
 
 
-def _repeat(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    rows = _bits(inputs[0]).reshape(p.rows, 1, p.cols)
+def _repeat(d: Dispatch) -> list[Array]:
+    p = d.params
+    rows = _bits(d.inputs[0]).reshape(p.rows, 1, p.cols)
     out = np.empty((p.rows, p.repeat, p.cols), rows.dtype)
     out[...] = rows  # whole rows at a time: several times faster than np.repeat
-    return [out.reshape(p.rows * p.repeat, p.cols).view(inputs[0].dtype)]
+    return [out.reshape(p.rows * p.repeat, p.cols).view(d.inputs[0].dtype)]
 
 
-def _strided_copy(
-    core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-) -> list[Array]:
+def _strided_copy(d: Dispatch) -> list[Array]:
     """Runtime offsets (elements) add to the design's (amd/IRON ``iron/operators/strided_copy/design.py``)."""
+    p = d.params
     channels = field(p, "num_aie_channels", 1)
-    shift_in, shift_out = int(values.get("input_offset", 0)), int(values.get("output_offset", 0))
+    shift_in, shift_out = int(d.values.get("input_offset", 0)), int(d.values.get("output_offset", 0))
     reads = _walks(p.input_sizes, p.input_strides, field(p, "input_offset", 0) + shift_in, channels)
     writes = _walks(p.output_sizes, p.output_strides, field(p, "output_offset", 0) + shift_out, channels)
-    return [_moved("StridedCopy", inputs[0], previous[0], reads, writes)]
+    return [_moved("StridedCopy", d.inputs[0], d.previous[0], reads, writes)]
 
 
-def _copy(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _copy(d: Dispatch) -> list[Array]:
     """As StridedCopy, its walks named ``src`` and ``dst`` (amd/IRON ``iron/operators/copy.py``)."""
+    p = d.params
     channels = field(p, "num_channels", 1)
     walks = []
-    for side, shift, size in (("src", "in_offset", inputs[0].size), ("dst", "out_offset", previous[0].size)):
-        offset, sizes, strides = walk_of(p, side, size, values.get(f"{side}_valid"))
-        walks.append(_walks(sizes, strides, offset + int(values.get(shift, 0)), channels))
-    return [_moved("Copy", inputs[0], previous[0], *walks)]
+    for side, shift, size in (("src", "in_offset", d.inputs[0].size), ("dst", "out_offset", d.previous[0].size)):
+        offset, sizes, strides = walk_of(p, side, size, d.values.get(f"{side}_valid"))
+        walks.append(_walks(sizes, strides, offset + int(d.values.get(shift, 0)), channels))
+    return [_moved("Copy", d.inputs[0], d.previous[0], *walks)]
 
 
 def walk_of(
@@ -96,8 +87,8 @@ def _moved(op: str, source: Array, old: Array, reads: Iterable[Elements], writes
     return target.view(old.dtype).reshape(old.shape)
 
 
-def _mem_copy(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    return [inputs[0].copy()]
+def _mem_copy(d: Dispatch) -> list[Array]:
+    return [d.inputs[0].copy()]
 
 
 def _walks(sizes: Sequence[int], strides: Sequence[int], offset: int, channels: int) -> Iterator[Elements]:

@@ -3,21 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, lane_sum, rsqrt, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_multiple,
-    streamed_rules,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple, streamed_rules
 
 _RMS_LANES = 32
 _LAYER_LANES = {"npu1": 16, "npu2": 32}
@@ -25,15 +15,16 @@ _NEWTON_STEPS = {"npu1": 1, "npu2": 2}
 _LAYER_EPSILON = np.float32(1e-5)
 
 
-def _rms_norm(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
+def _rms_norm(d: Dispatch) -> list[Array]:
     """float32 sum of squares in 32 lanes, then x times the reciprocal root, rounded; the weight rounds once more.
 
     amd/IRON ``aie_kernels/aie2p/rms_norm.cc`` and ``aie2/rms_norm.cc``. AIE2 has no float32 vector multiply: its scale
     rides in a pair of bfloat16 values whose products are added in float32. The weighted design has a second core
     multiply by the weight, hence two roundings (amd/IRON ``iron/operators/rms_norm/design_weighted.py``).
     """
+    core, p = d.core, d.params
     core.rounding = "conv_even"
-    x = widen(inputs[0]).reshape(-1, p.tile_size)
+    x = widen(d.inputs[0]).reshape(-1, p.tile_size)
     mean = _sum_of_squares(x) / np.float32(p.tile_size) + np.float32(field(p, "epsilon", 1e-5))
     scale = rsqrt(mean, _NEWTON_STEPS[core.generation])[:, None]
     if core.generation == "npu1":
@@ -42,7 +33,7 @@ def _rms_norm(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence
     else:
         normal = core.round_bf16(x * scale)
     if field(p, "weighted", False):
-        normal = core.round_bf16(normal * widen(inputs[1]).reshape(1, p.tile_size))
+        normal = core.round_bf16(normal * widen(d.inputs[1]).reshape(1, p.tile_size))
     return [core.store_bf16(normal)]
 
 
@@ -56,17 +47,16 @@ def _sum_of_squares(x: Float32) -> Float32:
     return total
 
 
-def _layer_norm(
-    core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-) -> list[Array]:
+def _layer_norm(d: Dispatch) -> list[Array]:
     """Sum in bfloat16 lanes (lossy), sum of squares in float32, difference and product rounded to bfloat16.
 
     amd/IRON ``aie_kernels/aie2/layer_norm.cc`` (16 lanes) and ``aie2p/layer_norm.cc`` (32). The variance is the mean
     square minus the squared mean, so a row whose mean is large against its spread comes out wrong: so it does there.
     """
+    core, p = d.core, d.params
     core.rounding = "conv_even"
     lanes = _LAYER_LANES[core.generation]
-    x = widen(inputs[0]).reshape(-1, p.tile_size)
+    x = widen(d.inputs[0]).reshape(-1, p.tile_size)
     count = np.float32(p.tile_size)
     mean = _bf16_sum(core, x, lanes) / count
     variance = lane_sum(x * x, lanes) / count - mean * mean

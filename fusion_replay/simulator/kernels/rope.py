@@ -7,28 +7,19 @@ rows (amd/IRON ``iron/operators/rope/op.py``). Angle rows hold pairs: cos, sin, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.simulator.core import Core, widen
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 
 _TWO_HALVES, _INTERLEAVED = 0, 1
 
 
-def _rope(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    x = widen(inputs[0]).reshape(p.rows, p.cols)
-    angles = widen(inputs[1]).reshape(-1, p.cols)
+def _rope(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
+    x = widen(d.inputs[0]).reshape(p.rows, p.cols)
+    angles = widen(d.inputs[1]).reshape(-1, p.cols)
     angles = np.repeat(angles, p.rows // len(angles), axis=0)
     cos, sin = angles[:, 0::2], angles[:, 1::2]
     half = p.cols // 2

@@ -12,7 +12,6 @@ here the sums are exact integers over the host's, and the two could part only wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -20,7 +19,8 @@ import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core, widen
-from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values, field, require, require_multiple
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple
 
 _DRAW_WORDS = 4  # temperature's bits, k, then the 53-bit uniform number's low and high word
 _UNIT = 1074  # every float64 is an integer over 2**1074
@@ -29,9 +29,10 @@ _CHUNK_LIMIT = 8192
 Indices = npt.NDArray[np.int64]
 
 
-def _sample(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    logits, draws, tokens = (x.reshape(-1) for x in inputs)
-    at, row = int(values.get("at", 0)), int(values.get("row", 0))
+def _sample(d: Dispatch) -> list[Array]:
+    p = d.params
+    logits, draws, tokens = (x.reshape(-1) for x in d.inputs)
+    at, row = int(d.values.get("at", 0)), int(d.values.get("row", 0))
     require(0 <= at < tokens.size, "Sample", "at", f"an element offset below {tokens.size}", at)
     inside = 0 <= row <= draws.size - _DRAW_WORDS
     require(inside, "Sample", "row", f"an element offset from 0 to {draws.size - _DRAW_WORDS}", row)

@@ -6,31 +6,22 @@ The kernels set no rounding. Masked columns are filled before the row is read, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core, Float32, lane_sum, widen
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params, Values
 from fusion_replay.simulator.kernels import lut
-from fusion_replay.simulator.kernels._base import (
-    Array,
-    Kernel,
-    Params,
-    Values,
-    field,
-    require,
-    require_columns,
-    require_multiple,
-)
+from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
 
 _LANES = {"npu1": 16, "npu2": 64}
 _LOG2_E = np.float32(1.4453125)  # log2(e) as bfloat16, 0.18 % too large
 
 
-def _softmax(core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values) -> list[Array]:
-    rows = widen(inputs[0]).reshape(p.rows, p.cols).copy()
-    rows[:, vector_size(p, values) :] = -np.inf
+def _softmax(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
+    rows = widen(d.inputs[0]).reshape(p.rows, p.cols).copy()
+    rows[:, vector_size(p, d.values) :] = -np.inf
     power = _exp_aie2(core, rows) if core.generation == "npu1" else _exp2_aie2p(core, rows)
     # Reciprocals and sums are float32 scalars; only the reciprocal's cast to bfloat16 loses anything.
     inverse = core.round_bf16(np.float32(1) / lane_sum(power, _LANES[core.generation]))

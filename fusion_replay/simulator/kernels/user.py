@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.refs import plugins
+from fusion_replay.model import declared
 from fusion_replay.simulator.core import BFLOAT16, Core, widen
-from fusion_replay.simulator.kernels._base import Array, Kernel, Params, Values
+from fusion_replay.simulator.dispatch import Array, Dispatch, Params
+from fusion_replay.simulator.kernels._base import Kernel
 from fusion_replay.simulator.kernels.builtin import builtin_kernels
 
-_USER: dict[str, Kernel] = {}
-plugins.users_table(_USER)
+_USER: dict[str, Kernel] = declared.table()
 
 
 def kernel(type: str, *, replace: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -46,17 +46,16 @@ def kernel(type: str, *, replace: bool = False) -> Callable[[Callable[..., Any]]
         wanted = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
         positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
 
-        def compute(
-            core: Core, p: Params, inputs: Sequence[Array], previous: Sequence[Array], values: Values
-        ) -> list[Array]:
-            if len(inputs) != len(positional):
+        def compute(d: Dispatch) -> list[Array]:
+            core, p = d.core, d.params
+            if len(d.inputs) != len(positional):
                 found = f"{function.__qualname__} takes {len(positional)}"
-                raise UsageError(f"kernel {type!r}: the operator has {len(inputs)} inputs, {found}")
-            known: dict[str, Any] = {**vars(p), **values, "core": core, "previous": tuple(previous)}
+                raise UsageError(f"kernel {type!r}: the operator has {len(d.inputs)} inputs, {found}")
+            known: dict[str, Any] = {**vars(p), **d.values, "core": core, "previous": tuple(d.previous)}
             given = {name: _chosen(type, name, default, known) for name, default in wanted.items()}
-            result = function(*[widen(x) if x.dtype == BFLOAT16 else x for x in inputs], **given)
+            result = function(*[widen(x) if x.dtype == BFLOAT16 else x for x in d.inputs], **given)
             results = result if isinstance(result, (tuple, list)) else (result,)
-            return [_stored(core, r, old) for r, old in _paired(type, results, previous)]
+            return [_stored(core, r, old) for r, old in _paired(type, results, d.previous)]
 
         source = f"{function.__module__}.{function.__qualname__}"
         _USER[type] = Kernel(type, compute, _no_rules, source=source)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core, widen
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel, lut
 
 BF16 = ml_dtypes.bfloat16
@@ -38,7 +39,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def run(op: str, core: Core) -> np.ndarray:
-    (out,) = find_kernel(op).run(core, SimpleNamespace(size=ALL.size), [ALL])
+    (out,) = find_kernel(op).run(Dispatch(core, SimpleNamespace(size=ALL.size), [ALL]))
     return out.astype(np.float32).astype(np.float64)
 
 

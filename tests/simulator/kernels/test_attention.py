@@ -12,6 +12,7 @@ import pytest
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -35,7 +36,7 @@ def draw(heads: int, kv: int, length: int, seed: int = 0, spread: float = 1.0) -
 def mha(core: Core, inputs: list[np.ndarray], seq_len: int, **params: object) -> np.ndarray:
     p = SimpleNamespace(num_heads=len(inputs[0]), seq_len=seq_len, d=64, num_KV_heads=len(inputs[1]))
     vars(p).update(params)
-    (out,) = find_kernel("MHA").run(core, p, inputs)
+    (out,) = find_kernel("MHA").run(Dispatch(core, p, inputs))
     return out
 
 
@@ -106,14 +107,14 @@ def test_mha_interleaved_heads_and_padding() -> None:
     np.testing.assert_array_equal(plain[:, :150].astype(np.float32), full[:, :150].astype(np.float32))  # causal
     swapped = [np.ascontiguousarray(x.swapaxes(0, 1)) for x in inputs]
     p = SimpleNamespace(num_heads=2, num_KV_heads=1, seq_len=150, heads_interleaved=True)
-    (out,) = find_kernel("MHA").run(Core("npu2"), p, swapped)
+    (out,) = find_kernel("MHA").run(Dispatch(Core("npu2"), p, swapped))
     np.testing.assert_array_equal(out.swapaxes(0, 1).view(np.uint16), plain.view(np.uint16))
 
 
 def test_mha_lengths_of_a_dispatch() -> None:
     inputs = draw(1, 1, 192, seed=4)
     p = SimpleNamespace(num_heads=1, seq_len=192)
-    (short,) = find_kernel("MHA").run(Core("npu2"), p, inputs, (), {"s_q": 100, "s_kv": 70})
+    (short,) = find_kernel("MHA").run(Dispatch(Core("npu2"), p, inputs, (), {"s_q": 100, "s_kv": 70}))
     cut = [x.copy() for x in inputs]
     cut[1][:, 70:], cut[2][:, 70:] = 0, 0
     assert not short[:, 100:].astype(np.float32).any()
@@ -124,7 +125,7 @@ def test_mha_lengths_of_a_dispatch() -> None:
     want = weights @ v / weights.sum(axis=-1, keepdims=True)
     assert np.abs(short[:, 70:100].astype(np.float64) - want[:, 70:100]).max() < 0.03
     with pytest.raises(UsageError, match="MHA: s_kv=193: expected 1 to 192 rows"):
-        find_kernel("MHA").run(Core("npu2"), p, inputs, (), {"s_kv": 193})
+        find_kernel("MHA").run(Dispatch(Core("npu2"), p, inputs, (), {"s_kv": 193}))
 
 
 def test_mha_with_as_many_kv_heads_as_heads_may_say_zero() -> None:
@@ -141,7 +142,7 @@ def test_gqa_context_sums_lane_by_lane(generation: str, length: int, lanes: int)
     weights = rng.random((2, 3, length)).astype(BF16)
     p = SimpleNamespace(groups=2, heads_per_group=3, seq_len=length, head_dim=16)
     core = Core(generation)
-    (out,) = find_kernel("GQAContext").run(core, p, [cache, weights])
+    (out,) = find_kernel("GQAContext").run(Dispatch(core, p, [cache, weights]))
     assert core.rounding == "floor"  # put back
     for g, h, d in ((0, 0, 0), (1, 2, 15), (1, 0, 7)):
         sums = [np.float32(0)] * lanes
@@ -158,9 +159,11 @@ def test_gqa_context_is_the_gemv_over_the_transposed_cache() -> None:
     rng = np.random.default_rng(8)
     cache, weights = rng.standard_normal((1, 128, 64)).astype(BF16), rng.random((1, 1, 128)).astype(BF16)
     p = SimpleNamespace(groups=1, heads_per_group=1, seq_len=128, head_dim=64)
-    (out,) = find_kernel("GQAContext").run(Core("npu2"), p, [cache, weights])
+    (out,) = find_kernel("GQAContext").run(Dispatch(Core("npu2"), p, [cache, weights]))
     matrix = np.ascontiguousarray(cache[0].T)
-    (want,) = find_kernel("GEMV").run(Core("npu2", "conv_even"), SimpleNamespace(M=64, K=128), [matrix, weights[0, 0]])
+    (want,) = find_kernel("GEMV").run(
+        Dispatch(Core("npu2", "conv_even"), SimpleNamespace(M=64, K=128), [matrix, weights[0, 0]])
+    )
     np.testing.assert_array_equal(out.reshape(-1).view(np.uint16), want.reshape(-1).view(np.uint16))
 
 

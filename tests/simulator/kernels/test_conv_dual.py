@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -22,7 +23,7 @@ def test_conv_on_integers_is_the_sum_over_the_five_latest_rows(generation: str) 
     rng = np.random.default_rng(1)
     x, w = rng.integers(-3, 4, (9, 32)), rng.integers(-2, 3, (5, 32))
     p = SimpleNamespace(rows=9, channels=32)
-    (out,) = find_kernel("DepthwiseConv1d").run(Core(generation), p, [x.astype(BF16), w.astype(BF16)])
+    (out,) = find_kernel("DepthwiseConv1d").run(Dispatch(Core(generation), p, [x.astype(BF16), w.astype(BF16)]))
     for t in range(9):
         for c in range(32):
             want = sum(int(w[j, c]) * int(x[t + j - 4, c]) for j in range(5) if t + j >= 4)
@@ -34,7 +35,7 @@ def test_conv_sums_in_float32_oldest_tap_first_and_rounds_once(mode: str) -> Non
     rng = np.random.default_rng(2)
     x, w = rng.standard_normal((16, 32)).astype(BF16), rng.standard_normal((5, 32)).astype(BF16)
     core = Core("npu2", mode)
-    (out,) = find_kernel("DepthwiseConv1d").run(core, SimpleNamespace(rows=16, channels=32), [x, w])
+    (out,) = find_kernel("DepthwiseConv1d").run(Dispatch(core, SimpleNamespace(rows=16, channels=32), [x, w]))
     for t, c in ((0, 0), (3, 7), (9, 31), (15, 4)):
         total = np.float32(0)
         for j in range(5):
@@ -51,7 +52,7 @@ def dual(core: Core, w1: np.ndarray, w2: np.ndarray, x: np.ndarray, columns: int
     rows = tile or m // columns
     blocks = [w[at : at + rows] for at in range(0, m, rows) for w in (w1, w2)]
     p = SimpleNamespace(M=m, K=k, num_aie_columns=columns, tile_size_output=tile)
-    (out,) = find_kernel("DualGEMVSiLUMul").run(core, p, [np.concatenate(blocks), x])
+    (out,) = find_kernel("DualGEMVSiLUMul").run(Dispatch(core, p, [np.concatenate(blocks), x]))
     return out.reshape(-1)
 
 
@@ -65,9 +66,9 @@ def test_dual_gemv_is_its_parts_one_after_another(columns: int, tile: int | None
         fused = dual(core, w1, w2, x, columns, tile)
         assert core.rounding == "conv_even"  # left behind by the GEMV phase
         p = SimpleNamespace(M=64, K=128)
-        left, right = (find_kernel("GEMV").run(core, p, [w, x])[0] for w in (w1, w2))
-        (gate,) = find_kernel("SiLU").run(core, p, [left])
-        (want,) = find_kernel("ElementwiseMul").run(core, p, [gate, right])
+        left, right = (find_kernel("GEMV").run(Dispatch(core, p, [w, x]))[0] for w in (w1, w2))
+        (gate,) = find_kernel("SiLU").run(Dispatch(core, p, [left]))
+        (want,) = find_kernel("ElementwiseMul").run(Dispatch(core, p, [gate, right]))
         np.testing.assert_array_equal(fused.view(np.uint16), want.reshape(-1).view(np.uint16))
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
 
 
 def run(core: Core, packed: bytes, **params: int) -> list[float]:
-    (out,) = find_kernel("Dequant").run(core, SimpleNamespace(**params), [np.frombuffer(packed, np.uint8)])
+    (out,) = find_kernel("Dequant").run(Dispatch(core, SimpleNamespace(**params), [np.frombuffer(packed, np.uint8)]))
     assert out.dtype == BF16
     return out.reshape(-1).astype(np.float64).tolist()
 

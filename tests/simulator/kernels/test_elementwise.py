@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -17,7 +18,7 @@ ALL = np.arange(65536, dtype=np.uint16).view(BF16)
 
 
 def run(op: str, core: Core, *inputs: np.ndarray) -> np.ndarray:
-    (out,) = find_kernel(op).run(core, SimpleNamespace(size=inputs[0].size), list(inputs))
+    (out,) = find_kernel(op).run(Dispatch(core, SimpleNamespace(size=inputs[0].size), list(inputs)))
     return out
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from core_types import core_types, environment
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 from fusion_replay.simulator.kernels.bfp16 import through_bfp16
 
@@ -26,7 +27,7 @@ ACCURATE = {**NATIVE, "prio_accuracy": True}
 def run(core: Core, a: np.ndarray, b: np.ndarray, **params: object) -> np.ndarray:
     n = b.shape[0] if params.get("b_col_maj") else b.shape[1]
     p = SimpleNamespace(M=a.shape[0], K=a.shape[1], N=n, **params)
-    return find_kernel("GEMM").run(core, p, [a, b])[0]
+    return find_kernel("GEMM").run(Dispatch(core, p, [a, b]))[0]
 
 
 def relative_l2(actual: np.ndarray, exact: np.ndarray) -> float:

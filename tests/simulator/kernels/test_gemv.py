@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -17,7 +18,7 @@ BF16 = ml_dtypes.bfloat16
 
 def run(core: Core, a: np.ndarray, b: np.ndarray, **params: object) -> np.ndarray:
     p = SimpleNamespace(M=a.shape[-2], K=a.shape[-1], **params)
-    return find_kernel("GEMV").run(core, p, [a, b])[0]
+    return find_kernel("GEMV").run(Dispatch(core, p, [a, b]))[0]
 
 
 def lane_dot(row: np.ndarray, vector: np.ndarray, lanes: int) -> np.float32:
@@ -94,7 +95,7 @@ def test_gelu_epilogue_follows_the_rounded_tile() -> None:
     a, b = rng.standard_normal((64, 64)).astype(BF16), (rng.standard_normal(64) * 0.2).astype(BF16)
     core = Core("npu2")
     plain = run(core, a, b)
-    (want,) = find_kernel("GELU").run(core, SimpleNamespace(size=64), [plain])
+    (want,) = find_kernel("GELU").run(Dispatch(core, SimpleNamespace(size=64), [plain]))
     np.testing.assert_array_equal(run(core, a, b, epilogue="gelu"), want)
 
 

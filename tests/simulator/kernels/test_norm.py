@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -17,7 +18,7 @@ GENERATIONS = ["npu1", "npu2"]
 
 
 def run(op: str, core: Core, *inputs: np.ndarray, **params: object) -> np.ndarray:
-    (out,) = find_kernel(op).run(core, SimpleNamespace(**params), list(inputs))
+    (out,) = find_kernel(op).run(Dispatch(core, SimpleNamespace(**params), list(inputs)))
     return out.astype(np.float64)
 
 

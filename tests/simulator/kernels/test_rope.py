@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -35,7 +36,7 @@ def test_three_roundings_and_consecutive_angle_rows(mode: str, method: int) -> N
     theta = rng.uniform(0, 7, (angle_rows, cols // 2))
     angles = np.stack([np.cos(theta), np.sin(theta)], axis=-1).reshape(angle_rows, cols).astype(BF16)
     p = SimpleNamespace(rows=rows, cols=cols, angle_rows=angle_rows, method_type=method)
-    (out,) = find_kernel("RoPE").run(Core("npu1", mode), p, [x, angles])
+    (out,) = find_kernel("RoPE").run(Dispatch(Core("npu1", mode), p, [x, angles]))
     for r in range(rows):
         angle = angles[r // (rows // angle_rows)]  # row j serves rows j*4 .. j*4+3
         for i in range(cols // 2):
@@ -54,7 +55,7 @@ def test_deviates_and_stays_within_iron_tolerance(mode: str) -> None:
     angles = np.stack([np.cos(theta), np.sin(theta)], axis=-1).reshape(1, 64).astype(BF16)
     core = Core("npu2", mode)
     p = SimpleNamespace(rows=32, cols=64, angle_rows=1, method_type=0)
-    out = find_kernel("RoPE").run(core, p, [x, angles])[0].astype(np.float64)
+    out = find_kernel("RoPE").run(Dispatch(core, p, [x, angles]))[0].astype(np.float64)
     a, b = x[:, :32].astype(np.float64), x[:, 32:].astype(np.float64)
     cos, sin = angles[:, 0::2].astype(np.float64), angles[:, 1::2].astype(np.float64)
     exact = np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=1)

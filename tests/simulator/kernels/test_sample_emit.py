@@ -14,6 +14,7 @@ import pytest
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -29,7 +30,7 @@ def sample(logits: list[float], rows: list[list[int]], cores: int = 4, k_max: in
     p = SimpleNamespace(vocab=len(logits), k_max=k_max, cores=cores, steps=len(rows))
     tokens = np.full(len(rows), -1, np.int32)
     inputs = [np.array(logits, np.float32).astype(BF16), np.array(rows, np.int32), tokens]
-    record, token = find_kernel("Sample").run(CORE, p, inputs, [tokens, np.zeros(1, np.int32)], values)
+    record, token = find_kernel("Sample").run(Dispatch(CORE, p, inputs, [tokens, np.zeros(1, np.int32)], values))
     assert record.dtype == token.dtype == np.int32
     assert tokens.tolist() == [-1] * len(rows)  # an input, not a place to write
     at = values.get("at", 0)
@@ -98,7 +99,7 @@ def test_emit() -> None:
     ]
     planes = np.array([[7, -9], [-4, 2**31 - 1]], np.int32)
     p = SimpleNamespace(slots=3, carried=2)
-    image, state = find_kernel("Emit").run(CORE, p, [np.array(rows, np.int32), planes], [])
+    image, state = find_kernel("Emit").run(Dispatch(CORE, p, [np.array(rows, np.int32), planes], []))
     assert (image.dtype, image.tolist()) == (np.int32, [64, -(2**31), 0])
     assert (state.dtype, state.tolist()) == (np.int32, [0, -9])
 
@@ -114,4 +115,6 @@ def test_emit() -> None:
 def test_emit_refuses_programs_that_leave_their_planes(row: tuple[int, ...], message: str) -> None:
     program = np.array([(0, 0, 0, 0, 0), row], np.int32)
     with pytest.raises(UsageError, match=message):
-        find_kernel("Emit").run(CORE, SimpleNamespace(slots=1, carried=1), [program, np.zeros((2, 1), np.int32)], [])
+        find_kernel("Emit").run(
+            Dispatch(CORE, SimpleNamespace(slots=1, carried=1), [program, np.zeros((2, 1), np.int32)], [])
+        )

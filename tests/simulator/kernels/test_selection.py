@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -21,7 +22,7 @@ MODES = {"floor": np.floor, "conv_even": np.rint}
 
 
 def run(op: str, core: Core, *inputs: np.ndarray, **params: float) -> np.ndarray:
-    (out,) = find_kernel(op).run(core, SimpleNamespace(size=inputs[0].size, **params), list(inputs))
+    (out,) = find_kernel(op).run(Dispatch(core, SimpleNamespace(size=inputs[0].size, **params), list(inputs)))
     assert out.dtype == BF16
     return out
 

@@ -11,6 +11,7 @@ import pytest
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -19,7 +20,7 @@ STATES = [(g, r) for g in ("npu1", "npu2") for r in ("floor", "conv_even")]
 
 def run(core: Core, x: np.ndarray, *, size: int | None = None, **params: object) -> np.ndarray:
     p = SimpleNamespace(rows=x.shape[0], cols=x.shape[1], **params)
-    (out,) = find_kernel("Softmax").run(core, p, [x], (), {} if size is None else {"vector_size": size})
+    (out,) = find_kernel("Softmax").run(Dispatch(core, p, [x], (), {} if size is None else {"vector_size": size}))
     return out.astype(np.float64).reshape(x.shape)
 
 

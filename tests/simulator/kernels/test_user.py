@@ -15,6 +15,7 @@ import fusion_replay as fr
 from fusion_replay.errors import RunlistError, UnknownOperatorError, UsageError
 from fusion_replay.simulator import operators as ops
 from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel, has_kernel
 
 BF16 = ml_dtypes.bfloat16
@@ -74,9 +75,9 @@ def test_several_outputs_old_contents_and_integers(tmp_path: Path) -> None:
         return x + start, previous[1] + np.array([int((x > 0).sum())], np.int32)
 
     x, old = np.array([1, -2, 5], np.int32), [np.zeros(3, np.int32), np.array([10], np.int32)]
-    first, second = find_kernel("Count").run(Core("npu1"), SimpleNamespace(), [x], old)
+    first, second = find_kernel("Count").run(Dispatch(Core("npu1"), SimpleNamespace(), [x], old))
     assert (first.tolist(), second.tolist()) == ([4, 1, 8], [12])
-    first, _ = find_kernel("Count").run(Core("npu1"), SimpleNamespace(), [x], old, {"start": 1})
+    first, _ = find_kernel("Count").run(Dispatch(Core("npu1"), SimpleNamespace(), [x], old, {"start": 1}))
     assert first.tolist() == [2, -1, 6]
 
 
@@ -91,17 +92,17 @@ def test_what_a_kernel_may_not_do() -> None:
     with pytest.raises(UsageError, match="kernel 'GEMV': there is one already, by the software NPU itself"):
         fr.kernel("GEMV")
     with pytest.raises(UsageError, match="kernel 'Half': argument 'scale' is no parameter or runtime value"):
-        find_kernel("Half").run(Core("npu1"), SimpleNamespace(), [x], [out])
+        find_kernel("Half").run(Dispatch(Core("npu1"), SimpleNamespace(), [x], [out]))
     with pytest.raises(UsageError, match=r"the operator has 2 inputs, .*half takes 1"):
-        find_kernel("Half").run(Core("npu1"), SimpleNamespace(scale=2), [x, x], [out])
+        find_kernel("Half").run(Dispatch(Core("npu1"), SimpleNamespace(scale=2), [x, x], [out]))
     with pytest.raises(UsageError, match="gave 1 results for 2 outputs"):
-        find_kernel("Half").run(Core("npu1"), SimpleNamespace(scale=2), [x], [out, out])
+        find_kernel("Half").run(Dispatch(Core("npu1"), SimpleNamespace(scale=2), [x], [out, out]))
     with pytest.raises(UsageError, match=r"gave 4 elements \(4,\) for an output of 2"):
-        find_kernel("Half").run(Core("npu1"), SimpleNamespace(scale=2), [x], [out[:2]])
+        find_kernel("Half").run(Dispatch(Core("npu1"), SimpleNamespace(scale=2), [x], [out[:2]]))
     with pytest.raises(UsageError, match="must name its arguments"):
         fr.kernel("Any")(lambda *x: x)
     fr.kernel("Half", replace=True)(lambda x: x)
-    assert find_kernel("Half").run(Core("npu1"), SimpleNamespace(), [x], [out])[0].tolist() == [1] * 4
+    assert find_kernel("Half").run(Dispatch(Core("npu1"), SimpleNamespace(), [x], [out]))[0].tolist() == [1] * 4
 
 
 def test_what_is_missing_is_said() -> None:

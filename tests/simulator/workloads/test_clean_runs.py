@@ -16,6 +16,7 @@ import pytest
 
 from fusion_replay import refs as catalogue
 from fusion_replay.compare.verdict import Verdict, compare
+from fusion_replay.operators import evaluate
 from fusion_replay.simulator.operators import parameters_of
 from fusion_replay.simulator.workloads import Run, find
 from fusion_replay.simulator.workloads.minilm_model import PACKAGE
@@ -38,7 +39,7 @@ def judged(run: Run, device: str) -> dict[str, list[Verdict]]:
         def call(*tensors: Any, **values: Any) -> Any:
             before = [cut(t, s) for t, s in zip(tensors, specs, strict=True)]
             result = kernel(*tensors, **values)
-            (expected,), _ = catalogue.evaluate(
+            (expected,), _ = evaluate(
                 spec,
                 params,
                 [x for x, s in zip(before, specs, strict=True) if s.reads],
