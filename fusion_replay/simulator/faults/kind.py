@@ -23,26 +23,25 @@ if TYPE_CHECKING:
 
 
 class Kind:
-    """Base of the kinds: takes up to ``max_args`` counts, strikes every dispatch it is addressed to, does nothing.
+    """Base of the kinds: takes as many counts as ``usage`` names, strikes every dispatch it is addressed to.
 
     Attributes:
         name: how the fault is spelled.
         summary: one line for people.
         report: the public report it is modelled on.
-        usage: its arguments, as they are spelled after the name.
+        usage: its arguments, as they are spelled after the name, a colon before each.
         endless: the kernel never comes back.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     report: ClassVar[str]
-    max_args: ClassVar[int] = 0
     usage: ClassVar[str] = ""
     endless: ClassVar[bool] = False
 
     def parse(self, text: str, args: list[str]) -> tuple[int | str, ...]:
-        if len(args) > self.max_args or not all(a.isascii() and a.isdigit() for a in args):
-            takes = f"{self.name}{self.usage}" if self.max_args else f"{self.name}, without arguments"
+        if len(args) > self.usage.count(":") or not all(a.isascii() and a.isdigit() for a in args):
+            takes = f"{self.name}{self.usage}" if self.usage else f"{self.name}, without arguments"
             raise UsageError(f"fault {text!r}: expected {takes}")
         return tuple(int(a) for a in args)
 
@@ -62,6 +61,17 @@ class Kind:
 
     def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
         """Spoil what it computed: replace entries of ``dispatch.outputs``."""
+
+
+class Spoiler(Kind):
+    """Base of the kinds that change what stands in the first output."""
+
+    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
+        dispatch.outputs[0] = self.spoil(armed, dispatch, np.array(dispatch.outputs[0]).reshape(-1))
+
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
+        """The output in its place; ``output`` is a flat copy of the right one."""
+        raise NotImplementedError
 
 
 class ArmedFault:

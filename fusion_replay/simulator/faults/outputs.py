@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.dispatch import StepDispatch
+from fusion_replay.model.runlist import ArgSpec
+from fusion_replay.simulator.dispatch import Array, StepDispatch
 from fusion_replay.simulator.faults.fault import Fault
-from fusion_replay.simulator.faults.kind import ArmedFault, Kind, first_output, tile_of, tiles_of
+from fusion_replay.simulator.faults.kind import ArmedFault, Kind, Spoiler, first_output, tile_of, tiles_of
 
 if TYPE_CHECKING:
     from fusion_replay.simulator.sequence import PlannedStep
@@ -28,14 +29,13 @@ class Zeros(Kind):
         dispatch.outputs[:] = [np.zeros_like(o) for o in dispatch.outputs]
 
 
-class Shift(Kind):
+class Shift(Spoiler):
     """Everything lands one block too far, the first block keeps its old contents:
     https://github.com/amd/Triton-XDNA/issues/99 (there from the second dispatch on; address it as 1:STEP)."""
 
     name = "shift"
     summary = "the output is shifted by one block"
     report = "https://github.com/amd/Triton-XDNA/issues/99"
-    max_args = 1
     usage = "[:ELEMENTS]"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
@@ -43,20 +43,18 @@ class Shift(Kind):
         by = int(fault.args[0]) if fault.args else tile_of(step.params, size)
         return None if 0 < by < size else f"cannot shift {size} elements by {by}"
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        good, old = dispatch.outputs[0].reshape(-1), dispatch.previous[0].reshape(-1)
-        by = armed.arg(0, tile_of(dispatch.params, good.size))
-        dispatch.outputs[0] = np.concatenate([old[:by], good[:-by]])
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
+        by = armed.arg(0, tile_of(dispatch.params, output.size))
+        return np.concatenate([dispatch.previous[0].reshape(-1)[:by], output[:-by]])
 
 
-class SwapColumns(Kind):
+class SwapColumns(Spoiler):
     """Two columns of the array deliver into each other's place: https://github.com/Xilinx/mlir-air/issues/1429 (tiles
     bit-identical, in the wrong order), https://github.com/Xilinx/mlir-aie/issues/2392 (8-column matmul)."""
 
     name = "swap-columns"
     summary = "the parts computed by two AIE columns change places"
     report = "https://github.com/Xilinx/mlir-air/issues/1429"
-    max_args = 2
     usage = "[:COLUMN:COLUMN]"
 
     def parse(self, text: str, args: list[str]) -> tuple[int | str, ...]:
@@ -75,18 +73,16 @@ class SwapColumns(Kind):
             return f"its output {first_output(step).shape} does not divide into {columns} columns"
         return None
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        output = dispatch.outputs[0]
-        shape = first_output(dispatch).shape
-        split = _by_column(dispatch.spec.type, dispatch.params, shape)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
+        split = _by_column(dispatch.spec.type, dispatch.params, first_output(dispatch).shape)
         assert split is not None
-        swapped = np.array(output).reshape(split)
+        columns = output.reshape(split)
         a, b = _pair(armed.fault)
-        swapped[:, :, [a, b]] = swapped[:, :, [b, a]]
-        dispatch.outputs[0] = swapped.reshape(shape)
+        columns[:, :, [a, b]] = columns[:, :, [b, a]]
+        return columns
 
 
-class Batch(Kind):
+class Batch(Spoiler):
     """Only the first part is right, the others repeat it: https://github.com/amd/IRON/issues/83 (partitions beyond the
     first wrong, correlation 0.75, unnoticed by the tests)."""
 
@@ -97,24 +93,22 @@ class Batch(Kind):
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         return None if _batches(step.params) > 1 else "it has one batch"
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        shape = first_output(dispatch).shape
-        batches = np.array(dispatch.outputs[0]).reshape(shape)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
+        batches = output.reshape(first_output(dispatch).shape)
         if getattr(dispatch.params, "heads_interleaved", False):
             batches[:, 1:] = batches[:, :1]
         else:
             batches = batches.reshape(_batches(dispatch.params), -1)
             batches[1:] = batches[0]
-        dispatch.outputs[0] = batches
+        return batches
 
 
-class DropTile(Kind):
+class DropTile(Spoiler):
     """One tile is never written back: https://github.com/Xilinx/mlir-aie/issues/2446 (the last block of each loop)."""
 
     name = "drop-tile"
     summary = "one tile of the output keeps its old contents"
     report = "https://github.com/Xilinx/mlir-aie/issues/2446"
-    max_args = 1
     usage = "[:TILE], TILE counted from 0"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
@@ -125,65 +119,58 @@ class DropTile(Kind):
             return f"its output has tiles 0 to {tiles - 1}"
         return None
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        output = np.array(dispatch.outputs[0]).reshape(-1)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
         tile = tile_of(dispatch.params, output.size)
         at = armed.arg(0, tiles_of(dispatch.params, output.size) - 1) * tile
         output[at : at + tile] = dispatch.previous[0].reshape(-1)[at : at + tile]
-        dispatch.outputs[0] = output
+        return output
 
 
-class BitFlip(Kind):
+class BitFlip(Spoiler):
     """One bit of one element flips. The nearest report is a miscompiled store that spoils single elements of a group:
     https://github.com/Xilinx/llvm-aie/issues/847."""
 
     name = "bitflip"
     summary = "one bit of one output element flips"
     report = "https://github.com/Xilinx/llvm-aie/issues/847"
-    max_args = 2
     usage = "[:ELEMENT[:BIT]]"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         output = first_output(step)
         bits = 8 * output.nbytes // max(output.size, 1)
-        if fault.args and int(fault.args[0]) >= output.size:
-            return f"its output has elements 0 to {output.size - 1}"
+        if outside := _no_element(fault, output):
+            return outside
         return f"an element has bits 0 to {bits - 1}" if len(fault.args) > 1 and int(fault.args[1]) >= bits else None
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        output = np.array(dispatch.outputs[0]).reshape(-1)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
         bits = 8 * output.dtype.itemsize
         element = armed.arg(0, int(armed.rng(dispatch).integers(output.size)))
         words = output.view(f"u{output.dtype.itemsize}")
         words[element] ^= words.dtype.type(1 << armed.arg(1, bits - 2))  # default: the highest exponent bit of a float
-        dispatch.outputs[0] = output
+        return output
 
 
-class NotANumber(Kind):
+class NotANumber(Spoiler):
     """One element becomes NaN. No report names a kernel; compare mode of https://github.com/amd/IRON/pull/117 lets such
     an output pass, so nobody would have been told."""
 
     name = "nan"
     summary = "one output element is NaN"
     report = "https://github.com/amd/IRON/pull/117"
-    max_args = 1
     usage = "[:ELEMENT]"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         output = first_output(step)
         if "float" not in output.dtype:
             return f"its output is {output.dtype}"
-        if fault.args and int(fault.args[0]) >= output.size:
-            return f"its output has elements 0 to {output.size - 1}"
-        return None
+        return _no_element(fault, output)
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        output = np.array(dispatch.outputs[0]).reshape(-1)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
         output[armed.arg(0, int(armed.rng(dispatch).integers(output.size)))] = np.nan
-        dispatch.outputs[0] = output
+        return output
 
 
-class Nondeterministic(Kind):
+class Nondeterministic(Spoiler):
     """A buffer is overwritten before it is drained: one tile, another one in every invocation, shows its neighbour's
     data, and the state is COMPLETED all the same: https://github.com/Xilinx/mlir-aie/issues/3656. The seed decides
     which tile, so a recording with the same seed is the same; another seed is another run."""
@@ -195,13 +182,18 @@ class Nondeterministic(Kind):
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         return None if tiles_of(step.params, first_output(step).size) > 1 else "its output is one tile"
 
-    def after(self, armed: ArmedFault, dispatch: StepDispatch) -> None:
-        output = np.array(dispatch.outputs[0]).reshape(-1)
+    def spoil(self, armed: ArmedFault, dispatch: StepDispatch, output: Array) -> Array:
         tile = tile_of(dispatch.params, output.size)
         tiles = output[: output.size // tile * tile].reshape(-1, tile)
         victim = int(armed.rng(dispatch).integers(len(tiles)))
         tiles[victim] = tiles[(victim + 1) % len(tiles)]
-        dispatch.outputs[0] = output
+        return output
+
+
+def _no_element(fault: Fault, output: ArgSpec) -> str | None:
+    """Why the fault's first argument is no element of this output, or None."""
+    outside = fault.args and int(fault.args[0]) >= output.size
+    return f"its output has elements 0 to {output.size - 1}" if outside else None
 
 
 def _pair(fault: Fault) -> tuple[int, int]:

@@ -41,7 +41,6 @@ class Stale(Kind):
     name = "stale"
     summary = "inputs are those of the previous dispatch of the same step"
     report = "https://github.com/amd/IRON/issues/138"
-    max_args = 1
     usage = "[:INPUT], INPUT counted from 0"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
@@ -75,7 +74,6 @@ class TruncateScalar(Kind):
     name = "truncate-scalar"
     summary = "float parameters and runtime values lose bits"
     report = "https://github.com/Xilinx/mlir-aie/pull/3599"
-    max_args = 1
     usage = "[:BITS]"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
@@ -122,7 +120,6 @@ class Timeout(Kind):
     name = "timeout"
     summary = "the run ends in ERT_CMD_STATE_TIMEOUT (at invocation N)"
     report = "https://github.com/amd/IRON/issues/43"
-    max_args = 1
     usage = "[:INVOCATION]"
 
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
