@@ -95,7 +95,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     what = f"{asked_by} {where}"
     if is_file and not path.is_file():
         raise UsageError(f"{what}: {'a directory' if path.is_dir() else 'no such file'}; expected a Python file")
-    before = _registered()
+    before = _declarations()
     try:
         module = _run_file(path) if is_file else _import_module(where, directory)
     except UsageError:
@@ -207,14 +207,14 @@ def _reachable(directory: Path) -> None:
         sys.path.append(str(directory))  # last: nothing installed is shadowed
 
 
-def _registered() -> dict[int, str]:
+def _declarations() -> dict[int, str]:
     """Identity and source of everything that users declared so far: operators, and kernels of the software NPU."""
     return {id(entry): entry.source for table in declared.TABLES for entry in table.values()}
 
 
 def _declares(module: ModuleType, before: dict[int, str]) -> bool:
     """Something was registered meanwhile, or, for a module that was imported already, by it earlier."""
-    now = _registered()
+    now = _declarations()
     return bool(now.keys() - before.keys()) or any(s.startswith(f"{module.__name__}.") for s in now.values())
 
 

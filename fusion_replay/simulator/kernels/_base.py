@@ -17,11 +17,24 @@ Compute = Callable[[Dispatch], list[Array]]
 Rules = Callable[[Params, Core], None]
 Note = Callable[[Params, Core], str]
 
-MOVES_BITS = "moves bits and computes nothing: exact under every rounding state"
+
+def always(text: str) -> Note:
+    """The note of a kernel that is exact, or as exact as this says, under every rounding state."""
+    return lambda params, core: text
 
 
-def _no_note(params: Params, core: Core) -> str:
-    return ""
+def when_nearest(text: str) -> Note:
+    """The note of a kernel that takes what the rounding register holds, where that is nearest even."""
+    return lambda params, core: text if core.rounding == "conv_even" else ""
+
+
+NEVER_EXACT = always("")
+ONE_ROUNDING = when_nearest(
+    "one rounding to nearest even (register conv_even, left by an earlier kernel): the reference's own"
+)
+ONE_SUM = when_nearest(
+    "float32 sums rounded once to nearest even (register conv_even): off only where they cross a tie"
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Kernel:
     type: str
     compute: Compute
     rules: Rules
-    note: Note = _no_note
+    note: Note = NEVER_EXACT
     source: str = ""
 
     def run(self, dispatch: Dispatch) -> list[Array]:

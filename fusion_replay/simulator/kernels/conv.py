@@ -11,7 +11,7 @@ import numpy as np
 
 from fusion_replay.simulator.core import Core, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
+from fusion_replay.simulator.kernels._base import ONE_SUM, Kernel, field, require, require_columns, require_multiple
 
 TAPS = 5
 _LANES = 32
@@ -37,12 +37,6 @@ def _rules(p: Params, core: Core) -> None:
     require(run >= TAPS - 1, op, "rows", f"at least {TAPS - 1} rows for each of {columns} columns", p.rows)
 
 
-def _note(p: Params, core: Core) -> str:
-    if core.rounding == "conv_even":
-        return "float32 sums rounded once to nearest even (register conv_even): off only where they cross a tie"
-    return ""
-
-
 KERNELS = (
-    Kernel("DepthwiseConv1d", _conv, _rules, _note, "Xilinx/mlir-aie aie_kernels/conv/dwconv1d_channels_last.cc"),
+    Kernel("DepthwiseConv1d", _conv, _rules, ONE_SUM, "Xilinx/mlir-aie aie_kernels/conv/dwconv1d_channels_last.cc"),
 )

@@ -12,7 +12,14 @@ import numpy as np
 
 from fusion_replay.simulator.core import BFLOAT16, Core, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
+from fusion_replay.simulator.kernels._base import (
+    ONE_ROUNDING,
+    Kernel,
+    field,
+    require,
+    require_columns,
+    require_multiple,
+)
 
 _LANES = 32
 _MOST_CORES = 16
@@ -46,10 +53,4 @@ def _rules(p: Params, core: Core) -> None:
     require_multiple(op, "size", p.size, tile * cores, "tile_size * num_aie_columns * num_channels")
 
 
-def _note(p: Params, core: Core) -> str:
-    if core.rounding == "conv_even":
-        return "one rounding to nearest even (register conv_even, left by an earlier kernel): the reference's own"
-    return ""
-
-
-KERNELS = (Kernel("Dequant", _dequant, _rules, _note, "Xilinx/mlir-aie aie_kernels/datamovement/expand.cc"),)
+KERNELS = (Kernel("Dequant", _dequant, _rules, ONE_ROUNDING, "Xilinx/mlir-aie aie_kernels/datamovement/expand.cc"),)

@@ -18,15 +18,17 @@ import numpy.typing as npt
 from fusion_replay.simulator.core import BFLOAT16, Core, Float32, nearest_bf16, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
 from fusion_replay.simulator.kernels._base import (
+    ONE_ROUNDING,
     Compute,
     Kernel,
-    Rules,
+    always,
     field,
     require,
     require_multiple,
     streamed_rules,
 )
 
+_SELECTS = always("selects and computes nothing: exact under every rounding state")
 _CLAMP_LANES = 32
 _AXPY_LANES = 64
 _LEAKY_LEAST = 64  # elements of a tile: the trip count that the kernels promise their compiler
@@ -37,12 +39,6 @@ def _binary(operation: Callable[[Float32, Float32], Float32]) -> Compute:
         return [d.core.store_bf16(operation(widen(d.inputs[0]), widen(d.inputs[1])))]
 
     return compute
-
-
-def _note(params: Params, core: Core) -> str:
-    if core.rounding == "conv_even":
-        return "one rounding to nearest even (register conv_even, left by an earlier kernel): the reference's own"
-    return ""
 
 
 def _axpy(d: Dispatch) -> list[Array]:
@@ -57,10 +53,6 @@ def _relu(d: Dispatch) -> list[Array]:
     bits = d.inputs[0].view(np.uint16)
     negative = (bits >= 0x8000) & (bits <= 0xFF80)  # NaN passes, -0 becomes +0
     return [np.where(negative, np.uint16(0), bits).view(BFLOAT16)]
-
-
-def _relu_note(params: Params, core: Core) -> str:
-    return "selects and computes nothing: exact under every rounding state"
 
 
 def _leaky_relu(d: Dispatch) -> list[Array]:
@@ -85,60 +77,49 @@ def _selected(x: Array, other: Float32, take_other: npt.NDArray[np.bool_]) -> Ar
     return np.where(take_other, bits, x.view(np.uint16)).view(BFLOAT16)
 
 
-def _axpy_rules() -> Rules:
-    streamed = streamed_rules("AXPY")
-
-    def rules(p: Params, core: Core) -> None:
-        streamed(p, core)
-        if field(p, "tile_size") is not None:
-            require_multiple("AXPY", "tile_size", p.tile_size, _AXPY_LANES, "the kernel's vector")
-
-    return rules
+def _axpy_rules(p: Params, core: Core) -> None:
+    streamed_rules("AXPY")(p, core)
+    if field(p, "tile_size") is not None:
+        require_multiple("AXPY", "tile_size", p.tile_size, _AXPY_LANES, "the kernel's vector")
 
 
-def _leaky_rules() -> Rules:
-    streamed = streamed_rules("LeakyReLU")
-
-    def rules(p: Params, core: Core) -> None:
-        streamed(p, core)
-        tile = field(p, "tile_size", _LEAKY_LEAST)
-        require(tile >= _LEAKY_LEAST, "LeakyReLU", "tile_size", f"at least {_LEAKY_LEAST} elements", tile)
-
-    return rules
+def _leaky_rules(p: Params, core: Core) -> None:
+    streamed_rules("LeakyReLU")(p, core)
+    tile = field(p, "tile_size", _LEAKY_LEAST)
+    require(tile >= _LEAKY_LEAST, "LeakyReLU", "tile_size", f"at least {_LEAKY_LEAST} elements", tile)
 
 
-def _clamp_rules() -> Rules:
-    streamed = streamed_rules("Clamp")
-
-    def rules(p: Params, core: Core) -> None:
-        streamed(p, core)
-        require(bool(np.float32(p.low) <= np.float32(p.high)), "Clamp", "low", f"at most high={p.high}", p.low)
-        if field(p, "tile_size") is not None:
-            require_multiple("Clamp", "tile_size", p.tile_size, _CLAMP_LANES, "the kernel's vector")
-
-    return rules
+def _clamp_rules(p: Params, core: Core) -> None:
+    streamed_rules("Clamp")(p, core)
+    require(bool(np.float32(p.low) <= np.float32(p.high)), "Clamp", "low", f"at most high={p.high}", p.low)
+    if field(p, "tile_size") is not None:
+        require_multiple("Clamp", "tile_size", p.tile_size, _CLAMP_LANES, "the kernel's vector")
 
 
 ADD = Kernel(
-    "ElementwiseAdd", _binary(np.add), streamed_rules("ElementwiseAdd"), _note, "amd/IRON aie_kernels/generic/add.cc"
+    "ElementwiseAdd",
+    _binary(np.add),
+    streamed_rules("ElementwiseAdd"),
+    ONE_ROUNDING,
+    "amd/IRON aie_kernels/generic/add.cc",
 )
 MUL = Kernel(
     "ElementwiseMul",
     _binary(np.multiply),
     streamed_rules("ElementwiseMul"),
-    _note,
+    ONE_ROUNDING,
     "amd/IRON aie_kernels/generic/mul.cc",
 )
 AXPY = Kernel(
     "AXPY",
     _axpy,
-    _axpy_rules(),
-    _note,
+    _axpy_rules,
+    ONE_ROUNDING,
     "amd/IRON aie_kernels/generic/axpy.cc, Xilinx/mlir-aie aie_kernels/datamovement/axpy.cc",
 )
-RELU = Kernel("ReLU", _relu, streamed_rules("ReLU"), _relu_note, "amd/IRON aie_kernels/aie2/relu.cc, aie2p/relu.cc")
+RELU = Kernel("ReLU", _relu, streamed_rules("ReLU"), _SELECTS, "amd/IRON aie_kernels/aie2/relu.cc, aie2p/relu.cc")
 LEAKY_RELU = Kernel(
-    "LeakyReLU", _leaky_relu, _leaky_rules(), source="amd/IRON aie_kernels/aie2/leaky_relu.cc, aie2p/leaky_relu.cc"
+    "LeakyReLU", _leaky_relu, _leaky_rules, source="amd/IRON aie_kernels/aie2/leaky_relu.cc, aie2p/leaky_relu.cc"
 )
-CLAMP = Kernel("Clamp", _clamp, _clamp_rules(), _relu_note, "amd/IRON iron/operators/clamp.py")
+CLAMP = Kernel("Clamp", _clamp, _clamp_rules, _SELECTS, "amd/IRON iron/operators/clamp.py")
 KERNELS = (ADD, MUL, AXPY, RELU, LEAKY_RELU, CLAMP)

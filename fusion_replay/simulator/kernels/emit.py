@@ -12,7 +12,7 @@ import numpy as np
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, require
+from fusion_replay.simulator.kernels._base import Kernel, always, require
 
 _ROW = 5  # words of a program row: plane, index, scale, bias, shift
 
@@ -43,8 +43,6 @@ def _rules(p: Params, core: Core) -> None:
         require(value >= 1, "Emit", name, "at least 1", value)
 
 
-def _note(p: Params, core: Core) -> str:
-    return "integer arithmetic: exact under every rounding state"
+_NOTE = always("integer arithmetic: exact under every rounding state")
 
-
-KERNELS = (Kernel("Emit", _emit, _rules, _note, "amd/IRON iron/operators/emit.py"),)
+KERNELS = (Kernel("Emit", _emit, _rules, _NOTE, "amd/IRON iron/operators/emit.py"),)

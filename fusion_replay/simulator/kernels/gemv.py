@@ -13,7 +13,7 @@ import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, halve, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_columns, require_multiple
+from fusion_replay.simulator.kernels._base import ONE_SUM, Kernel, field, require, require_columns, require_multiple
 from fusion_replay.simulator.kernels.activation import gelu
 
 _WIDTHS = (64, 32, 16)  # vector widths that the kernel is built for, widest first
@@ -75,9 +75,7 @@ def _rules(p: Params, core: Core) -> None:
 
 
 def _note(p: Params, core: Core) -> str:
-    if core.rounding == "conv_even" and field(p, "epilogue", "none") == "none":
-        return "float32 sums rounded once to nearest even (register conv_even): off only where they cross a tie"
-    return ""
+    return ONE_SUM(p, core) if field(p, "epilogue", "none") == "none" else ""
 
 
 KERNELS = (Kernel("GEMV", _gemv, _rules, _note, "amd/IRON aie_kernels/generic/mv.cc"),)

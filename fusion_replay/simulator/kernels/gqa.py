@@ -11,7 +11,7 @@ import numpy as np
 
 from fusion_replay.simulator.core import Core, halve, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple
+from fusion_replay.simulator.kernels._base import Kernel, always, field, require, require_multiple
 
 _WIDTHS = (64, 32, 16)
 _ROWS = 4  # cores in a column, one for each head of a group
@@ -51,8 +51,6 @@ def _rules(p: Params, core: Core) -> None:
     require_multiple(op, "seq_len", p.seq_len, chunk, "chunk")
 
 
-def _note(p: Params, core: Core) -> str:
-    return "float32 sums in the reference's own order, rounded once to nearest even (set by the kernel)"
+_NOTE = always("float32 sums in the reference's own order, rounded once to nearest even (set by the kernel)")
 
-
-KERNELS = (Kernel("GQAContext", _context, _rules, _note, "amd/IRON iron/operators/gqa_context.py"),)
+KERNELS = (Kernel("GQAContext", _context, _rules, _NOTE, "amd/IRON iron/operators/gqa_context.py"),)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fusion_replay.simulator.core import Core
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import MOVES_BITS, Kernel, field, require, require_columns, require_multiple
+from fusion_replay.simulator.kernels._base import Kernel, always, field, require, require_columns, require_multiple
 
 Elements = npt.NDArray[np.int64]
 
@@ -196,14 +196,12 @@ def _mem_copy_rules(p: Params, core: Core) -> None:
     require(1 <= cores <= most, op, "num_cores", f"1 to {most} on {core.generation}", cores)
 
 
-def _note(p: Params, core: Core) -> str:
-    return MOVES_BITS
-
+_NOTE = always("moves bits and computes nothing: exact under every rounding state")
 
 KERNELS = (
-    Kernel("Transpose", _transpose, _transpose_rules, _note, "amd/IRON iron/operators/transpose"),
-    Kernel("Repeat", _repeat, _repeat_rules, _note, "amd/IRON iron/operators/repeat"),
-    Kernel("StridedCopy", _strided_copy, _strided_copy_rules, _note, "amd/IRON iron/operators/strided_copy"),
-    Kernel("Copy", _copy, _copy_rules, _note, "amd/IRON iron/operators/copy.py"),
-    Kernel("MemCopy", _mem_copy, _mem_copy_rules, _note, "amd/IRON iron/operators/mem_copy"),
+    Kernel("Transpose", _transpose, _transpose_rules, _NOTE, "amd/IRON iron/operators/transpose"),
+    Kernel("Repeat", _repeat, _repeat_rules, _NOTE, "amd/IRON iron/operators/repeat"),
+    Kernel("StridedCopy", _strided_copy, _strided_copy_rules, _NOTE, "amd/IRON iron/operators/strided_copy"),
+    Kernel("Copy", _copy, _copy_rules, _NOTE, "amd/IRON iron/operators/copy.py"),
+    Kernel("MemCopy", _mem_copy, _mem_copy_rules, _NOTE, "amd/IRON iron/operators/mem_copy"),
 )

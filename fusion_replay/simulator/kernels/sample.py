@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.core import Core, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple
+from fusion_replay.simulator.kernels._base import Kernel, always, field, require, require_multiple
 
 _DRAW_WORDS = 4  # temperature's bits, k, then the 53-bit uniform number's low and high word
 _UNIT = 1074  # every float64 is an integer over 2**1074
@@ -98,8 +98,6 @@ def _rules(p: Params, core: Core) -> None:
     require(chunk % 2 == 0 and chunk <= _CHUNK_LIMIT, op, "chunk", f"an even number up to {_CHUNK_LIMIT}", chunk)
 
 
-def _note(p: Params, core: Core) -> str:
-    return "draws by the reference's own rule: exact under every rounding state"
+_NOTE = always("draws by the reference's own rule: exact under every rounding state")
 
-
-KERNELS = (Kernel("Sample", _sample, _rules, _note, "Xilinx/mlir-aie python/iron/kernels/sample.py"),)
+KERNELS = (Kernel("Sample", _sample, _rules, _NOTE, "Xilinx/mlir-aie python/iron/kernels/sample.py"),)
