@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One dispatch of a kernel: what the kernel is told, and where in the runlist it is."""
+"""One dispatch of a kernel: what the kernel is told, and where in the runlist it is.
+
+Tested in tests/simulator/test_callable.py and test_faults.py.
+"""
 
 from __future__ import annotations
 

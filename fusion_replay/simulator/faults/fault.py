@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One fault as data: its kind, which dispatches it strikes, and its arguments."""
+"""One fault as data: its kind, which dispatches it strikes, and its arguments.
+
+Tested in tests/simulator/test_faults.py.
+"""
 
 from __future__ import annotations
 

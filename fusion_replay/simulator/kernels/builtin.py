@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The software NPU's own kernels, by operator type."""
+"""The software NPU's own kernels, by operator type.
+
+Tested in tests/simulator/test_catalogue.py.
+"""
 
 from __future__ import annotations
 
