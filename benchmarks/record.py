@@ -28,8 +28,8 @@ from benchmarks.common import (
     write_raw,
 )
 from benchmarks.workload import TINY, Size, Workload, dispatch, make, watch
+from fusion_replay.recording.options import Options
 from fusion_replay.recording.recorder import Recorder
-from fusion_replay.recording.retention import Keeping
 from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.write.writer import Level
 
@@ -57,9 +57,9 @@ def through_a_source(workload: Workload, *, sync: bool, level: Level = "full") -
 
     def run(folder: Path) -> dict[str, float]:
         started, cpu = time.perf_counter(), time.thread_time()
-        made = Recorder(folder / "decode.h5", keeping=Keeping(level), everything=False, summary=False)
+        made = Recorder(folder / "decode.h5", options=Options(level=level), dispatches=False, tells=False)
         with syncing(sync), made as recorder:
-            watch(workload, recorder.observer())
+            watch(workload, recorder.recording.observer())
             held, held_cpu = time.perf_counter() - started, time.thread_time() - cpu
         assert recorder.report is not None
         assert not recorder.report.losses

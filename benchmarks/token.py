@@ -51,8 +51,8 @@ def tokens(choice: dict[str, object], rounds: int, folder: Path) -> tuple[Result
         run.finish(number)
         number += 1
 
-    with Recorder(folder / "tokens.h5", None, everything=False) as recorder:
-        observer, writer = recorder.observer(), recorder.writer
+    with Recorder(folder / "tokens.h5", None, dispatches=False) as recorder:
+        observer, writer = recorder.recording.observer(), recorder.recording.writer
         for round_ in range(rounds + 1):
             before = writer.bytes_seen
             source.attach(observer)

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
-from fusion_replay.recording.how import How, IfExists, OnError
-from fusion_replay.recording.recorder import Recorder
-from fusion_replay.recording.retention import Keep, Keeping, Level, Texts
+from fusion_replay.recording.options import IfExists, Keep, Level, OnError, Options, Texts
+from fusion_replay.recording.recorder import ALL_DEFAULTS, Recorder
+from fusion_replay.recording.retention import Decider
 
 
 def record(
@@ -86,14 +84,33 @@ def record(
             none, and no file is made.
     """
     given = dict(locals())
-    return Recorder(
-        path, callable_, keeping=Keeping.of(**_arguments(given, Keeping)), how=How(**_arguments(given, How))
+    del given["path"], given["callable_"]
+    return recorder(path, callable_, Options.of(**given))
+
+
+def recorder(
+    path: str | os.PathLike[str],
+    callable_: Any = None,
+    options: Options = ALL_DEFAULTS,
+    *,
+    dispatches: bool = True,
+    tells: bool = True,
+) -> Recorder:
+    """As :func:`record`, from options as one object; the others as for :class:`Recorder`."""
+    return Recorder(path, callable_, options, dispatches=dispatches, tells=tells, decider=_decider)
+
+
+def _decider(against: str | None) -> Decider:
+    """Verdicts come from ``replaying``; the recorder is handed them as callbacks."""
+    from fusion_replay.replaying import deviating
+
+    made = deviating.Decider(against)
+    return Decider(
+        reads=made.reads,
+        check=made.check,
+        decide=lambda digests, *step: made.decide(deviating.JustRan(*step), digests),
+        found=lambda: made.found,
     )
 
 
-def _arguments(given: Mapping[str, Any], of: type[Keeping] | type[How]) -> dict[str, Any]:
-    """Those that ``of`` has a field for: together the two have one for each."""
-    return {field.name: given[field.name] for field in dataclasses.fields(of)}
-
-
-__all__ = ["Recorder", "record"]
+__all__ = ["Recorder", "record", "recorder"]

@@ -15,7 +15,7 @@ from fusion_replay.errors import MismatchError
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import StepDescription
-    from fusion_replay.recording.how import IfExists
+    from fusion_replay.recording.options import IfExists
     from fusion_replay.simulator.workloads import Run
 
 DEVICE = "npu2"

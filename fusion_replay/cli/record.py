@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.imports import load_named
-from fusion_replay.cli.keeping import keeping_options, take_keeping, usable
 from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.record_options import recording_options, take_typed, usable
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
-from fusion_replay.recording.settings import Settings
+from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.options import Options
 from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription, StepDescription
-    from fusion_replay.recording.how import IfExists
     from fusion_replay.recording.recorder import Recorder
     from fusion_replay.simulator.workloads import Option, Run, Workload
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 
 _WORKLOAD = "fusion_replay.workload"
+_WHERE = (f"{PREFIX}OUT", f"{PREFIX}IF_EXISTS")
+"""What a workload takes from the environment."""
 
 
 class _RecordCommand(click.Command):
@@ -106,34 +108,7 @@ def _click_option(o: Option) -> click.Option:
 @click.option("--matrix", is_flag=True, help="Make the goldens of IRON's CI matrix again, into the folder -o names.")
 @click.option("--device", type=click.Choice(["npu1", "npu2"]), help="With --matrix: only what ran on this device.")
 @click.option("--only", metavar="CASE", help="With --matrix: one case, or all of an operator such as rms_norm.")
-@click.option("-o", "--output", metavar="F", help="The snapshot to write.  [default: NAME.h5, next free number]")
-@click.option(
-    "--if-exists",
-    type=click.Choice(["error", "replace", "number"]),
-    help="What to do about an existing F.  [default: error with -o, else number]",
-)
-@keeping_options
-@click.option("--verify-static", is_flag=True, help="Look at weights at every step, not only the first time.")
-@click.option("--with-reference", is_flag=True, help="Keep what each operator's own reference() gives, too.")
-@click.option("--weights-in", metavar="W.h5", help="Weights go into this side file, which later recordings share.")
-@click.option("--no-weights", is_flag=True, help="Keep only the digests of weights.")
-@click.option("--no-binaries", is_flag=True, help="With a program: keep no xclbin and instruction files.")
-@click.option("--separate", is_flag=True, help="With a program: auto and fused dispatch become separate dispatch.")
-@click.option(
-    "--whole-calls", is_flag=True, help="With a program: what runs fused is recorded too, each call as one step."
-)
-@click.option(
-    "--slow-after",
-    type=click.FloatRange(min=0),
-    metavar="S",
-    help="Tell of a step that runs far longer than its like after S seconds; 0: never.  [default: 10]",
-)
-@click.option(
-    "--step-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Stop the run when a step takes longer than S seconds; its inputs are kept.",
-)
+@recording_options
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM ARGUMENTS...]")
 @verbosity_options
 def command(
@@ -143,17 +118,6 @@ def command(
     matrix: bool,
     device: str | None,
     only: str | None,
-    output: str | None,
-    if_exists: IfExists | None,
-    verify_static: bool,
-    with_reference: bool,
-    no_binaries: bool,
-    weights_in: str | None,
-    no_weights: bool,
-    separate: bool,
-    whole_calls: bool,
-    slow_after: float | None,
-    step_timeout: float | None,
     program: tuple[str, ...],
     **options: Any,
 ) -> int:
@@ -168,18 +132,18 @@ def command(
     _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN,
     _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
     """
-    kept = take_keeping(options)
-    if weights_in is not None and no_weights:
-        raise UsageError(f"record --weights-in {weights_in}: goes without --no-weights; leave out one of them")
+    typed = take_typed(options)
+    if "weights_in" in typed and "no_weights" in typed:
+        raise UsageError(f"record --weights-in {typed['weights_in']}: goes without --no-weights; leave out one of them")
     if matrix:
         from fusion_replay.cli.record_matrix import record_matrix
 
-        if program or workload or sim or fault or if_exists or with_reference or kept:
+        output = typed.pop("out", None)
+        if program or workload or sim or fault or typed:
             raise UsageError("record --matrix: takes --device, --only and -o; leave the other options out")
         return record_matrix(device, only, output, Terminal())
     if device or only:
         raise UsageError("record: --device and --only choose from --matrix; a workload's device is --sim npu1|npu2")
-    environment = Settings.from_environ(os.environ)
     if program:
         if workload:
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
@@ -187,49 +151,27 @@ def command(
             raise UsageError("record: --sim and --fault are for --workload NAME; a program runs on what it chooses")
         from fusion_replay.cli.record_program import record_program
 
-        typed: dict[str, Any] = {
-            "out": output,
-            "if_exists": if_exists,
-            "separate": separate or None,
-            "whole_calls": whole_calls or None,
-            **kept,
-            "verify_static": verify_static or None,
-            "with_reference": with_reference or None,
-            "binaries": False if no_binaries else None,
-            "weights_in": None if weights_in is None else str(Path(weights_in).absolute()),
-            "no_weights": no_weights or None,
-            "slow_after": slow_after,
-            "step_timeout": step_timeout,
-        }
-        return record_program(program, replace(environment, **{k: v for k, v in typed.items() if v is not None}))
-    if separate or whole_calls:
-        option = "--separate" if separate else "--whole-calls"
+        return record_program(program, Options.from_environ(os.environ, **typed))
+    if "separate" in typed or "whole_calls" in typed:
+        option = "--separate" if "separate" in typed else "--whole-calls"
         raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
-    if no_binaries:
+    if "binaries" in typed:
         raise UsageError("record: --no-binaries is for programs; the software NPU runs no binaries")
+    where = Options.from_environ({name: value for name, value in os.environ.items() if name in _WHERE})
+    chosen = Options.of(**{"out": where.out, "if_exists": where.if_exists, **typed})
     if workload is None or sim is None:
         from fusion_replay.simulator.workloads import names
 
         missing = "--workload NAME" if workload is None else "--sim npu1|npu2"
         raise UsageError(f"record: {missing} is missing; workloads: {', '.join(names())}; devices: npu1, npu2")
-    named = environment.out if output is None else output
-    target = Path(named if named is not None else f"{workload.replace(':', '-')}.h5")
-    policy: IfExists = if_exists or environment.if_exists or ("error" if named is not None else "number")
-    if policy == "error" and target.exists():  # the writer checks again; before minutes of building it is kinder
+    target = Path(chosen.out if chosen.out is not None else f"{workload.replace(':', '-')}.h5")
+    chosen = replace(chosen, if_exists=chosen.if_exists or ("error" if chosen.out is not None else "number"))
+    if chosen.if_exists == "error" and target.exists():  # the writer checks again; before minutes of building is kinder
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
-    _ = usable(kept.get("against"))
+    _ = usable(chosen.against)
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    how = {
-        **kept,
-        "verify_static": verify_static,
-        "with_reference": with_reference,
-        "slow_after": 10.0 if slow_after is None else slow_after,
-        "step_timeout": step_timeout,
-        "weights_in": weights_in,
-        "no_weights": no_weights,
-    }
     recipe = {"workload": workload, "device": sim, "faults": list(fault), "options": given}
-    return _record(_build(workload, sim, fault, given), target, policy, Terminal(), how, recipe)
+    return _record(_build(workload, sim, fault, given), target, chosen, Terminal(), recipe)
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -239,9 +181,7 @@ def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, An
     return find(workload).build(sim, [parse_fault(f) for f in faults], options)
 
 
-def _record(
-    run: Run, target: Path, if_exists: IfExists, out: Terminal, how: Mapping[str, Any], recipe: Mapping[str, Any]
-) -> int:
+def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Mapping[str, Any]) -> int:
     """Run every invocation under the recorder. A run that fails keeps its snapshot, and its failure is passed on.
 
     ``recipe`` goes into the provenance: a golden of this recording can be recorded again.
@@ -250,9 +190,9 @@ def _record(
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
-        _recorder_of(run, target, if_exists, how) as recorder,
+        _recorder_of(run, target, options) as recorder,
     ):
-        recorder.writer.add_provenance({"recipe": recipe})
+        recorder.recording.writer.add_provenance({"recipe": recipe})
         failure = _run(run)
         recorder.close()
     if failure is None:
@@ -279,19 +219,19 @@ def _record(
         said.insert(0, one_line(str(report.deviating)))
     if isinstance(failure, KeyboardInterrupt):
         said.insert(0, f"sealed {report.path}")
-    next_ = _next(report, how.get("against")) if failure is None else command_line("show", report.path)
+    next_ = _next(report, options.against) if failure is None else command_line("show", report.path)
     out.close(failure is None and report.steps > 0, also="; ".join(said), next=next_)
     return status or (0 if report.steps else MissingError.exit_code)
 
 
-def _recorder_of(run: Run, target: Path, if_exists: IfExists, how: Mapping[str, Any]) -> Recorder:
+def _recorder_of(run: Run, target: Path, options: Options) -> Recorder:
     """Attached before it begins: what does not fit the run is refused before there is a file."""
-    from fusion_replay.record import record
+    from fusion_replay.record import recorder
 
-    recorder = record(target, if_exists=if_exists, **how)
+    made = recorder(target, None, options)
     for callable_ in run.callables:
-        recorder.attach(callable_)
-    return recorder
+        made.attach(callable_)
+    return made
 
 
 def _run(run: Run) -> Exception | KeyboardInterrupt | None:

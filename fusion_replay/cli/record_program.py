@@ -24,19 +24,20 @@ from typing import Any, NoReturn
 import click
 
 from fusion_replay import recording
-from fusion_replay.cli.keeping import usable
+from fusion_replay.cli.record_options import usable
 from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
 from fusion_replay.recording import child_log
 from fusion_replay.recording.child_log import Process
-from fusion_replay.recording.settings import PREFIX, Settings, variable
+from fusion_replay.recording.options import Options
+from fusion_replay.recording.options import options as all_options
 from fusion_replay.report.text import count, one_line
 
 SITE = Path(recording.__file__).resolve().parent / "site"
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def record_program(words: Sequence[str], settings: Settings) -> int:
+def record_program(words: Sequence[str], options: Options) -> int:
     """Run ``words``, then report. Returns the exit status; where a signal ended the program it ends us too.
 
     Raises:
@@ -45,12 +46,13 @@ def record_program(words: Sequence[str], settings: Settings) -> int:
     """
     out = Terminal(as_json=True)  # stdout is the program's
     program = _find(words)
-    settings = replace(_with_target(words, settings), against=usable(settings.against))
+    weights = options.weights_in and str(Path(options.weights_in).absolute())
+    options = replace(_with_target(words, options), against=usable(options.against), weights_in=weights)
     with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
-        book = Path(folder) / "ledger"
-        book.touch()
-        status = _run([program, *words[1:]], _environment(replace(settings, ledger=str(book))))
-        processes = [_sealed(process) for process in child_log.read(book)]
+        log = Path(folder) / "children"
+        log.touch()
+        status = _run([program, *words[1:]], _environment(replace(options, child_log=str(log))))
+        processes = [_sealed(process) for process in child_log.read(log)]
     return _report(processes, status, words, out)
 
 
@@ -65,18 +67,18 @@ def _find(words: Sequence[str]) -> str:
     raise UsageError(f"record {words[0]}: no such program; expected a command, such as: record python app.py")
 
 
-def _with_target(words: Sequence[str], settings: Settings) -> Settings:
+def _with_target(words: Sequence[str], options: Options) -> Options:
     """The file's absolute name, since the program may change its folder; refused now rather than in the middle."""
-    named = settings.out is not None
-    target = Path(os.path.abspath(settings.out or f"{_stem(words)}.h5"))
-    policy = settings.if_exists or ("error" if named else "number")
+    named = options.out is not None
+    target = Path(os.path.abspath(options.out or f"{_stem(words)}.h5"))
+    policy = options.if_exists or ("error" if named else "number")
     if not target.parent.is_dir():
         raise UsageError(f"{target}: can't be written: the folder {target.parent} does not exist")
     if target.is_dir():
         raise UsageError(f"{target}: a directory; expected the name of the file to write")
     if policy == "error" and target.exists():
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
-    return replace(settings, out=str(target), if_exists=policy)
+    return replace(options, out=str(target), if_exists=policy)
 
 
 def _stem(words: Sequence[str]) -> str:
@@ -90,15 +92,12 @@ def _stem(words: Sequence[str]) -> str:
     return "app" if name.startswith("python") or not name else name
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not (k.startswith(PREFIX) and k in _ours())}
+def _environment(options: Options) -> dict[str, str]:
+    ours = {option.variable for option in all_options()}
+    own = {k: v for k, v in os.environ.items() if k not in ours}
     before = own.get("PYTHONPATH")
     path = os.pathsep.join([str(SITE), before] if before else [str(SITE)])
-    return {**own, **settings.to_environ(), "PYTHONPATH": path}
-
-
-def _ours() -> set[str]:
-    return {variable(name) for name in Settings.__dataclass_fields__}
+    return {**own, **options.to_environ(), "PYTHONPATH": path}
 
 
 # --- the program ------------------------------------------------------------------------------------------------

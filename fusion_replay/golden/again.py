@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_replay.errors import FusionReplayError, MissingError, UsageError
-from fusion_replay.recording.how import How
+from fusion_replay.recording.options import Options
 from fusion_replay.recording.recorder import Recorder
 from fusion_replay.system.messages import in_words
 from fusion_replay.system.processes import run
@@ -106,7 +106,7 @@ def record_built(build: Callable[[], Any], target: Path) -> None:
     IRON's dispatches are found wherever they happen; the software NPU's callables are recorded when they are given
     back.
     """
-    with Recorder(target, how=How(on_error="raise")) as recorder:
+    with Recorder(target, options=Options(on_error="raise")) as recorder:
         built = build()
         if built is not None:
             if not callable(built):
@@ -118,11 +118,11 @@ def record_built(build: Callable[[], Any], target: Path) -> None:
 
 def record_run(run: Any, target: Path, *, about: Mapping[str, Any] | None = None) -> None:
     """Record every invocation of a workload's run; ``about`` replaces the provenance."""
-    with Recorder(target, how=How(on_error="raise"), everything=False) as recorder:
+    with Recorder(target, options=Options(on_error="raise"), dispatches=False) as recorder:
         for callable_ in run.callables:
             recorder.attach(callable_)
         if about is not None:
-            recorder.writer.set_provenance(about)
+            recorder.recording.writer.set_provenance(about)
         run.execute()
     _need_steps(recorder, run.describe())
 

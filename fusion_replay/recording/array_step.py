@@ -35,11 +35,33 @@ from fusion_replay.sources.iron.watching import patches
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
-    from fusion_replay.recording.recorder import Recorder
+    from fusion_replay.recording.underway import Recording
     from fusion_replay.snapshot.write.hold import Spot
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 ORIGIN = {"variant": "arrays"}
+
+
+class ArraySteps:
+    """The steps given as arrays to one recording, and what they share.
+
+    Attributes:
+        written: what a step of a kind wrote last time, by the kind's key.
+        unentered: the operators of steps that no ``with`` has entered, by a token of the step's: it may go.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.written: dict[str, tuple[ArgSpec, ...]] = {}
+        self.unentered: dict[object, str] = {}
+        self._numbers: dict[str, int] = {}
+
+    def number(self, sequence: SequenceDescription) -> int:
+        """Of a sequence in the recording; an equal one is described once."""
+        key = repr(sequence)
+        if key not in self._numbers:
+            self._numbers[key] = self.recording.writer.add_sequence(sequence)
+        return self._numbers[key]
 
 
 class ArrayStep:
@@ -47,7 +69,7 @@ class ArrayStep:
 
     def __init__(
         self,
-        recorder: Recorder,
+        steps: ArraySteps,
         op: str,
         inputs: Mapping[str, Any],
         params: Mapping[str, Any],
@@ -61,8 +83,7 @@ class ArrayStep:
         if not isinstance(op, str) or not op:
             raise UsageError(f"rec.step: expected an operator type such as 'GEMV', found {op!r}")
         self.outputs: dict[str, Any] = dict(outputs)
-        self.ticket = object()  # the recorder's, until the step is entered
-        self._recorder = recorder
+        self._steps, self._recording = steps, steps.recording
         self._spec = refs.lookup(op)
         self._operator = OperatorDescription(op, {k: jsonable(v) for k, v in params.items()}, module="")
         self._inputs, self._values, self._previous = dict(inputs), dict(values), dict(previous)
@@ -73,11 +94,13 @@ class ArrayStep:
         self._invocation: int | None = None
         self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs
         self._withheld = False
+        self._token = object()
+        steps.unentered[self._token] = op
 
     def __enter__(self) -> ArrayStep:
-        self._recorder.unentered.pop(self.ticket, None)
+        self._steps.unentered.pop(self._token, None)
         patches.enter()  # what IRON dispatches in the body is this step
-        with self._recorder.guard(f"rec.step {self._operator.type}", "step"):
+        with self._recording.guard(f"rec.step {self._operator.type}", "step"):
             self._begin()
         return self
 
@@ -89,12 +112,12 @@ class ArrayStep:
             return  # its loss was counted when it began
         address = f"step {self._invocation}:0 {self._operator.type}"
         if error is not None:
-            with self._recorder.guard(f"the failure of {address}", "step", may_raise=False):
-                self._recorder.writer.fail_step(self._invocation, 0, in_words(error))
+            with self._recording.guard(f"the failure of {address}", "step", may_raise=False):
+                self._recording.writer.fail_step(self._invocation, 0, in_words(error))
                 if not self._withheld:
-                    self._recorder.count_failed(self._invocation)
+                    self._recording.count_failed(self._invocation)
             return
-        with self._recorder.guard(f"outputs of {address}", "outputs"):
+        with self._recording.guard(f"outputs of {address}", "outputs"):
             self._end(self._invocation)
 
     def _begin(self) -> None:
@@ -105,14 +128,14 @@ class ArrayStep:
         self._key = json.dumps(
             [self._operator.type, self._operator.params, [(a.name, a.shape, a.dtype) for a in reads]]
         )
-        expected = self._recorder.remembered_outputs(self._key) or self._cataloged(inputs)
+        expected = self._steps.written.get(self._key, ()) or self._cataloged(inputs)
         self._args = self._arrange(reads, announced, expected)
-        writer = self._recorder.writer
-        sequence = self._recorder.sequence_id(self._describe())
+        writer = self._recording.writer
+        sequence = self._steps.number(self._describe())
         invocation = writer.begin_invocation(sequence)
-        withheld = self._recorder.withheld(sequence, invocation, 0)
+        withheld = self._recording.withheld(sequence, invocation, 0)
         self._withheld = withheld is not None
-        if withheld is not None and self._recorder.keeping.only_matching:
+        if withheld is not None and self._recording.options.only_matching:
             writer.leave_out(f"steps {withheld}; not recorded")
             writer.end_invocation(invocation)
             return
@@ -120,8 +143,7 @@ class ArrayStep:
         inout = {name: array for name, array in inputs.items() if name in watched}
         read = {position[name]: array for name, array in inputs.items()}
         kept = {position[name]: array for name, array in {**inout, **previous}.items()}
-        decider = self._recorder.decider
-        if decider is not None and decider.reads and withheld is None:  # the body may write over them
+        if self._recording.judges and withheld is None:  # the body may write over them
             self._read = {(INPUT, i): array.copy() for i, array in read.items()}
             self._read |= {(PREVIOUS, i): array.copy() for i, array in kept.items()}
         writer.begin_step(
@@ -138,33 +160,31 @@ class ArrayStep:
         self._invocation = invocation
 
     def _end(self, invocation: int) -> None:
-        writer = self._recorder.writer
+        writer = self._recording.writer
         outputs = {name: as_array(value, name) for name, value in self.outputs.items()}
         found = _specs(outputs, "out")
         if not found:
             message = f"step {invocation}:0 {self._operator.type} was given no outputs: s.outputs[NAME] = array"
             writer.lose("outputs", message)
-            self._recorder.guard.tell(message)
+            self._recording.guard.tell(message)
         elif [(a.name, a.shape, a.dtype) for a in self._args if a.writes] != [
             (a.name, a.shape, a.dtype) for a in found
         ]:
             self._args = self._rearrange(found)
-            writer.reassign(invocation, self._recorder.sequence_id(self._describe()))
-        self._recorder.remember_outputs(self._key, found)
+            writer.reassign(invocation, self._steps.number(self._describe()))
+        self._steps.written[self._key] = tuple(found)
         position = {arg.name: i for i, arg in enumerate(self._args)}
         written = {position[name]: array for name, array in outputs.items()}
-        decide = None if self._recorder.decider is None else partial(self._decide, written)
+        decide = None if self._recording.decider is None else partial(self._decide, written)
         writer.end_step(invocation, 0, written, decide=decide)
         writer.end_invocation(invocation)
 
     def _decide(self, outputs: Mapping[int, npt.NDArray[Any]], digests: Mapping[Spot, bytes]) -> str | None:
-        from fusion_replay.replaying.deviating import JustRan  # who keeps everything needs none of it
-
         assert self._invocation is not None
-        sequence = self._recorder.writer.sequence(self._recorder.sequence_id(self._describe()))
+        sequence = self._recording.writer.sequence(self._steps.number(self._describe()))
         contents = self._read | {(OUTPUT, position): array for position, array in outputs.items()}
         values = {name: jsonable(value) for name, value in self._values.items()}
-        return self._recorder.decide(JustRan(sequence, self._invocation, 0, values, contents, self._withheld), digests)
+        return self._recording.decide(digests, sequence, self._invocation, 0, values, contents, self._withheld)
 
     # --- the sequence of one step -------------------------------------------------------------------------------
 
@@ -239,4 +259,4 @@ def _specs(arrays: Arrays, direction: Direction) -> list[ArgSpec]:
     return [ArgSpec(name, direction, array.shape, array.dtype.name) for name, array in arrays.items()]
 
 
-__all__ = ["ArrayStep"]
+__all__ = ["ArrayStep", "ArraySteps"]

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write(book: str | os.PathLike[str], event: str, /, **data: Any) -> None:
-    """Append one event of this process. A ledger that is gone (the recording ended before this child) is no error."""
+def write(log: str | os.PathLike[str], event: str, /, **data: Any) -> None:
+    """Append one event of this process. A log that is gone (the recording ended before this child) is no error."""
     line = json.dumps({"event": event, "pid": os.getpid(), **data}) + "\n"
     with contextlib.suppress(OSError):
-        fd = os.open(book, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             os.write(fd, line.encode())
         finally:
@@ -47,10 +47,10 @@ class Process:
     """Why it recorded nothing, where the reason is ours."""
 
 
-def read(book: str | os.PathLike[str]) -> list[Process]:
+def read(log: str | os.PathLike[str]) -> list[Process]:
     """Every process in the order in which they started; damaged lines are passed over."""
     found: dict[int, Process] = {}
-    for line in Path(book).read_text(errors="replace").splitlines():
+    for line in Path(log).read_text(errors="replace").splitlines():
         try:
             data = json.loads(line)
             process = found.setdefault(int(data["pid"]), Process(int(data["pid"])))

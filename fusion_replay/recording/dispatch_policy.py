@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MissingDependencyError, MissingError, UsageError
-from fusion_replay.recording.how import How, IfExists, OnError
+from fusion_replay.recording.options import IfExists, OnError, Options
 from fusion_replay.recording.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def RecordingDispatch(
         UsageError: an unknown ``if_exists`` or ``on_error``.
     """
     policy = type("RecordingDispatch", (_Records, _separate_dispatch()), {"__module__": __name__})()
-    policy.recorder = Recorder(path, how=How(if_exists, on_error, with_reference))
+    policy.recorder = Recorder(
+        path, options=Options(if_exists=if_exists, on_error=on_error, with_reference=with_reference)
+    )
     return policy
 
 

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_replay.errors import RecordingError
-from fusion_replay.recording.how import OnError
+from fusion_replay.recording.options import OnError
 from fusion_replay.system.locks import Locked
 from fusion_replay.system.messages import in_words, say
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import SnapshotWriter
-    from fusion_replay.snapshot.schema import Loss
 
 
 class Guard(Locked):
@@ -23,15 +22,15 @@ class Guard(Locked):
 
     Attributes:
         path: the snapshot, for messages.
-        writer: what counts the losses, while it is open.
+        writer: what counts the losses, until the recording ends.
         error: the first failure of the recorder itself, in words; None while all is well.
         told: whether a failure stands on stderr already.
     """
 
-    def __init__(self, path: Path, on_error: OnError) -> None:
+    def __init__(self, path: Path, on_error: OnError, writer: SnapshotWriter) -> None:
         super().__init__()  # rec.step may be used from several threads
         self.path, self.on_error = path, on_error
-        self.writer: SnapshotWriter | None = None
+        self.writer: SnapshotWriter | None = writer
         self.error: str | None = None
         self.told = False
 
@@ -72,11 +71,4 @@ class Guard(Locked):
         )
 
 
-def in_short(losses: Iterable[Loss]) -> str:
-    """The first few losses, and how many more there are."""
-    shown = [f"{loss.kind}: {loss.detail} ({loss.count})" for loss in losses]
-    more = [f"and {len(shown) - 5} more, see fusion-replay show"] if len(shown) > 5 else []
-    return "; ".join(shown[:5] + more)
-
-
-__all__ = ["Guard", "in_short"]
+__all__ = ["Guard"]

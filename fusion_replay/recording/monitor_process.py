@@ -31,7 +31,7 @@ _FAR = 100.0  # times the median is far longer, below --step-timeout and above s
 _ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-class Watcher:
+class Monitor:
     """Looks at the slots each time it is asked to.
 
     Args:
@@ -111,7 +111,7 @@ def main(words: list[str]) -> None:
     """``words``: descriptors of the shared memory, the pipe and the program; three times in seconds; where is safe."""
     shared, pipe, program = (int(word) for word in words[:3])
     slow_after, step_timeout, grace = (float(word) for word in words[3:6])
-    watcher = Watcher(
+    monitor = Monitor(
         mmap.mmap(shared, SLOTS * SLOT.size, prot=mmap.PROT_READ),
         lambda number: signal.pidfd_send_signal(program, number),
         _tell,
@@ -126,7 +126,7 @@ def main(words: list[str]) -> None:
     period = min(1.0, *(t / 4 for t in (slow_after, step_timeout, grace) if t))
     while not over.poll(max(1.0, period * 1e3)):
         with contextlib.suppress(ProcessLookupError):
-            watcher.look(monotonic())
+            monitor.look(monotonic())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recorder does at each step of a source: read operands, hand them to the snapshot's writer."""
+"""What is recorded at each step of a source: its operands are read and handed to the snapshot's writer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
-    from fusion_replay.recording.recorder import Recorder
+    from fusion_replay.recording.underway import Recording
     from fusion_replay.snapshot.write.hold import Spot
 
 Arrays = Mapping[int, npt.NDArray[Any]]
 
 
-class Watch:
-    """Observes one source on behalf of a :class:`Recorder`; several sources may take turns."""
+class Observer:
+    """Of one source; several sources may take turns."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
         self._sequence: int | None = None
         self._description: SequenceDescription | None = None
         self._invocation: int | None = None
@@ -40,22 +40,22 @@ class Watch:
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
         self._invocation, self._description = None, sequence
-        with self._recorder.guard(f"starting {sequence.name}", "invocation"):
-            writer = self._recorder.writer
+        with self._recording.guard(f"starting {sequence.name}", "invocation"):
+            writer = self._recording.writer
             if self._sequence is None:
                 self._sequence = writer.add_sequence(sequence)
             self._invocation = writer.begin_invocation(self._sequence)
 
     def prepared(self, kernels: Callable[[], Sequence[KernelPaths]]) -> None:
         if self._sequence is not None:
-            with self._recorder.guard("the device files of its kernels", "binaries"):
+            with self._recording.guard("the device files of its kernels", "binaries"):
                 files = device_files(kernels())
                 if files:
-                    self._recorder.writer.add_binaries(self._sequence, files, keep=self._recorder.how.binaries)
+                    self._recording.writer.add_binaries(self._sequence, files, keep=self._recording.options.binaries)
 
     def before(self, step: LiveStep) -> None:
         self._begun = False
-        with self._recorder.guard(self._words(step), "step"):
+        with self._recording.guard(self._words(step), "step"):
             if self._invocation is None or self._sequence is None:
                 raise UsageError("its invocation could not be opened")
             inputs: dict[int, npt.NDArray[Any]] = {}
@@ -64,14 +64,14 @@ class Watch:
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
             self._read = None
-            withheld = self._recorder.withheld(self._sequence, self._invocation, step.description.index)
+            withheld = self._recording.withheld(self._sequence, self._invocation, step.description.index)
             self._withheld = withheld is not None
-            if withheld is not None and self._recorder.keeping.only_matching:
-                self._recorder.writer.leave_out(f"steps {withheld}; not recorded")
+            if withheld is not None and self._recording.options.only_matching:
+                self._recording.writer.leave_out(f"steps {withheld}; not recorded")
                 return
             for position, use in enumerate(step.description.operands):
                 known = self._known(use)
-                there = known is not None and (withheld is not None or self._recorder.writer.holds(known))
+                there = known is not None and (withheld is not None or self._recording.writer.holds(known))
                 if known is not None and there and not self._looks_again:
                     assumed[position] = known
                 elif use.spec.reads:
@@ -79,7 +79,7 @@ class Watch:
                 if use.spec.writes:
                     kept = previous if keep or use.spec.reads else watched
                     kept[position] = step.read(position)
-            contents = self._recorder.writer.begin_step(
+            contents = self._recording.writer.begin_step(
                 self._invocation,
                 step.description.index,
                 inputs,
@@ -91,8 +91,9 @@ class Watch:
             )
             self._begun = True
             self._remember_static(step, contents)
-            if withheld is None and (self._judges or self._recorder.how.with_reference):
+            if withheld is None and (self._recording.judges or self._recording.options.with_reference):
                 self._remember_read(inputs, previous)
+        self._recording.timer.began(self._type_of(step), self._words(step).removeprefix("step "))
 
     def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
         """What the kernel may write over, for whoever asks a reference afterwards."""
@@ -103,53 +104,55 @@ class Watch:
         self._read = read
 
     def after(self, step: LiveStep, result: StepResult) -> None:
+        self._recording.timer.ended(came_back=True)
         if not self._begun or self._invocation is None:
             return  # its loss was counted when it began
         reference: dict[int, npt.NDArray[Any]] = {}
-        if self._recorder.how.with_reference and self._read is not None:
-            with self._recorder.guard(f"reference() of {self._words(step)}", "reference"):
+        if self._recording.options.with_reference and self._read is not None:
+            with self._recording.guard(f"reference() of {self._words(step)}", "reference"):
                 reference = self._reference(step, self._read)
-        with self._recorder.guard(f"outputs of {self._words(step)}", "outputs"):
+        with self._recording.guard(f"outputs of {self._words(step)}", "outputs"):
             operands = enumerate(step.description.operands)
             outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
-            self._recorder.writer.end_step(
+            self._recording.writer.end_step(
                 self._invocation,
                 step.description.index,
                 outputs,
                 elapsed_ns=result.elapsed_ns,
                 state=result.state,
                 reference=reference,
-                decide=None if self._recorder.decider is None else partial(self._decide, step, outputs),
+                decide=None if self._recording.decider is None else partial(self._decide, step, outputs),
             )
 
     def _decide(self, step: LiveStep, outputs: Arrays, digests: Mapping[Spot, bytes]) -> str | None:
-        from fusion_replay.replaying.deviating import JustRan  # who keeps everything needs none of it
-
         assert self._sequence is not None
         assert self._invocation is not None
-        sequence, read = self._recorder.writer.sequence(self._sequence), self._read or {}
-        contents = read | {(OUTPUT, position): array for position, array in outputs.items()}
-        ran = JustRan(sequence, self._invocation, step.description.index, step.values, contents, self._withheld)
-        return self._recorder.decide(ran, digests)
+        sequence = self._recording.writer.sequence(self._sequence)
+        contents = (self._read or {}) | {(OUTPUT, position): array for position, array in outputs.items()}
+        number = step.description.index
+        return self._recording.decide(
+            digests, sequence, self._invocation, number, step.values, contents, self._withheld
+        )
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
+        self._recording.timer.ended(came_back=False)
         if not self._begun or self._invocation is None:
             return
-        with self._recorder.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
-            self._recorder.writer.fail_step(self._invocation, step.description.index, in_words(error))
+        with self._recording.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
+            self._recording.writer.fail_step(self._invocation, step.description.index, in_words(error))
             if not self._withheld:
-                self._recorder.count_failed(self._invocation)
+                self._recording.count_failed(self._invocation)
 
     def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
         if self._begun and self._invocation is not None:
-            with self._recorder.guard(f"IRON's statistics of step {step.index}", "statistics"):
-                self._recorder.writer.note_step(self._invocation, step.index, {"iron": dict(statistics)})
+            with self._recording.guard(f"IRON's statistics of step {step.index}", "statistics"):
+                self._recording.writer.note_step(self._invocation, step.index, {"iron": dict(statistics)})
 
     def invocation_finished(self) -> None:
         if self._invocation is not None:
-            with self._recorder.guard("the end of an invocation", "invocation"):
-                self._recorder.writer.end_invocation(self._invocation)
-                self._recorder.expect()
+            with self._recording.guard("the end of an invocation", "invocation"):
+                self._recording.writer.end_invocation(self._invocation)
+                self._recording.expect()
 
     def _reference(self, step: LiveStep, read: Mapping[Spot, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
         """By position, in the outputs' dtypes, what the operator itself expects."""
@@ -168,12 +171,7 @@ class Watch:
 
     @property
     def _looks_again(self) -> bool:
-        return self._judges or self._recorder.how.verify_static or self._recorder.how.with_reference
-
-    @property
-    def _judges(self) -> bool:
-        """Whether each step is judged by its reference as soon as it has run."""
-        return self._recorder.decider is not None and self._recorder.decider.reads
+        return self._recording.judges or self._recording.options.verify_static or self._recording.options.with_reference
 
     def _known(self, use: OperandUse) -> int | None:
         """The content that a weight had when it was first read."""
@@ -188,18 +186,22 @@ class Watch:
                 continue
             known = self._known(use)
             self._static[use.buffer, use.start, use.spec.nbytes, use.spec.dtype] = content
-            if known is not None and not self._recorder.writer.same(known, content):
+            if known is not None and not self._recording.writer.same(known, content):
                 rewritten.append(use.spec.name)
                 where = f"{self._words(step)} {use.spec.name} of {use.label}".removeprefix("step ")
-                self._recorder.writer.notice("buffers taken for static that changed", where)
+                self._recording.writer.notice("buffers taken for static that changed", where)
         if rewritten and self._invocation is not None:
-            self._recorder.writer.note_step(self._invocation, step.description.index, {"rewritten": rewritten})
+            self._recording.writer.note_step(self._invocation, step.description.index, {"rewritten": rewritten})
 
     def _words(self, step: LiveStep) -> str:
         if self._description is None or self._invocation is None:
             return f"step {step.description.index}"
         address = format_address(self._invocation, step.description.index)
         return f"step {address} {self._description.operator_of(step.description.index).type}"
+
+    def _type_of(self, step: LiveStep) -> str:
+        described = self._description
+        return "" if described is None else described.operator_of(step.description.index).type
 
     def _keeps_old_contents(self, step: StepDescription) -> bool:
         """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
@@ -215,4 +217,4 @@ class Watch:
         return refs.lookup(self._description.operator_of(step.index).type)
 
 
-__all__ = ["Watch"]
+__all__ = ["Observer"]

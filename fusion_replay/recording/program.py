@@ -14,11 +14,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.recording import child_log
-from fusion_replay.recording.settings import Settings, variable
+from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.options import Options
 from fusion_replay.sources.iron.watching.everything import Everything
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from fusion_replay.recording.recorder import Recorder
     from fusion_replay.sources.protocol import StepObserver, StepSource
 
+_LOG = f"{PREFIX}CHILD_LOG"
 _CHILD_EVENTS = {"subprocess.Popen": (1, 3), "os.posix_spawn": (1, 2), "os.exec": (1, 2)}
 """Audit events that start a program -> where in their arguments the command and the environment are."""
 
@@ -34,21 +37,20 @@ _CHILD_EVENTS = {"subprocess.Popen": (1, 3), "os.posix_spawn": (1, 2), "os.exec"
 def start() -> None:
     """Called once per process that ``record`` has started, or whose parent it has."""
     try:
-        settings = Settings.from_environ(os.environ)
-        _ = settings.keeping
+        options = Options.from_environ(os.environ)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)
-    if settings.ledger is not None:
-        Program(settings, settings.ledger).start()
+    if options.child_log is not None:
+        Program(options, options.child_log).start()
 
 
 class Program:
     """One process of the recorded program; the host of ``Everything``."""
 
-    def __init__(self, settings: Settings, ledger_path: str) -> None:
-        self._settings, self._ledger = settings, ledger_path
-        self._everything = Everything(separate_dispatch=settings.separate, whole_calls=settings.whole_calls)
+    def __init__(self, options: Options, log: str) -> None:
+        self._options, self._log = options, log
+        self._everything = Everything(separate_dispatch=options.separate, whole_calls=options.whole_calls)
         self._recorder: Recorder | None = None
         self._failed = False
         self._ended = False
@@ -83,22 +85,22 @@ class Program:
     # --- the host -----------------------------------------------------------------------------------------------
 
     def observer(self) -> StepObserver:
-        return self._open().observer()
+        return self._open().recording.observer()
 
     def watch(self, source: StepSource) -> None:
-        self._open().watch(source)
+        self._open().recording.watch(source)
 
     def unseen(self, kind: str, detail: str) -> None:
         with self._lock:
             if self._recorder is not None:
-                self._recorder.unseen(kind, detail)
+                self._recorder.recording.unseen(kind, detail)
             else:
                 self._unseen[kind, detail] = self._unseen.get((kind, detail), 0) + 1
 
     @contextlib.contextmanager
     def contain(self, what: str) -> Iterator[None]:
         if self._recorder is not None:
-            with self._recorder.guard(what, "dispatch"):
+            with self._recorder.recording.guard(what, "dispatch"):
                 yield
             return
         try:
@@ -113,23 +115,20 @@ class Program:
             if self._recorder is None:
                 if self._failed or self._ended:
                     raise UsageError("no snapshot could be opened" if self._failed else "the program is ending")
-                from fusion_replay.recording.recorder import Recorder
+                from fusion_replay.record import recorder as recorder_of
 
                 # Handlers run in reverse order: HDF5 must be loaded before ours is registered (again), or it is shut
                 # down when the seal needs it, which ends in a crash.
                 importlib.import_module("fusion_replay.snapshot.seal.recording")
                 atexit.unregister(self.end)
                 atexit.register(self.end)
-                s = self._settings
-                first = s.if_exists or "error" if self._is_first() else "number"
-                recorder = Recorder(
-                    s.out or "app.h5", keeping=s.keeping, how=s.how(first), everything=False, summary=False
-                )
+                options = self._options if self._is_first() else replace(self._options, if_exists="number")
+                recorder = recorder_of(options.out or "app.h5", None, options, dispatches=False, tells=False)
                 recorder.__enter__()
                 self._recorder = recorder
                 self._say("opened", path=str(_absolute(recorder.path)))
                 for (kind, detail), count in self._unseen.items():
-                    recorder.unseen(kind, detail, count)
+                    recorder.recording.unseen(kind, detail, count)
                 self._unseen.clear()
                 self._seal_in_workers()
             return self._recorder
@@ -137,7 +136,7 @@ class Program:
     def _is_first(self) -> bool:
         """Whether this process is the first of the run to record: that one gets the name itself."""
         try:
-            os.close(os.open(f"{self._ledger}.first", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.close(os.open(f"{self._log}.first", os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError:
             return False
         return True
@@ -171,7 +170,7 @@ class Program:
             return
         with contextlib.suppress(Exception):
             command, environment = (arguments[i] for i in _CHILD_EVENTS[event])
-            if environment is None or variable("ledger") in {os.fsdecode(k) for k in environment}:
+            if environment is None or _LOG in {os.fsdecode(k) for k in environment}:
                 return
             words = [command] if isinstance(command, str | bytes | os.PathLike) else list(command)
             name = os.path.basename(os.fsdecode(words[0]))
@@ -180,7 +179,7 @@ class Program:
                 self.unseen("child", f"a child process was started without our environment: {text[:200]}")
 
     def _say(self, event: str, **data: Any) -> None:
-        child_log.write(self._ledger, event, **data)
+        child_log.write(self._log, event, **data)
 
     @staticmethod
     def _command() -> str:

@@ -17,24 +17,18 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from fusion_replay.recording import monitor_process
 from fusion_replay.recording.monitor_process import LABEL, SLOT, SLOTS, STARTED, STARTED_AT
-from fusion_replay.recording.observer import Watch
-from fusion_replay.recording.settings import PREFIX
-from fusion_replay.sources.protocol import LiveStep, StepResult
+from fusion_replay.recording.option import PREFIX
 from fusion_replay.system.messages import in_words, say
-
-if TYPE_CHECKING:
-    from fusion_replay.recording.recorder import Recorder
 
 _LIKE = 64  # durations remembered per operator type of a sequence
 _AGAIN = 16  # durations after which the median is taken again
 GRACE = 5.0  # seconds for a signal to be heeded before the next, harder one
 
 
-class _Like:
+class _Durations:
     """How long steps of one kind took."""
 
     __slots__ = ("_count", "_seconds", "median")
@@ -51,8 +45,8 @@ class _Like:
             self.median = statistics.median(self._seconds)
 
 
-class Watchdog:
-    """Watches one step at a time per thread that dispatches.
+class StepTimer:
+    """Times one step at a time per thread that dispatches.
 
     Args:
         slow_after: seconds below which no step is worth a line; 0 never says anything.
@@ -68,8 +62,8 @@ class Watchdog:
         self._memory: mmap.mmap | None = None
         self._lifeline: int | None = None
         self._free = list(range(SLOTS))
-        self._running: dict[int, tuple[int, float, _Like]] = {}  # by thread: slot, start, its like
-        self._likes: dict[str, _Like] = {}
+        self._running: dict[int, tuple[int, float, _Durations]] = {}  # by thread: slot, start, its like
+        self._likes: dict[str, _Durations] = {}
         self._lock = threading.Lock()
 
     def began(self, kind: str, label: str) -> None:
@@ -81,7 +75,7 @@ class Watchdog:
             slot = self._free.pop()
         except IndexError:
             return
-        like = self._likes.get(kind) or self._likes.setdefault(kind, _Like())
+        like = self._likes.get(kind) or self._likes.setdefault(kind, _Durations())
         started = time.monotonic()
         self._running[threading.get_ident()] = slot, started, like
         assert self._memory is not None
@@ -98,7 +92,7 @@ class Watchdog:
             like.add(time.monotonic() - started)
 
     def close(self) -> None:
-        """The watcher ends; steps that still run in other threads are not watched any more."""
+        """The monitor ends; steps that still run in other threads are not watched any more."""
         self.active = False
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
@@ -115,7 +109,7 @@ class Watchdog:
             return self._memory is not None
 
     def _launch(self) -> mmap.mmap:
-        """Start the watcher as nobody's child: a program that waits for all of its children must not wait for it."""
+        """Start the monitor as nobody's child: a program that waits for all of its children must not wait for it."""
         with contextlib.ExitStack() as opened:
             fds = [os.memfd_create("fusion-replay steps"), os.pidfd_open(self._pid), *os.pipe()]
             shared, program, pipe, lifeline = fds
@@ -126,7 +120,7 @@ class Watchdog:
             os.ftruncate(shared, SLOTS * SLOT.size)
             times = (self._slow_after, self._timeout or 0.0, GRACE)
             words = [str(word) for word in (shared, pipe, program, *times, self._safe_in)]
-            subprocess.run(  # the shell ends at once and leaves the watcher to init, deaf to Ctrl-C
+            subprocess.run(  # the shell ends at once and leaves the monitor to init, out of reach of Ctrl-C
                 ["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-I", "-S", monitor_process.__file__, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -141,28 +135,4 @@ class Watchdog:
             return memory
 
 
-class TimedWatch(Watch):
-    """A :class:`~fusion_replay.recording.observer.Watch` whose steps the watchdog knows of."""
-
-    def __init__(self, recorder: Recorder, watchdog: Watchdog) -> None:
-        super().__init__(recorder)
-        self._watchdog = watchdog
-
-    def before(self, step: LiveStep) -> None:
-        super().before(step)
-        self._watchdog.began(self._kind(step), self._words(step).removeprefix("step "))
-
-    def after(self, step: LiveStep, result: StepResult) -> None:
-        self._watchdog.ended(came_back=True)
-        super().after(step, result)
-
-    def failed(self, step: LiveStep, error: BaseException) -> None:
-        self._watchdog.ended(came_back=False)
-        super().failed(step, error)
-
-    def _kind(self, step: LiveStep) -> str:
-        described = self._description
-        return "" if described is None else described.operator_of(step.description.index).type
-
-
-__all__ = ["TimedWatch", "Watchdog"]
+__all__ = ["StepTimer"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Command
-from fusion_replay.recording.settings import Settings
+from fusion_replay.recording.options import Options
 from fusion_replay.snapshot import SnapshotWriter
 
 Told = Callable[..., tuple[int, str]]
@@ -105,5 +105,5 @@ def test_bad_input(tmp_path: Path, told: Told) -> None:
 
 
 def test_the_environment_of_a_recorded_program_has_them() -> None:
-    for given in (Settings(weights_in="/x/W.h5"), Settings(no_weights=True)):
-        assert Settings.from_environ(given.to_environ()) == given
+    for given in (Options(weights_in="/x/W.h5"), Options(no_weights=True)):
+        assert Options.from_environ(given.to_environ()) == given

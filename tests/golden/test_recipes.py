@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_running import wait_until_gone
 
 from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.again import record_again
 from fusion_replay.golden.check import Options, check_golden
-from fusion_replay.recording.settings import PREFIX
+from fusion_replay.recording.option import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
 from system.test_processes import wait_until_gone

@@ -135,7 +135,7 @@ def make_1_1(path: Path) -> None:
     call = fr.simulate(runlist, device="npu2")
     call.get_buffer("cache").numpy_view()[:] = FILLED
     with fr.record(path, call, on_error="raise") as rec:
-        rec.writer.set_provenance({"made": "once"})
+        rec.recording.writer.set_provenance({"made": "once"})
         for i in range(3):
             call.get_buffer("x").numpy_view()[:] = token(i)
             call.write_values({"offset": i * COLS})

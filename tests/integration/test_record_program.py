@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.recording.settings import PREFIX
+from fusion_replay.recording.option import PREFIX
 
 FAKE = Path(__file__).parent.parent / "fake_iron"
 VARIANTS = ("v3", "v6")
@@ -408,7 +408,7 @@ def test_ctrl_c_in_a_hung_kernel(tmp_path: Path) -> None:
         words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
         assert child.stderr is not None
-        told = child.stderr.readline()  # the watchdog's, once the kernel hangs
+        told = child.stderr.readline()  # the monitor's, once the kernel hangs
         child.send_signal(signal.SIGINT)
         stderr = told + child.communicate(timeout=60)[1]
     assert child.returncode == -signal.SIGINT
@@ -441,8 +441,8 @@ def test_a_hang_that_keeps_pythons_lock_is_told_and_ended(tmp_path: Path) -> Non
     body = (
         """
     import ctypes
-    from fusion_replay.recording import step_timer as watchdog
-    watchdog.GRACE = 0.5
+    from fusion_replay.recording import step_timer
+    step_timer.GRACE = 0.5
     from aie.utils.hostruntime.xrtruntime.hostruntime import KERNELS
     lib, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
     KERNELS["Hang"] = lambda *_: (lib.pthread_mutex_lock(mutex), lib.pthread_mutex_lock(mutex))
@@ -455,7 +455,7 @@ def test_a_hang_that_keeps_pythons_lock_is_told_and_ended(tmp_path: Path) -> Non
     assert "1:0 Hang has run" in done.stderr
     assert "longer than the step timeout of 1.5 s" in done.stderr
     assert "1:0 Hang can't be interrupted; ending the process" in done.stderr
-    assert "child process" not in done.stderr, "the watcher is none of the program's"
+    assert "child process" not in done.stderr, "the monitor is none of the program's"
     with fr.open(tmp_path / "app-001.h5") as snap:
         assert snap["1:0"].status == "in_flight"
         assert snap["1:0"].inputs[0].numpy().tobytes() == draw(7).tobytes()

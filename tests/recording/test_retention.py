@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,10 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.errors import NothingComparedError, UsageError
-from fusion_replay.recording.retention import Doorkeeper, Keeping, size_in_bytes
+from fusion_replay.recording import underway
+from fusion_replay.recording.option import size_in_bytes
+from fusion_replay.recording.options import Options
+from fusion_replay.recording.retention import Retention
 from fusion_replay.refs import canonical
 from fusion_replay.simulator import operators as sim
 from fusion_replay.snapshot.fsck import check
@@ -228,23 +230,23 @@ def test_sizes(text: str, size: int) -> None:
 
 def test_a_slice_of_a_buffer() -> None:
     sequence = gemv_silu(8, 16)  # step 2 sees bytes 8 to 16 of y
-    assert Keeping(buffer="y[0:8]").chooses(sequence, canonical) == {0, 1}
-    assert Keeping(buffer="y[15:16]").chooses(sequence, canonical) == {0, 1, 2}
+    assert Retention(Options(buffer="y[0:8]"), canonical).chooses(sequence) == {0, 1}
+    assert Retention(Options(buffer="y[15:16]"), canonical).chooses(sequence) == {0, 1, 2}
 
 
 def test_limits_count_steps_that_deviate_when_that_is_known() -> None:
     sequence = gemv_silu(8, 16)
-    doors = Doorkeeper(Keeping(keep="mismatch", max_steps=2, max_invocations=1), canonical)
+    retention = Retention(Options(keep="mismatch", max_steps=2, max_invocations=1), canonical)
 
     def reason(invocation: int, step: int) -> str | None:
-        return doors.reason(0, sequence, invocation, step, False)
+        return retention.reason(0, sequence, invocation, step, False)
 
     assert [reason(i, s) for i in range(3) for s in range(3)] == [None] * 9, "none of them has deviated"
-    assert doors.admit(3) is None
+    assert retention.admit(3) is None
     assert reason(4, 0) == "beyond max_invocations 1"
     assert (reason(3, 1), reason(3, 2)) == (None, None)  # two at a time, of which one may be kept
-    assert doors.admit(4) == "beyond max_invocations 1"
-    assert (doors.admit(3), doors.admit(3)) == (None, "beyond max_steps 2")
+    assert retention.admit(4) == "beyond max_invocations 1"
+    assert (retention.admit(3), retention.admit(3)) == (None, "beyond max_steps 2")
     assert reason(3, 0) == "beyond max_steps 2"
 
 
@@ -270,17 +272,17 @@ def test_a_step_that_fails_counts_as_one_that_deviates(arrays: bool, tmp_path: P
 
 
 def test_what_is_kept_as_data() -> None:
-    keeping = Keeping.of(keep="mismatch", against=Path("some/where/good.h5"), max_bytes="1k")
-    assert keeping.against == "some/where/good.h5"
-    assert keeping.to_dict() == {"keep": "mismatch", "against": "good.h5", "max_bytes": 1000}
-    assert Keeping().to_dict() == Keeping("digest").to_dict() == {}
+    options = Options.of(keep="mismatch", against=Path("some/where/good.h5"), max_bytes="1k")
+    assert options.against == "some/where/good.h5"
+    assert options.kept == {"keep": "mismatch", "against": "good.h5", "max_bytes": 1000}
+    assert Options().kept == Options(level="digest").kept == {}
 
 
 def test_what_is_to_come_is_told_once(tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["fusion_replay.recording.recorder"], "WORTH_TELLING", 20_000)
+    monkeypatch.setattr(underway, "WORTH_TELLING", 20_000)
     recorded(tmp_path / "a.h5", calls=3)
     told = [line for line in capfd.readouterr().err.splitlines() if "per invocation" in line]
     assert told == [f"fusion-replay: {tmp_path / 'a.h5'}: about 0 B once + 20.5 kB per invocation"]  # five of 4,096
-    monkeypatch.setattr(sys.modules["fusion_replay.recording.recorder"], "WORTH_TELLING", 21_000)
+    monkeypatch.setattr(underway, "WORTH_TELLING", 21_000)
     recorded(tmp_path / "b.h5", calls=1)
     assert "per invocation" not in capfd.readouterr().err

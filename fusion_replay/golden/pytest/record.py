@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fusion_replay.recording.how import How
+from fusion_replay.recording.options import Options
 from fusion_replay.recording.recorder import Recorder
 from fusion_replay.system.messages import in_words
 
@@ -37,8 +37,8 @@ def recorded(item: pytest.Item, folder: Path) -> Iterator[None]:
         recorder: Recorder | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            numbered = target.exists()
-            recorder = stack.enter_context(Recorder(target, how=How("number" if numbered else "error"), summary=False))
+            options = Options(if_exists="number" if target.exists() else "error")
+            recorder = stack.enter_context(Recorder(target, options=options, tells=False))
         except Exception as error:
             item.user_properties.append(("fr_not_recorded", in_words(error)))
         try:

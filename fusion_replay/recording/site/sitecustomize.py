@@ -12,7 +12,7 @@ import sys
 def _begin() -> None:
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [p for p in sys.path if os.path.abspath(p) != here]
-    path = os.environ.get("FUSION_REPLAY_LEDGER")
+    path = os.environ.get("FUSION_REPLAY_CHILD_LOG")
     if not path:
         return
     try:
@@ -23,8 +23,8 @@ def _begin() -> None:
         detail = f"fusion-replay can't be imported by {sys.executable}: {type(error).__name__}: {error}"
         line = json.dumps({"event": "failure", "pid": os.getpid(), "detail": detail}) + "\n"
         try:
-            with open(path, "a") as ledger:
-                ledger.write(line)
+            with open(path, "a") as log:
+                log.write(line)
         except OSError:
             pass
         return

@@ -98,7 +98,7 @@ def write(path: Path, *, faults: Any = (), files: Any = kernel_files, keep: bool
                 tensor[...] = rng.standard_normal(tensor.shape).astype(BF16)
             call()
             if i == 0 and files is not None:
-                rec.writer.add_binaries(0, files(rec._sources[0].sequence), keep=keep)
+                rec.recording.writer.add_binaries(0, files(rec._sources[0].sequence), keep=keep)
     return path
 
 

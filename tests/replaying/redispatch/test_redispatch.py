@@ -204,7 +204,7 @@ def test_unchanged_bits_that_are_wrong_are_no_pass(machine: Any, tmp_path: Path)
             step.outputs["C"] = wrong.view(x.dtype)
         with fr.open(f"{path}.journal") as running:
             sequence = running.sequences[0]
-        rec.writer.add_binaries(0, miscompiled(sequence))
+        rec.recording.writer.add_binaries(0, miscompiled(sequence))
     report = fr.redispatch(path, force=True)
     assert verdicts(report) == ["unchanged bits"]
     assert report.steps[0].detail == "wrong by the reference, as it was recorded"
