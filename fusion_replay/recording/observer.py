@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,9 +26,17 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[int, npt.NDArray[Any]]
 
+_OVERLAPPED = "another thread called this callable at the same time: what the step read and wrote is not known"
+
 
 class Observer:
-    """Of one source; several sources may take turns."""
+    """Of one source; several sources may take turns, and several threads.
+
+    A callable's buffers are its own. Where another thread calls it while a call is under way nobody can say what a step
+    read: it may have been written over between our look and the kernel's. From then on neither call is recorded; their
+    steps are counted, and the one that was running is marked as failed. Whether a call is alone is looked at, and
+    changes, under the guard's lock, as all reading does.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
@@ -34,14 +44,18 @@ class Observer:
         self._description: SequenceDescription | None = None
         self._invocation: int | None = None
         self._begun = False
+        self._calls: dict[int, bool] = {}  # under way, by thread: whether another thread's call overlaps it
+        self._thread: int | None = None  # whose call is recorded
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
         self._read: dict[Spot, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
         self._withheld = False
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
-        self._invocation, self._description = None, sequence
         with self._recording.guard(f"starting {sequence.name}", "invocation"):
             writer = self._recording.writer
+            if not self._begin_call():
+                return
+            self._invocation, self._description = None, sequence
             if self._sequence is None:
                 self._sequence = writer.add_sequence(sequence)
             self._invocation = writer.begin_invocation(self._sequence)
@@ -53,7 +67,48 @@ class Observer:
                 if files:
                     self._recording.writer.add_binaries(self._sequence, files, keep=self._recording.options.binaries)
 
+    def _begin_call(self) -> bool:
+        """Whether it is the only one."""
+        me = threading.get_ident()
+        self._calls.pop(me, None)  # not finished, and over
+        if self._calls:
+            alive = sys._current_frames()
+            self._calls = {thread: True for thread in self._calls if thread in alive}
+        overlaps = self._calls[me] = bool(self._calls)
+        if not overlaps:
+            self._thread = me
+        elif self._is_recorded:
+            self._thread = None
+        return not overlaps
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether this thread's call is the one that is recorded, or was until another one began."""
+        return self._thread == threading.get_ident()
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether this thread's call isn't the only one."""
+        return self._calls.get(threading.get_ident(), False)
+
+    def _is_shared(self, step: LiveStep) -> bool:
+        """Whether another thread is in a call, but at none of its steps; then this thread's isn't the only one."""
+        if getattr(step, "shared", False):
+            self._calls[threading.get_ident()] = True
+            return True
+        return False
+
+    def _miss(self) -> None:
+        """Count a step of a call that overlaps another."""
+        name = "a sequence" if self._description is None else self._description.name
+        self._recording.miss(f"steps of {name} while several threads called it, which share its buffers")
+
     def before(self, step: LiveStep) -> None:
+        if self._overlaps or self._is_shared(step):
+            if self._is_recorded:
+                self._begun = False
+            self._miss()
+            return
         self._begun = False
         with self._recording.guard(self._words(step), "step"):
             if self._invocation is None or self._sequence is None:
@@ -93,7 +148,8 @@ class Observer:
             self._remember_static(step, contents)
             if withheld is None and (self._recording.judges or self._recording.options.with_reference):
                 self._remember_read(inputs, previous)
-        self._recording.timer.began(self._type_of(step), self._words(step).removeprefix("step "))
+        with self._recording.guard("the step timer"):
+            self._recording.timer.began(self._type_of(step), self._words(step).removeprefix("step "))
 
     def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
         """What the kernel may write over, for whoever asks a reference afterwards."""
@@ -105,7 +161,7 @@ class Observer:
 
     def after(self, step: LiveStep, result: StepResult) -> None:
         self._recording.timer.ended(came_back=True)
-        if not self._begun or self._invocation is None:
+        if not self._is_recorded or not self._begun or self._invocation is None:
             return  # its loss was counted when it began
         reference: dict[int, npt.NDArray[Any]] = {}
         if self._recording.options.with_reference and self._read is not None:
@@ -114,6 +170,11 @@ class Observer:
         with self._recording.guard(f"outputs of {self._words(step)}", "outputs"):
             operands = enumerate(step.description.operands)
             outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
+            if self._overlaps or self._is_shared(step):
+                self._begun = False
+                self._recording.writer.fail_step(self._invocation, step.description.index, _OVERLAPPED)
+                self._miss()
+                return
             self._recording.writer.end_step(
                 self._invocation,
                 step.description.index,
@@ -136,7 +197,10 @@ class Observer:
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
         self._recording.timer.ended(came_back=False)
-        if not self._begun or self._invocation is None:
+        recorded = self._is_recorded and self._begun and self._invocation is not None
+        with self._recording.guard("the end of a call", may_raise=False):
+            self._calls.pop(threading.get_ident(), None)
+        if not recorded or self._invocation is None:
             return
         with self._recording.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
             self._recording.writer.fail_step(self._invocation, step.description.index, in_words(error))
@@ -144,13 +208,14 @@ class Observer:
                 self._recording.count_failed(self._invocation)
 
     def judged(self, step: StepDescription, statistics: Mapping[str, Any]) -> None:
-        if self._begun and self._invocation is not None:
+        if self._begun and self._is_recorded and self._invocation is not None:
             with self._recording.guard(f"IRON's statistics of step {step.index}", "statistics"):
                 self._recording.writer.note_step(self._invocation, step.index, {"iron": dict(statistics)})
 
     def invocation_finished(self) -> None:
-        if self._invocation is not None:
-            with self._recording.guard("the end of an invocation", "invocation"):
+        with self._recording.guard("the end of an invocation", "invocation"):
+            overlapped = self._calls.pop(threading.get_ident(), False)
+            if self._invocation is not None and self._is_recorded and not overlapped:
                 self._recording.writer.end_invocation(self._invocation)
                 self._recording.expect()
 

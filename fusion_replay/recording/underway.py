@@ -131,6 +131,14 @@ class Recording:
         with self.guard(detail):
             self.writer.lose(kind, detail, count)
 
+    def miss(self, steps: str) -> None:
+        """Count a step that ran and can't be recorded; ``steps`` says which kind and why, told once."""
+        with self.guard(steps):
+            self.writer.lose("step", steps)
+            if self.options.on_error == "raise":
+                raise RecordingError("only one thread at a time is recorded")
+            self.guard.tell(f"{self.path}: not recorded: {steps}")
+
     def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
         """As :attr:`guard`, for the hooks: what fails in there is a dispatch that was not recorded."""
         return self.guard(what, "dispatch")

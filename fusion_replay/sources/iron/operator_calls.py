@@ -43,6 +43,9 @@ class OperatorSource:
     def dispatch_values(self) -> Mapping[str, Any]:
         return {}
 
+    def called_elsewhere(self) -> bool:
+        return False  # all that a call does lies between its beginning and its end, which are reported
+
     def symbol_of(self, operator: Any, value: Any) -> str | None:
         """The device symbol of a declared value: IRON's own function says it, where there is one."""
         name = getattr(sys.modules.get("iron.common.image.callable"), "device_symbol", None)

@@ -9,8 +9,10 @@ it is :mod:`.iron_variant`'s. Nothing is subclassed, and :meth:`IronSource.detac
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ class IronSource:
         self.sequence: SequenceDescription = describe_sequence(callable_.op, origin_of(callable_))
         self._observer: StepObserver | None = None
         self._compare = CompareListener(callable_, self._judged)
-        self._next = 0  # the step that would continue the running invocation
+        self._next = _Next()
         self._prepared = False  # whether the observer was told of the kernels' files
         if self._hook.steps != len(self.sequence.steps):
             raise RunlistError(
@@ -53,7 +55,7 @@ class IronSource:
     def attach(self, observer: StepObserver) -> None:
         self.detach()
         self._observer = observer
-        self._next, self._prepared = 0, False
+        self._next, self._prepared = _Next(), False
         self._hook.install(self.dispatch)
         self._compare.start()
 
@@ -69,12 +71,12 @@ class IronSource:
             return kernel(*tensors, **scalars)
         self._compare.flush()
         step = LiveIronStep(self, index, tensors, scalars)
-        if index == 0 or index != self._next:
+        if index == 0 or index != self._next.step:
             observer.invocation_started(self.sequence)
             if not self._prepared:
                 self._prepared = True
                 observer.prepared(lambda: kernel_paths(self._callable, self.sequence))
-        self._next = -1
+        self._next.step = -1
         observer.before(step)
         self._compare.ran(index)
         try:
@@ -88,10 +90,23 @@ class IronSource:
             raise
         step.ran()
         observer.after(step, step_result(result))
-        self._next = index + 1
-        if self._next == len(self.sequence.steps):
+        self._next.step = index + 1
+        if index + 1 == len(self.sequence.steps):
             observer.invocation_finished()
         return result
+
+    def called_elsewhere(self) -> bool:
+        """Whether another thread is inside a call of the callable at this moment.
+
+        Before its first step and after its last a call moves buffers from one side to the other, which nobody reports:
+        the other threads' stacks show it.
+        """
+        frames = sys._current_frames()
+        code = getattr(type(self._callable).__call__, "__code__", None)
+        if len(frames) == 1 or code is None or not code.co_argcount:
+            return False
+        del frames[threading.get_ident()]
+        return any(_is_inside(frame, code, self._callable) for frame in frames.values())
 
     @cached_property
     def static(self) -> frozenset[str]:
@@ -115,6 +130,20 @@ class IronSource:
             self._observer.judged(self.sequence.steps[step], statistics)
 
 
+def _is_inside(frame: FrameType | None, code: CodeType, callable_: Any) -> bool:
+    while frame is not None:
+        if frame.f_code is code and frame.f_locals.get(code.co_varnames[0]) is callable_:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Next(threading.local):
+    """The step that would continue the invocation that runs in this thread."""
+
+    step = 0
+
+
 class LiveIronStep:
     """One step that is about to run, or has just run."""
 
@@ -129,6 +158,11 @@ class LiveIronStep:
     def static(self) -> frozenset[str]:
         """See the protocol. A sequence's weights are loaded once, by name; its inputs come with every call."""
         return self._source.static
+
+    @property
+    def shared(self) -> bool:
+        """Whether another thread uses the same buffers at this moment."""
+        return self._source.called_elsewhere()
 
     def ran(self) -> None:
         """The kernel has run: what was read before is old."""
