@@ -183,7 +183,8 @@ class Recorder:
         if self._everything is not None:
             with recording.guard("detaching"):
                 self._everything.detach()
-        recording.timer.close()
+        with recording.guard("ending the step timer"):
+            recording.timer.close()
         for source in self._sources:
             with recording.guard("detaching"):
                 source.detach()

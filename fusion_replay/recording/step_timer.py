@@ -8,6 +8,7 @@ program (``monitor_process``) looks at it, so that a kernel whose wait keeps Pyt
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import mmap
 import os
@@ -21,6 +22,7 @@ from collections import deque
 from fusion_replay.recording import monitor_process
 from fusion_replay.recording.monitor_process import LABEL, SLOT, SLOTS, STARTED, STARTED_AT
 from fusion_replay.recording.option import PREFIX
+from fusion_replay.system.descriptors import OwnDescriptor
 from fusion_replay.system.messages import in_words, say
 
 _LIKE = 64  # durations remembered per operator type of a sequence
@@ -59,8 +61,8 @@ class StepTimer:
         self._slow_after, self._timeout, self._safe_in = slow_after, step_timeout, safe_in
         self.active = bool(slow_after or step_timeout)
         self._pid = os.getpid()
-        self._memory: mmap.mmap | None = None
-        self._lifeline: int | None = None
+        self._memory: ctypes.Array[ctypes.c_char] | None = None
+        self._lifeline: OwnDescriptor | None = None
         self._free = list(range(SLOTS))
         self._running: dict[int, tuple[int, float, _Durations]] = {}  # by thread: slot, start, its like
         self._likes: dict[str, _Durations] = {}
@@ -68,7 +70,7 @@ class StepTimer:
 
     def began(self, kind: str, label: str) -> None:
         """A step is about to run in this thread; ``kind`` names its like, ``label`` is for the message."""
-        if not self.active or os.getpid() != self._pid or not (self._memory or self._start()):
+        if not self.active or os.getpid() != self._pid or not (self._memory is not None or self._start()):
             return
         self.ended(came_back=False)
         try:
@@ -79,7 +81,7 @@ class StepTimer:
         started = time.monotonic()
         self._running[threading.get_ident()] = slot, started, like
         assert self._memory is not None
-        SLOT.pack_into(self._memory, slot * SLOT.size, label.encode()[:LABEL], like.median, started)
+        SLOT.pack_into(self._memory, slot * SLOT.size, label.encode("utf-8", "replace")[:LABEL], like.median, started)
 
     def ended(self, *, came_back: bool) -> None:
         running = self._running.pop(threading.get_ident(), None)
@@ -96,7 +98,7 @@ class StepTimer:
         self.active = False
         lifeline, self._lifeline = self._lifeline, None
         if lifeline is not None:
-            os.close(lifeline)
+            lifeline.close()
 
     def _start(self) -> bool:
         with self._lock:
@@ -108,7 +110,7 @@ class StepTimer:
                     say(f"steps that hang won't be told: {in_words(error)}")
             return self._memory is not None
 
-    def _launch(self) -> mmap.mmap:
+    def _launch(self) -> ctypes.Array[ctypes.c_char]:
         """Start the monitor as nobody's child: a program that waits for all of its children must not wait for it."""
         with contextlib.ExitStack() as opened:
             fds = [os.memfd_create("fusion-replay steps"), os.pidfd_open(self._pid), *os.pipe()]
@@ -129,10 +131,24 @@ class StepTimer:
                 start_new_session=True,
                 check=True,
             )
-            memory = mmap.mmap(shared, SLOTS * SLOT.size)
+            memory = _mapped(shared, SLOTS * SLOT.size)
             failed.pop_all()
-            self._lifeline = lifeline
+            self._lifeline = OwnDescriptor(lifeline, "its monitor")
             return memory
+
+
+def _mapped(fd: int, nbytes: int) -> ctypes.Array[ctypes.c_char]:
+    """Shared memory that needs no descriptor: ``mmap.mmap`` keeps one of its own and closes it, whosever it is by then.
+
+    Stays mapped until the process ends: a step of another thread may note its end after the recording's.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    address = libc.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return (ctypes.c_char * nbytes).from_address(address)
 
 
 __all__ = ["StepTimer"]

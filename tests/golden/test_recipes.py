@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_running import wait_until_gone
 
 from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add

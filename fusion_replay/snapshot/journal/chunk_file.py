@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fusion_replay.snapshot.journal.pages import write_whole
+from fusion_replay.system.descriptors import OwnDescriptor
 
 HEAD = 4096
 """Bytes before the first chunk: the user block, HDF5's superblock, its root group and its first block of metadata."""
@@ -24,7 +25,7 @@ class ChunkFile:
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # never written into: it may be the last name of a file that was sealed
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
         self._end = HEAD
         self._lock = threading.Lock()
 
@@ -38,12 +39,12 @@ class ChunkFile:
         """
         with self._lock:
             try:
-                write_whole(self.fd, chunk, self._end)
+                write_whole(self._own.fd, chunk, self._end)
                 tell(self._end)
             except BaseException:
-                os.ftruncate(self.fd, self._end)
+                os.ftruncate(self._own.fd, self._end)
                 raise
             self._end += len(chunk)
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._own.close()

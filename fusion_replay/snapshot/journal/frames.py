@@ -8,8 +8,10 @@ no damage.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,11 +22,14 @@ from typing import Any, BinaryIO
 import xxhash
 
 from fusion_replay.snapshot.journal.pages import write_whole
+from fusion_replay.system.descriptors import OwnDescriptor
 
 FRAME_MAGIC = b"FRF\x1a"
 HEADER = struct.Struct("<4sB3xQQ")  # magic, kind, payload length, xxh3-64 of the payload
 FRAME_HEADER = HEADER.size + 8  # ... and xxh3-64 of those 24 bytes
 MAX_FRAME = 1 << 31
+KEPT_FREE = 1024
+"""Bytes below a limit on the sizes of files that the last frames alone may take: they say what was lost."""
 
 START, SEQUENCE, PROVENANCE, LOSS, CLOSE, BINARIES, WEIGHTS = 1, 2, 3, 4, 5, 6, 7
 INVOCATION_BEGIN, INVOCATION_END = 10, 11
@@ -41,15 +46,23 @@ class JournalFile:
     def __init__(self, path: Path, *, create: bool = True) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
         self.path = path
-        self.fd = os.open(path, flags, 0o666)
+        self._own = OwnDescriptor(os.open(path, flags, 0o666), path)
         self._lock = threading.Lock()
         self._end = 0
         self._dirty = False
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self.fd)
+            self._own.close()
             raise
+
+    @property
+    def fd(self) -> int:
+        """
+        Raises:
+            OSError: it is not ours any more.
+        """
+        return self._own.fd
 
     def append(self, frames: Sequence[tuple[int, Sequence[Any]]]) -> list[int]:
         """Append ``(kind, payload parts)`` frames as one write; the file offsets of their payloads.
@@ -57,6 +70,13 @@ class JournalFile:
         Raises:
             OSError: nothing of it is in the file.
         """
+        return self._append(frames, KEPT_FREE)
+
+    def append_last(self, frames: Sequence[tuple[int, Sequence[Any]]]) -> list[int]:
+        """As :meth:`append`, into what is kept free, too."""
+        return self._append(frames, 0)
+
+    def _append(self, frames: Sequence[tuple[int, Sequence[Any]]], kept_free: int) -> list[int]:
         buffers: list[Any] = []
         at: list[int] = []
         total = 0
@@ -71,6 +91,9 @@ class JournalFile:
                 os.ftruncate(self.fd, self._end)
                 self._dirty = False
             start = self._end
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+            if limit != resource.RLIM_INFINITY and start + total > limit - kept_free:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.path))
             try:
                 write_all(self.fd, buffers, total, start)
                 self._end = start + total
@@ -83,7 +106,7 @@ class JournalFile:
         return [start + offset for offset in at]
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._own.close()
 
 
 def write_all(fd: int, buffers: Sequence[Any], total: int, offset: int) -> None:

@@ -10,6 +10,8 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from fusion_replay.system.descriptors import OwnDescriptor
+
 PAGE = 1 << 18
 HELD = 64
 """Pages in memory, at most: 16 MiB."""
@@ -25,10 +27,10 @@ class _Page:
 
 
 class Pages:
-    """Stands between a writer of small pieces and the file ``fd``; not thread-safe."""
+    """Stands between a writer of small pieces and its file; not thread-safe."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, file: OwnDescriptor) -> None:
+        self._file = file
         self._pages: OrderedDict[int, _Page] = OrderedDict()
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -39,7 +41,7 @@ class Pages:
         """
         if len(data) >= PAGE:
             self._let_go(offset, offset + len(data))
-            write_whole(self._fd, data, offset)
+            write_whole(self._file.fd, data, offset)
             return
         done = 0
         while done < len(data):
@@ -76,14 +78,14 @@ class Pages:
                 self._write_back(oldest, self._pages[oldest])
                 del self._pages[oldest]
             data = bytearray(PAGE)
-            os.preadv(self._fd, [data], number * PAGE)
+            os.preadv(self._file.fd, [data], number * PAGE)
             page = self._pages[number] = _Page(data)
         else:
             self._pages.move_to_end(number)
         return page
 
     def _write_back(self, number: int, page: _Page) -> None:
-        write_whole(self._fd, memoryview(page.data)[page.start : page.stop], number * PAGE + page.start)
+        write_whole(self._file.fd, memoryview(page.data)[page.start : page.stop], number * PAGE + page.start)
         page.start = page.stop = 0
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from fusion_replay.snapshot.encodings.chunks import Encoder, Way
 from fusion_replay.snapshot.journal.pages import write_whole
 from fusion_replay.snapshot.schema import MAX_PIECE
+from fusion_replay.system.descriptors import OwnDescriptor
 
 SLOT = MAX_PIECE
 RESERVE = 1 << 16  # bytes held back behind the last slot, so that a recording on a full disk can still say what it lost
@@ -48,7 +49,7 @@ class Spill:
 
     def __init__(self, path: Path, sink: Callable[[Task, bytes, int], None], *, threads: int, slots: int) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
         self.error: Exception | None = None
         self._sink = sink
         self._limit = slots
@@ -105,7 +106,7 @@ class Spill:
     def _write(self, piece: npt.NDArray[np.uint8]) -> int:
         slot = self._take()
         try:
-            write_whole(self.fd, piece.data, slot * SLOT)
+            write_whole(self._own.fd, piece.data, slot * SLOT)
         except BaseException:
             with self._change:
                 self._free.append(slot)
@@ -120,9 +121,9 @@ class Spill:
 
     def _reserve(self) -> bool:
         try:
-            os.posix_fallocate(self.fd, self._limit * SLOT, RESERVE)
+            os.posix_fallocate(self._own.fd, self._limit * SLOT, RESERVE)
         except OSError:  # no room, or a limit on file sizes: there is nothing to hold back then
-            os.ftruncate(self.fd, 0)
+            os.ftruncate(self._own.fd, 0)
             return False
         return True
 
@@ -130,9 +131,8 @@ class Spill:
         """Give the space that was held back to whoever writes next; False where there is none (any more)."""
         if not self._reserved or self._used > self._limit:  # slots lie there
             return False
-        os.ftruncate(self.fd, self._limit * SLOT)
         self._reserved = False
-        return True
+        return self._cut(self._limit * SLOT)
 
     def drain(self) -> None:
         """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
@@ -157,10 +157,17 @@ class Spill:
         """
         with self._change:
             if len(self._free) == self._used:
-                thread = threading.Thread(target=os.ftruncate, args=(self.fd, 0), name="fusion-replay-free")
+                thread = threading.Thread(target=self._cut, args=(0,), name="fusion-replay-free")
                 with contextlib.suppress(RuntimeError):  # no more threads: it goes when the file does
                     thread.start()
                     self._emptying = thread
+
+    def _cut(self, length: int) -> bool:
+        try:
+            os.ftruncate(self._own.fd, length)
+        except OSError:  # not ours any more: it goes when the file does
+            return False
+        return True
 
     def close(self) -> None:
         """Stop the workers (after the piece each has in hand) and close the file, which stays."""
@@ -169,7 +176,7 @@ class Spill:
             self._change.notify_all()
         for thread in [*self._threads, *([self._emptying] if self._emptying else [])]:
             thread.join()
-        os.close(self.fd)
+        self._own.close()
 
     def _take(self) -> int:
         with self._change:
@@ -223,7 +230,7 @@ class Spill:
         freed = False
         try:
             raw = hands.buffer[: task.nbytes]
-            if os.preadv(self.fd, [raw.data], task.slot * SLOT) != task.nbytes:
+            if os.preadv(self._own.fd, [raw.data], task.slot * SLOT) != task.nbytes:
                 raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
             chunk, mask = hands.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
             self._sink(task, chunk, mask)

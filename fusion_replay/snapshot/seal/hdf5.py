@@ -22,6 +22,7 @@ from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 from fusion_replay.snapshot.journal.chunk_file import HEAD
 from fusion_replay.snapshot.journal.pages import Pages
 from fusion_replay.snapshot.schema import MAX_CHUNK, USER_BLOCK
+from fusion_replay.system.descriptors import OwnDescriptor
 
 ZSTD_FILTER = 32015
 _STAND_IN = memoryview(np.random.default_rng(0).bytes(MAX_CHUNK))  # passed for chunks that are there already
@@ -42,18 +43,26 @@ class PartFile:
 
     def __init__(self, path: Path, kept: tuple[int, int] = (0, 0)) -> None:
         if kept[1]:
-            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CLOEXEC), path)
             os.ftruncate(self.fd, kept[1])
         else:
             path.unlink(missing_ok=True)  # it may be the other name of a file that was sealed
-            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
         self.error: OSError | None = None
         self._kept = kept
-        self._pages = Pages(self.fd)
+        self._pages = Pages(self._own)
         self._at = self._end = 0  # the end that HDF5 knows of: it makes a new file of an empty one only
         self._watched: Any = None
         self._may_be_at: int | None = None
         self._seen_at: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """
+        Raises:
+            OSError: it is not ours any more.
+        """
+        return self._own.fd
 
     def check(self) -> None:
         """Raise what a write met since the beginning."""
@@ -143,8 +152,7 @@ class PartFile:
 
     def close(self) -> None:
         """Whatever HDF5 writes later meets a closed file, never somebody else's that got the same number."""
-        fd, self.fd = self.fd, -1
-        os.close(fd)
+        self._own.close()
 
 
 def create(part: PartFile) -> Any:

@@ -182,7 +182,7 @@ def write_sealed(path: Path, index: Index, store: ContentStore, kept: tuple[int,
         part.check()
         if early is not None:
             early.wait()
-        return _finish(part.fd, directory, offset)
+        return _finish(part, directory, offset)
     finally:
         if early is not None:
             early.wait()
@@ -252,16 +252,16 @@ def _fill(
     return directory, int(made.get_offset())
 
 
-def _finish(fd: int, directory: bytes, offset: int) -> int:
+def _finish(part: hdf5.PartFile, directory: bytes, offset: int) -> int:
     """Digest the HDF5 part, write the user block, bring it all to the disk; the file's length."""
-    length = os.fstat(fd).st_size
+    length = os.fstat(part.fd).st_size
     # Older HDF5 counts from the end of the user block.
-    at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(fd, len(directory), o) == directory), None)
+    at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(part.fd, len(directory), o) == directory), None)
     if at is None:
         raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
-    block = UserBlock(length, body_digest(fd, length), at, len(directory), digest_of(directory))
-    os.pwrite(fd, block.pack(), 0)
-    os.fsync(fd)
+    block = UserBlock(length, body_digest(part.fd, length), at, len(directory), digest_of(directory))
+    os.pwrite(part.fd, block.pack(), 0)
+    os.fsync(part.fd)
     return length
 
 

@@ -7,6 +7,7 @@ next frames that do.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from fusion_replay.snapshot.journal import frames, payloads
@@ -32,16 +33,17 @@ class Commits:
         self._pending: dict[Kind, int] = {}  # those of them that the journal does not hold yet
         self._left_out: dict[Kind, int] = {}  # said at the end of an invocation: a frame each would be many
 
-    def append(self, batch: Sequence[payloads.Frame]) -> bool:
-        """Append frames, behind what waits; False where the disk refused (and nothing was written)."""
-        losses = [
-            payloads.json_frame(frames.LOSS, {"kind": kind, "detail": detail, "count": count})
-            for (kind, detail), count in self._pending.items()
-        ]
+    def append(self, batch: Sequence[payloads.Frame], *, last: bool = False) -> bool:
+        """Append frames, behind what waits; False where the disk refused (and nothing was written).
+
+        ``last``: with what the journal keeps free below a limit on the sizes of files.
+        """
+        losses = [_loss_frame(kind, count) for kind, count in self._pending.items()]
         if not (batch or losses or self._vital):
             return True
         try:
-            self._journal.append([*self._vital, *batch, *losses])
+            append = self._journal.append_last if last else self._journal.append
+            append([*self._vital, *batch, *losses])
         except OSError as error:
             self.failed(error)
             return False
@@ -58,9 +60,15 @@ class Commits:
         self.error = self.error or error
 
     def lose(self, kind: str, detail: str, count: int = 1) -> None:
-        """Count a loss; it goes with what is appended next."""
-        self._lost[kind, detail] = self._lost.get((kind, detail), 0) + count
-        self._pending[kind, detail] = self._pending.get((kind, detail), 0) + count
+        """Count a loss. It goes with what is appended next; the first where writes fail at once, if there is room."""
+        key = kind, detail
+        first = key not in self._lost
+        self._lost[key] = self._lost.get(key, 0) + count
+        self._pending[key] = self._pending.get(key, 0) + count
+        if first and self.error is not None:
+            with contextlib.suppress(OSError):
+                self._journal.append_last([_loss_frame(key, self._pending[key])])
+                del self._pending[key]
 
     def leave_out(self, detail: str, count: int = 1) -> None:
         """Count what nobody wanted kept; a loss from :meth:`say_left_out` on."""
@@ -81,6 +89,10 @@ class Commits:
     def unwritten(self) -> tuple[Loss, ...]:
         """Those that the journal does not hold."""
         return tuple(Loss(kind, detail, n) for (kind, detail), n in self._pending.items())
+
+
+def _loss_frame(kind: Kind, count: int) -> payloads.Frame:
+    return payloads.json_frame(frames.LOSS, {"kind": kind[0], "detail": kind[1], "count": count})
 
 
 __all__ = ["Commits"]

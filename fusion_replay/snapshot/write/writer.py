@@ -466,8 +466,8 @@ class SnapshotWriter(Locked):
                 self._intake.keep(held)
         self._spill.drain()
         self._intake.drop_unneeded()
-        if not self._commits.append([(frames.CLOSE, [b""])]) and self._spill.release_reserve():
-            self._commits.append([(frames.CLOSE, [b""])])
+        if not self._commits.append([(frames.CLOSE, [b""])], last=True) and self._spill.release_reserve():
+            self._commits.append([(frames.CLOSE, [b""])], last=True)
         self._spill.let_go()
 
     def _seal_weights(self) -> None:

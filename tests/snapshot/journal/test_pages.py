@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fusion_replay.snapshot.journal import pages
 from fusion_replay.snapshot.journal.pages import Pages, write_whole
+from fusion_replay.system.descriptors import OwnDescriptor
 
 SMALL_PAGE, FEW = 16, 3
 
@@ -35,7 +36,7 @@ def test_the_file_is_what_the_writes_in_their_order_make_of_it(
     expected = bytearray(there)
     fd = os.open(path, os.O_RDWR)
     try:
-        held = Pages(fd)
+        held = Pages(OwnDescriptor(os.dup(fd), path))
         for number, (offset, data) in enumerate(pieces):
             held.write(offset, memoryview(data))
             if data:
@@ -53,7 +54,7 @@ def test_the_file_is_what_the_writes_in_their_order_make_of_it(
 def test_no_more_pages_are_held_than_allowed(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     try:
-        held = Pages(fd)
+        held = Pages(OwnDescriptor(os.dup(fd), tmp_path))
         for number in range(FEW):
             held.write(number * SMALL_PAGE, memoryview(b"x"))
         assert os.fstat(fd).st_size == 0, "nothing had to go yet"
@@ -69,7 +70,7 @@ def test_bytes_beside_those_written_are_left_to_others(tmp_path: Path) -> None:
     path.write_bytes(b"a" * SMALL_PAGE)
     fd = os.open(path, os.O_RDWR)
     try:
-        held = Pages(fd)
+        held = Pages(OwnDescriptor(os.dup(fd), tmp_path))
         held.write(2, memoryview(b"bb"))
         os.pwrite(fd, b"c", 0)  # somebody else, before the page goes
         held.flush()
@@ -88,7 +89,7 @@ def test_what_could_not_be_written_is_written_by_the_next_flush(
         raise OSError(errno.ENOSPC, "full")
 
     try:
-        held = Pages(fd)
+        held = Pages(OwnDescriptor(os.dup(fd), tmp_path))
         held.write(0, memoryview(b"abc"))
         monkeypatch.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="full"):
