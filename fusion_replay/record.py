@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``record()``: the public face of :mod:`fusion_replay.recording`."""
+"""``record()``: the public face of :mod:`fusion_replay.recording`.
+
+Tested in tests/recording/test_recorder.py and test_options.py.
+"""
 
 from __future__ import annotations
 

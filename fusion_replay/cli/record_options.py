@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of ``record``, made of the fields of :class:`~fusion_replay.recording.options.Options`."""
+"""The options of ``record``, made of the fields of :class:`~fusion_replay.recording.options.Options`.
+
+Tested in tests/recording/test_options.py and tests/cli/test_bad_input.py.
+"""
 
 from __future__ import annotations
 

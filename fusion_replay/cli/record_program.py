@@ -4,6 +4,8 @@
 The program is a process of its own with its own streams, arguments and folder; only FUSION_REPLAY_* and PYTHONPATH are
 added to its environment. Everything we say goes to stderr, after it has ended. Its non-zero exit status, or the signal
 that ended it, is passed on.
+
+Tested in tests/integration/test_record_program.py.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 Each is an invocation of a sequence of one step; the same operator, parameters and shapes are the same sequence. What
 the step writes is often known only when it has written it: then the sequence begun with is its inputs alone, and the
 invocation is moved to the full one at the end.
+
+Tested in tests/recording/test_recorder.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 
 Every line is one ``write`` to a file opened for appending, so processes don't mix theirs, and a process that is killed
 has said what it had to say.
+
+Tested in tests/integration/test_record_program.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Filters as they are written, ``412,10-20,3:412``, and what they mean."""
+"""Filters as they are written, ``412,10-20,3:412``, and what they mean.
+
+Tested in tests/recording/test_retention.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the failures of a recorder away from the run that it records: told once, counted in the snapshot."""
+"""Keeps the failures of a recorder away from the run that it records: told once, counted in the snapshot.
+
+Tested in tests/recording/test_recorder.py.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ A process, because the kernel's wait may keep Python's lock: pyxrt's ``run.wait`
 ``src/python/pybind11/src/pyxrt.cpp``, d269eb9e656ce3670b54a2ecc4e3a812f9192e34), and no thread of the program can speak
 or act then. It imports the standard library alone, reads the program's steps from shared memory, and ends with the
 program (its pidfd), with the recording, or where the program becomes another by ``exec`` (the pipe's other end closes).
+
+Tested in tests/recording/test_step_timer.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One option of a recording: who offers it and how, and its value from text."""
+"""One option of a recording: who offers it and how, and its value from text.
+
+Tested in tests/recording/test_options.py.
+"""
 
 from __future__ import annotations
 

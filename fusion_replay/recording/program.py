@@ -3,6 +3,8 @@
 
 Loaded before the program's own first line (``recording/site``), so it imports next to nothing: numpy, h5py and the
 rest come with the first dispatch. Nothing that goes wrong in here reaches the program.
+
+Tested in tests/integration/test_record_program.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told on stderr of a recording that ended: what is missing from it, and what was noticed."""
+"""What is told on stderr of a recording that ended: what is missing from it, and what was noticed.
+
+Tested in tests/recording/test_recorder.py and test_retention.py.
+"""
 
 from __future__ import annotations
 
