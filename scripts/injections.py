@@ -157,7 +157,7 @@ class Model:
 
     def _evaluated(self, pairwise: Pairwise, step: Any) -> Any:
         """As diff does it, but the references of the clean recording are asked once and not for every injection."""
-        if step._store is not self.clean.store:
+        if not any(step.sequence is sequence for sequence in self.clean.sequences):
             return EVALUATED(pairwise, step)
         if step.address not in self.evaluated:
             self.evaluated[step.address] = EVALUATED(pairwise, step)

@@ -22,11 +22,12 @@ from fusion_replay.compare.deviation import json_number
 from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
 from fusion_replay.replay import replay
 from fusion_replay.replaying.chain import Chain, follow
-from fusion_replay.replaying.judge import NotComparedError, Plan, tensors
+from fusion_replay.replaying.judge import NotComparedError, Plan
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import Step
     from fusion_replay.replaying.outcome import StepReport
-    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.snapshot import Snapshot
 
 FORMAT = "fusion-replay.attribution/1"
 
@@ -211,15 +212,15 @@ def attribute(
     return Attribution(hybrid.invocation, hybrid.outputs, total, float(np.linalg.norm(own)), steps)
 
 
-def _handed(step: RecordedStep, plan: Plan, chains: dict[int, Chain]) -> tuple[float, float]:
+def _handed(step: Step, plan: Plan, chains: dict[int, Chain]) -> tuple[float, float]:
     """(error of its worst input, error of its outputs) against the chain, which goes on from here."""
     chain = chains.setdefault(id(step.sequence), Chain())
-    inputs = [rel_l2(_flat(t.numpy()), _flat(chain.read(step.invocation, t))) for t in tensors(step.inputs)]
+    inputs = [rel_l2(_flat(t.numpy()), _flat(chain.read(step.invocation, t))) for t in step.inputs.in_order()]
     try:
         follow(step, plan, chain)
     except NotComparedError:
         return max(inputs, default=0.0), 0.0
-    outputs = [(t, chain.read(step.invocation, t)) for t in tensors(step.outputs)]
+    outputs = [(t, chain.read(step.invocation, t)) for t in step.outputs.in_order()]
     recorded = np.concatenate([_flat(t.numpy()) for t, _ in outputs])
     return max(inputs, default=0.0), rel_l2(recorded, np.concatenate([_flat(x) for _, x in outputs]))
 
@@ -250,9 +251,7 @@ def _shares(
     return shares
 
 
-def _share(
-    step: RecordedStep, judged: StepReport | None, errors: tuple[float, float], share: float | None
-) -> StepShare:
+def _share(step: Step, judged: StepReport | None, errors: tuple[float, float], share: float | None) -> StepShare:
     own = _own(judged)
     return StepShare(
         address=step.address,

@@ -19,11 +19,11 @@ import numpy as np
 
 from fusion_replay.diverge.dataflow import CHANGED, Dataflow, dataflow
 from fusion_replay.model.runlist import SequenceDescription, format_address
-from fusion_replay.replaying.judge import tensors
 from fusion_replay.sources.describe import keeps_old_contents
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor, Step
+    from fusion_replay.snapshot import Snapshot
 
 Weight = Literal["certain", "suspect", "note"]
 WEIGHTS: tuple[Weight, ...] = get_args(Weight)
@@ -157,7 +157,7 @@ def _unrecorded_contents(
     filled: dict[str, str] = {}
     for number in partial:
         step = snapshot.get(calls[0], number)
-        for tensor in () if step is None else tensors(step.outputs):
+        for tensor in () if step is None else step.outputs.in_order():
             old = tensor.previous
             if step is None or old is None or not old.kept or not _first_write(sequence, number, tensor):
                 continue
@@ -204,9 +204,9 @@ def _same_offset(
         a, b = (snapshot.get(call, number) for call in pair)
         if a is None or b is None or a.values != b.values:
             continue  # other values for this dispatch: the offset was passed along
-        if [t.digest for t in tensors(a.inputs)] == [t.digest for t in tensors(b.inputs)]:
+        if [t.digest for t in a.inputs.in_order()] == [t.digest for t in b.inputs.in_order()]:
             continue  # the same data again says nothing about the place
-        for old, new in zip(tensors(a.outputs), tensors(b.outputs), strict=True):
+        for old, new in zip(a.outputs.in_order(), b.outputs.in_order(), strict=True):
             first, second = _touched(old), _touched(new)
             if first is not None and second is not None and _overlap(first, second) > 0.5:
                 stuck[new.use.buffer] = b.address
@@ -259,8 +259,8 @@ def _spelled(values: dict[str, Any]) -> str:
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _operand(step: RecordedStep, position: int) -> RecordedTensor:
-    return next(t for t in tensors(step.inputs) if t.position == position)
+def _operand(step: Step, position: int) -> RecordedTensor:
+    return next(t for t in step.inputs.in_order() if t.position == position)
 
 
 def _listed(names: list[str]) -> str:

@@ -12,10 +12,9 @@ are in the order in which the steps began, so every edge points forward.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.diverge.operands import Operands, Rows
+from fusion_replay.model.byte_spans import ByteSpans
 from fusion_replay.model.runlist import SequenceDescription, format_address
 from fusion_replay.snapshot.schema import COMPLETE, INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.describe import keeps_old_contents
@@ -178,8 +178,8 @@ class Dataflow:
 def dataflow(snapshot: Snapshot) -> Dataflow:
     """The graph of a recording, from its runlists and tables alone."""
     index = snapshot.index
-    plans = [_Plan(s) for s in index.sequences]
-    buffers = [_Buffers() for _ in plans]
+    plans = [_Uses(s) for s in index.sequences]
+    buffers: list[_Buffers] = [ByteSpans() for _ in plans]
     invocations = index.invocations.tolist()
     steps = list(zip(*(index.steps[c].tolist() for c in ("invocation", "step")), strict=True))
     last = {invocation: row for row, (invocation, _) in enumerate(steps)}
@@ -191,27 +191,27 @@ def dataflow(snapshot: Snapshot) -> Dataflow:
         for unseen in range(begun, invocation):  # ran whole, and nothing of it was recorded
             if unseen not in last and invocations[unseen][1] == COMPLETE:
                 for writes in plans[invocations[unseen][0]].writes:
-                    buffers[invocations[unseen][0]].write(writes, UNRECORDED)
+                    _write(buffers[invocations[unseen][0]], writes, UNRECORDED)
         begun = max(begun, invocation)
         sequence, status = invocations[invocation]
         plan, state = plans[sequence], buffers[sequence]
         for missing in range(next_step[invocation], number):
-            state.write(plan.writes[missing], UNRECORDED)
+            _write(state, plan.writes[missing], UNRECORDED)
         next_step[invocation] = max(next_step[invocation], number + 1)
         for position, buffer, start, stop in plan.reads[number]:
-            for p in state.read(buffer, start, stop):
+            for p in _read(state, buffer, start, stop):
                 same = p.whole and (p.start, p.stop) == (start, stop)
                 edges.append((p.producer, p.wrote, row, position, p.start, p.stop, HANDED if same else UNKNOWN))
-        state.write(plan.writes[number], row)
+        _write(state, plan.writes[number], row)
         if last[invocation] == row:
             if status == COMPLETE:
                 for missing in range(next_step[invocation], len(plan.writes)):
-                    state.write(plan.writes[missing], UNRECORDED)
+                    _write(state, plan.writes[missing], UNRECORDED)
             spans = plan.outputs or [(name, lo, hi) for _, name, lo, hi in plan.writes[number]]
-            finals += [Final(invocation, name, p) for name, lo, hi in spans for p in state.read(name, lo, hi)]
+            finals += [Final(invocation, name, p) for name, lo, hi in spans for p in _read(state, name, lo, hi)]
     table = np.array(edges, EDGES)
     _settle(table, Operands.of(index))
-    live = frozenset((p.producer, p.wrote) for state in buffers for p in state.pieces() if p.producer >= 0)
+    live = frozenset((s.writer[0], s.writer[1][0]) for state in buffers for s in state if s.writer[0] >= 0)
     addresses = np.stack([index.steps["invocation"], index.steps["step"]], 1).astype(np.int64)
     return Dataflow(table, tuple(finals), live, addresses)
 
@@ -229,74 +229,42 @@ def _settle(edges: Edges, operands: Operands) -> None:
 
 # --- parts ----------------------------------------------------------------------------------------------------------
 
+_Use = tuple[int, str, int, int]
+"""One operand of a runlist entry: its position, the buffer, the first byte, the byte behind the last."""
 
-class _Plan:
-    """What each entry of a runlist reads and writes: (position, buffer, first byte, byte behind the last)."""
+_Buffers = ByteSpans[tuple[int, _Use]]
+"""Who wrote the bytes of a sequence's buffers last: the row of the step, and all that its operand wrote."""
+
+
+class _Uses:
+    """What each entry of a runlist reads and writes."""
 
     def __init__(self, sequence: SequenceDescription) -> None:
         partial = [keeps_old_contents(op) for op in sequence.operators]
         sizes = {b.name: b.nbytes for b in sequence.buffers}
-        self.reads: list[list[tuple[int, str, int, int]]] = []
-        self.writes: list[list[tuple[int, str, int, int]]] = []
+        self.reads: list[list[_Use]] = []
+        self.writes: list[list[_Use]] = []
         self.outputs = [(name, 0, sizes[name]) for name in sequence.output_args if sizes.get(name)]
         for step in sequence.steps:
-            uses = [(i, u, (i, u.buffer, u.start, u.start + u.spec.nbytes)) for i, u in enumerate(step.operands)]
+            uses = [(i, u, (i, u.buffer, u.start, u.end)) for i, u in enumerate(step.operands)]
             keeps = partial[step.operator]
             self.reads.append([at for _, u, at in uses if u.spec.reads or keeps])
             self.writes.append([at for _, u, at in uses if u.spec.writes])
 
 
-@dataclass
-class _Buffers:
-    """Who wrote which bytes last: per buffer, pieces in ascending order that don't overlap."""
-
-    starts: dict[str, list[int]] = field(default_factory=dict)
-    held: dict[str, list[Piece]] = field(default_factory=dict)
-
-    def read(self, buffer: str, start: int, stop: int) -> list[Piece]:
-        """The range in pieces; what nobody wrote comes from OUTSIDE."""
-        found, at = [], start
-        for piece in self._inside(buffer, start, stop):
-            if at < piece.start:
-                found.append(Piece(at, piece.start, OUTSIDE, 0, False))
-            found.append(_cut(piece, max(piece.start, start), min(piece.stop, stop)))
-            at = piece.stop
-        if at < stop:
-            found.append(Piece(at, stop, OUTSIDE, 0, False))
-        return found
-
-    def write(self, writes: list[tuple[int, str, int, int]], row: int) -> None:
-        for position, buffer, start, stop in writes:
-            old = self._inside(buffer, start, stop)
-            new = [Piece(start, stop, row, position, True)] if start < stop else []
-            if old and old[0].start < start:
-                new.insert(0, _cut(old[0], old[0].start, start))
-            if old and stop < old[-1].stop:
-                new.append(_cut(old[-1], stop, old[-1].stop))
-            starts, held = self.starts.setdefault(buffer, []), self.held.setdefault(buffer, [])
-            lo = bisect_right(starts, old[0].start) - 1 if old else bisect_right(starts, start)
-            held[lo : lo + len(old)] = new
-            starts[lo : lo + len(old)] = [p.start for p in new]
-
-    def pieces(self) -> Iterator[Piece]:
-        for held in self.held.values():
-            yield from held
-
-    def _inside(self, buffer: str, start: int, stop: int) -> list[Piece]:
-        """The pieces that overlap the range."""
-        starts, held = self.starts.get(buffer, []), self.held.get(buffer, [])
-        lo = max(bisect_right(starts, start) - 1, 0)
-        if lo < len(held) and held[lo].stop <= start:
-            lo += 1
-        hi = lo
-        while hi < len(held) and held[hi].start < stop:
-            hi += 1
-        return held[lo:hi]
+def _read(buffers: _Buffers, buffer: str, start: int, stop: int) -> Iterator[Piece]:
+    for lo, hi, writer in buffers.read(buffer, start, stop):
+        if writer is None:
+            yield Piece(lo, hi, OUTSIDE, 0, False)
+        else:
+            row, (position, _, first, end) = writer
+            yield Piece(lo, hi, row, position, (lo, hi) == (first, end))
 
 
-def _cut(piece: Piece, start: int, stop: int) -> Piece:
-    same = (piece.start, piece.stop) == (start, stop)
-    return piece if same else piece._replace(start=start, stop=stop, whole=False)
+def _write(buffers: _Buffers, uses: list[_Use], row: int) -> None:
+    for use in uses:
+        _, buffer, start, stop = use
+        buffers.write(buffer, start, stop, (row, use))
 
 
 __all__ = ["CHANGED", "EDGES", "HANDED", "OUTSIDE", "UNKNOWN", "UNRECORDED", "Dataflow", "Final", "Piece", "dataflow"]

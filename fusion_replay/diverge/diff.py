@@ -25,14 +25,15 @@ from fusion_replay.diverge.align import MISSING, NOT_IN_RUNLIST, NOT_INVOKED, Al
 from fusion_replay.diverge.changes import Changes, carrying, changes
 from fusion_replay.diverge.dataflow import dataflow
 from fusion_replay.diverge.diff_report import DiffReport
-from fusion_replay.diverge.difference import StepDifference
+from fusion_replay.diverge.difference import Judged, Kind, StepDifference
 from fusion_replay.diverge.effects import Effects
 from fusion_replay.diverge.environment import Change, environment_changes
 from fusion_replay.diverge.pairwise import Pairwise, newly_wrong, suspects
 from fusion_replay.errors import UsageError
+from fusion_replay.model.step import Step
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.judge import FOREIGN, Plan
-from fusion_replay.snapshot import RecordedStep, Snapshot, open_snapshot
+from fusion_replay.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -119,7 +120,7 @@ class _Run:
             environment=_environment(self.a, self.b),
             notes=notes,
             not_compared=lonely,
-            recorded_on=tuple(dict.fromkeys(_ran_on(s) for s in (*self.a.sequences, *self.b.sequences))),
+            recorded_on=tuple(dict.fromkeys(s.ran_on for s in (*self.a.sequences, *self.b.sequences))),
         )
         alone = [] if op is not None else self._alone()
         if not len(numbers) and not alone:
@@ -196,26 +197,27 @@ class _Run:
             return replace(base, kind="introduced", why=why, breaks=True)
         return replace(base, kind="inherited", why=_inherited(judged))
 
-    def _pair(self, number: int) -> tuple[RecordedStep, RecordedStep]:
+    def _pair(self, number: int) -> tuple[Step, Step]:
         return (
-            RecordedStep(self.a.index, self.a.store, int(self.changes.a[number])),
-            RecordedStep(self.b.index, self.b.store, int(self.changes.b[number])),
+            self.a.at(int(self.changes.a[number])),
+            self.b.at(int(self.changes.b[number])),
         )
 
     # --- what only one side has ---------------------------------------------------------------------------------
 
     def _alone(self) -> list[StepDifference]:
         found = []
-        for snapshot, codes, other, in_runlist in (
+        sides: tuple[tuple[Snapshot, npt.NDArray[np.int64], str, Kind], ...] = (
             (self.a, self.alignment.b_of, "b", "removed"),
             (self.b, self.alignment.a_of, "a", "added"),
-        ):
+        )
+        for snapshot, codes, other, in_runlist in sides:
             for row in np.flatnonzero((codes == MISSING) | (codes == NOT_IN_RUNLIST)).tolist():
-                step = RecordedStep(snapshot.index, snapshot.store, row)
+                step = snapshot.at(row)
                 lost = codes[row] == MISSING
                 why = f"{other} has no record of it" if lost else f"the runlist of {other} has no such step"
                 status = (step.status, "") if other == "b" else ("", step.status)
-                kind: Any = "missing" if lost else in_runlist
+                kind: Kind = "missing" if lost else in_runlist
                 address = step.address if other == "b" else None
                 found.append(
                     StepDifference(
@@ -256,7 +258,7 @@ class _Run:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def _inherited(judged: Any) -> str:
+def _inherited(judged: tuple[Judged, Judged]) -> str:
     a, b = judged
     if b.ok is None or a.ok is None:
         why = b.detail if b.ok is None else a.detail
@@ -270,7 +272,7 @@ def _values_changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [n for n in sorted({*a, *b}) if a.get(n) != b.get(n)]
 
 
-def _what_changed(a: RecordedStep, b: RecordedStep, changed: str) -> str:
+def _what_changed(a: Step, b: Step, changed: str) -> str:
     if changed == "operator":
         return f"{a.op.type} -> {b.op.type}"
     if "parameters" in changed:
@@ -288,13 +290,7 @@ def _environment(a: Snapshot, b: Snapshot) -> tuple[Change, ...]:
     return (*environment_changes(*origins), *environment_changes(a.provenance, b.provenance))
 
 
-def _ran_on(sequence: Any) -> str:
-    variant, device = sequence.origin.get("variant", "unknown source"), sequence.origin.get("device", "")
-    name = {"simulator": "the software NPU", "arrays": "arrays given by the caller"}.get(variant, f"IRON {variant}")
-    return f"{name} ({device})" if device else name
-
-
-def _sequence_of(snapshot: Snapshot, step: RecordedStep) -> int:
+def _sequence_of(snapshot: Snapshot, step: Step) -> int:
     return int(snapshot.index.invocations["sequence"][step.invocation])
 
 

@@ -15,12 +15,12 @@ from fusion_replay.diverge.changes import Changes
 from fusion_replay.diverge.dataflow import CHANGED, UNRECORDED, Dataflow, Final, Piece, dataflow
 from fusion_replay.diverge.difference import FinalDifference, OutsideDifference
 from fusion_replay.diverge.operands import key_of, place_of
-from fusion_replay.replaying.judge import tensors
-from fusion_replay.snapshot import RecordedStep
+from fusion_replay.model.step import Step
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.pairwise import Pairwise
-    from fusion_replay.snapshot import RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor
+    from fusion_replay.snapshot import Snapshot
 
 Mask = npt.NDArray[np.bool_]
 
@@ -72,7 +72,7 @@ class Effects:
             _add(found, step.description.operands[position].buffer, self._why(row, position), step, self._after(row))
         for number in np.flatnonzero(self.changes.values).tolist():
             row = int(self.changes.b[number])
-            b, a = self._step(row), RecordedStep(self.a.index, self.a.store, int(self.changes.a[number]))
+            b, a = self._step(row), self.a.at(int(self.changes.a[number]))
             for name in sorted(n for n in {*a.values, *b.values} if a.values.get(n) != b.values.get(n)):
                 _add(found, f"value {name}", "another runtime value was given", b, self._after(row))
         return tuple(found.values())
@@ -103,7 +103,7 @@ class Effects:
     def _theirs(self, written: tuple[int, int] | None) -> RecordedTensor | None:
         if written is None:
             return None
-        return _output_at(RecordedStep(self.a.index, self.a.store, written[0]), written[1])
+        return _output_at(self.a.at(written[0]), written[1])
 
     @cached_property
     def _final_rows(self) -> list[int]:
@@ -145,16 +145,16 @@ class Effects:
     def _after(self, row: int) -> bool:
         return any(r < row for r in self._final_rows)
 
-    def _step(self, row: int) -> RecordedStep:
-        return RecordedStep(self.b.index, self.b.store, row)
+    def _step(self, row: int) -> Step:
+        return self.b.at(row)
 
 
-def _output_at(step: RecordedStep, position: int) -> RecordedTensor | None:
-    return next((t for t in tensors(step.outputs) if t.position == position), None)
+def _output_at(step: Step, position: int) -> RecordedTensor | None:
+    return next((t for t in step.outputs.in_order() if t.position == position), None)
 
 
 def _digest(snapshot: Snapshot, piece: Piece) -> str | None:
-    found = _output_at(RecordedStep(snapshot.index, snapshot.store, piece.producer), piece.wrote)
+    found = _output_at(snapshot.at(piece.producer), piece.wrote)
     return None if found is None else found.digest
 
 
@@ -162,7 +162,7 @@ def _key(row: int, position: int) -> int:
     return int(key_of(np.array([row]), np.array([position]), 0)[0])
 
 
-def _add(found: dict[tuple[str, str], OutsideDifference], name: str, why: str, step: RecordedStep, after: bool) -> None:
+def _add(found: dict[tuple[str, str], OutsideDifference], name: str, why: str, step: Step, after: bool) -> None:
     known = found.get((name, why))
     if known is None:
         found[name, why] = OutsideDifference(name, step.address, 1, why, after)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,14 @@ import numpy.typing as npt
 from fusion_replay.diverge.causes.case import Again, Version
 from fusion_replay.errors import SnapshotError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, tensors
+from fusion_replay.model.byte_spans import ByteSpans
+from fusion_replay.model.step import ReplacedStep
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 from fusion_replay.snapshot.schema import digest_of
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor, Step
+    from fusion_replay.snapshot import Snapshot
 
 NDArray = npt.NDArray[Any]
 _Use = tuple[int, int, int, int]  # place in the recording's order, position in the runlist entry, first byte, end
@@ -33,7 +35,7 @@ class Evidence:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
-    def previous(self, step: RecordedStep, output: RecordedTensor) -> NDArray | None:
+    def previous(self, step: Step, output: RecordedTensor) -> NDArray | None:
         """What lay in the output's bytes when the step began, flat; None where the recording cannot tell.
 
         Where only a digest of it was kept, the contents are put together from earlier steps and must have that digest.
@@ -50,7 +52,7 @@ class Evidence:
                 return None
         return raw.view(numpy_dtype(output.dtype))
 
-    def versions(self, step: RecordedStep, tensor: RecordedTensor) -> tuple[Version, ...]:
+    def versions(self, step: Step, tensor: RecordedTensor) -> tuple[Version, ...]:
         """Earlier contents of the same bytes, the newest first, none twice: what this step saw there in the invocation
         before, and what steps wrote there."""
         found: dict[str, Version] = {}
@@ -62,9 +64,9 @@ class Evidence:
                     break
         return tuple(found.values())
 
-    def again(self, step: RecordedStep, number: int, plan: Plan | None = None) -> Again | None:
+    def again(self, step: Step, number: int, plan: Plan | None = None) -> Again | None:
         """The reference of output ``number``, to be asked under other hypotheses; None where it cannot be evaluated."""
-        inputs = tensors(step.inputs)
+        inputs = step.inputs.in_order()
         if not all(t.kept for t in inputs):
             return None
         asked = plan or Plan()
@@ -75,7 +77,11 @@ class Evidence:
                 return tensor.numpy() if given is None else given.reshape(tensor.shape)
 
             try:
-                return evaluate_step(_altered(step, params, values), asked, read).results[number].reshape(-1)
+                return (
+                    evaluate_step(ReplacedStep(step, read=read, params=params, values=values), asked)
+                    .results[number]
+                    .reshape(-1)
+                )
             except NotComparedError as why:
                 raise SnapshotError(why.reason) from why
 
@@ -94,14 +100,14 @@ class Evidence:
             op=step.op.type,
         )
 
-    def before(self, step: RecordedStep) -> list[RecordedStep]:
+    def before(self, step: Step) -> list[Step]:
         """The steps that ran before it, the latest first."""
         return self._steps[: self._place[step.invocation, step.index]][::-1]
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _steps(self) -> list[RecordedStep]:
+    def _steps(self) -> list[Step]:
         return list(self.snapshot.steps())
 
     @cached_property
@@ -112,71 +118,59 @@ class Evidence:
     def _uses(self) -> dict[tuple[int, str], list[_Use]]:
         found: dict[tuple[int, str], list[_Use]] = {}
         for place, step in enumerate(self._steps):
-            for position, use in enumerate(step.description.operands):
-                span = (place, position, use.start, use.start + use.spec.nbytes)
+            # A step reads before it writes, wherever the operands stand.
+            for position, use in sorted(
+                enumerate(step.description.operands), key=lambda operand: operand[1].spec.writes
+            ):
+                span = (place, position, use.start, use.end)
                 found.setdefault((id(step.sequence), use.buffer), []).append(span)
         return found
 
-    def _before(self, step: RecordedStep, buffer: str) -> Iterator[_Use]:
+    def _before(self, step: Step, buffer: str) -> Iterator[_Use]:
         """Uses of the buffer in earlier steps, the latest first."""
         here = self._place[step.invocation, step.index]
         for use in reversed(self._uses.get((id(step.sequence), buffer), [])):
             if use[0] < here:
                 yield use
 
-    def _made_here(self, step: RecordedStep, tensor: RecordedTensor) -> bool:
+    def _made_here(self, step: Step, tensor: RecordedTensor) -> bool:
         """Does some step of the runlist write this buffer?"""
         name = tensor.use.buffer
         return any(u.buffer == name and u.spec.writes for s in step.sequence.steps for u in s.operands)
 
-    def _earlier(self, step: RecordedStep, tensor: RecordedTensor) -> Iterator[tuple[str, RecordedTensor]]:
+    def _earlier(self, step: Step, tensor: RecordedTensor) -> Iterator[tuple[str, RecordedTensor]]:
         for back in range(1, 3):
             place = self._place.get((step.invocation - back, step.index))
             if place is not None and self._steps[place].sequence is step.sequence:
                 before = self._steps[place]
                 side = before.inputs if tensor.use.spec.reads else before.outputs
-                yield from ((f"that of {before.address}", t) for t in tensors(side) if t.position == tensor.position)
-        lo, hi = tensor.use.start, tensor.use.start + tensor.nbytes
+                yield from ((f"that of {before.address}", t) for t in side.in_order() if t.position == tensor.position)
+        lo, hi = tensor.use.start, tensor.use.end
         for place, position, start, stop in self._before(step, tensor.use.buffer):
             writer = self._steps[place]
             if (start, stop) == (lo, hi) and writer.description.operands[position].spec.writes:
                 what = f"what {writer.address} {writer.op.type} wrote"
-                yield from ((what, t) for t in tensors(writer.outputs) if t.position == position)
+                yield from ((what, t) for t in writer.outputs.in_order() if t.position == position)
 
-    def _contents(self, step: RecordedStep, output: RecordedTensor) -> npt.NDArray[np.uint8] | None:
+    def _contents(self, step: Step, output: RecordedTensor) -> npt.NDArray[np.uint8] | None:
         """The bytes as the latest earlier steps saw or left them."""
-        lo, size = output.use.start, output.nbytes
-        raw, missing = np.zeros(size, np.uint8), np.ones(size, np.bool_)
-        for place, position, start, stop in self._before(step, output.use.buffer):
-            cut = slice(max(start, lo) - lo, max(min(stop, lo + size) - lo, 0))
-            if cut.start >= cut.stop or not missing[cut].any():
-                continue
-            earlier = self._steps[place]
-            sides = [*tensors(earlier.outputs), *tensors(earlier.inputs)]
-            seen = next((t for t in sides if t.position == position and t.kept), None)
-            if seen is None:
-                return None
-            held = flat_bytes(seen.numpy())
-            part = held[cut.start + lo - start : cut.stop + lo - start]
-            raw[cut] = np.where(missing[cut], part, raw[cut])
-            missing[cut] = False
-            if not missing.any():
+        lo, hi, buffer = output.use.start, output.use.end, output.use.buffer
+        seen: ByteSpans[_Use] = ByteSpans()  # the latest use first, each for the bytes that no later one has
+        for use in self._before(step, buffer):
+            for span in seen.read(buffer, max(lo, use[2]), min(hi, use[3])):
+                if span.writer is None:
+                    seen.write(buffer, span.start, span.stop, use)
+            if all(span.writer is not None for span in seen.read(buffer, lo, hi)):
                 break
-        return raw  # what no step touched is zero, which the digest will tell
-
-
-class _Altered:
-    """A recorded step with other parameters and runtime values."""
-
-    def __init__(self, step: RecordedStep, params: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        self._step = step
-        self.op = replace(step.op, params={**step.op.params, **params})
-        self.values = {**step.values, **values}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._step, name)
-
-
-def _altered(step: RecordedStep, params: Mapping[str, Any], values: Mapping[str, Any]) -> RecordedStep:
-    changed: Any = _Altered(step, params, values) if params or values else step
-    return changed  # type: ignore[no-any-return]
+        raw = np.zeros(output.nbytes, np.uint8)  # what no step touched is zero, which the digest will tell
+        for start, stop, found in seen.read(buffer, lo, hi):
+            if found is None:
+                continue
+            place, position, first, _ = found
+            earlier = self._steps[place]
+            sides = [*earlier.outputs.in_order(), *earlier.inputs.in_order()]
+            kept = next((t for t in sides if t.position == position and t.kept), None)
+            if kept is None:
+                return None
+            raw[start - lo : stop - lo] = flat_bytes(kept.numpy())[start - first : stop - first]
+        return raw

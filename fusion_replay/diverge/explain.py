@@ -22,26 +22,27 @@ from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import as_dtype
 from fusion_replay.operators.tiling import Tiling, ruler
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, tensors
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.operators import OperatorSpec
     from fusion_replay.replaying.outcome import StepReport
     from fusion_replay.replaying.replay_report import ReplayReport
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.snapshot import Snapshot
 
 NDArray = npt.NDArray[Any]
 
 
 def explain(
-    step: RecordedStep,
+    step: Step,
     snapshot: Snapshot,
-    against: RecordedStep | None = None,
+    against: Step | None = None,
     *,
     plan: Plan | None = None,
     output: int | None = None,
-    repeats: Sequence[RecordedStep] = (),
+    repeats: Sequence[Step] = (),
     evidence: Evidence | None = None,
 ) -> Explanation | None:
     """What is wrong with a step's output; None where nothing is, or where it cannot be judged.
@@ -57,7 +58,7 @@ def explain(
     """
     expected, tolerance = _expected(step, against, plan or Plan())
     known = evidence or Evidence(snapshot)
-    outputs = tensors(step.outputs)
+    outputs = step.outputs.in_order()
     for number in range(len(outputs)) if output is None else (output,):
         if number >= len(expected) or not outputs[number].kept:
             continue
@@ -74,7 +75,7 @@ def explain(
     return None
 
 
-def explain_difference(a: RecordedStep, b: RecordedStep, snapshots: tuple[Snapshot, Snapshot]) -> Explanation | None:
+def explain_difference(a: Step, b: Step, snapshots: tuple[Snapshot, Snapshot]) -> Explanation | None:
     """Why the outputs of two recordings' step differ: of b against a; of a against b where a alone breaks its rule.
 
     ``snapshots`` are those of a and b.
@@ -157,10 +158,10 @@ def _like(what: str, x: npt.ArrayLike, right: NDArray) -> NDArray:
     return found
 
 
-def _holds(step: RecordedStep) -> bool:
+def _holds(step: Step) -> bool:
     """Is every output within the operator's limits of its reference, as far as that can be said?"""
     expected, limits = _expected(step, None, Plan())
-    pairs = zip(tensors(step.outputs), expected, strict=False)
+    pairs = zip(step.outputs.in_order(), expected, strict=False)
     return not any(Case(t.numpy().reshape(-1), e, ruler(e.size), limits).count for t, e in pairs if t.kept)
 
 
@@ -179,18 +180,18 @@ def explain_step(snapshot: Snapshot, judged: StepReport, reference: str = "auto"
     return explain(snapshot[judged.address], snapshot, plan=Plan(reference=reference), output=number)
 
 
-def _expected(step: RecordedStep, against: RecordedStep | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
+def _expected(step: Step, against: Step | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
     if against is not None:
-        outputs = tensors(against.outputs)
+        outputs = against.outputs.in_order()
         return [t.numpy().reshape(-1) for t in outputs] if all(t.kept for t in outputs) else [], None
     try:
-        results = evaluate_step(step, plan, lambda tensor: tensor.numpy()).results
+        results = evaluate_step(step, plan).results
     except NotComparedError:
         return [], None
     spec = refs.lookup(step.op.type)
     device = step.sequence.origin.get("device")
     limits = bf16_ulps(2) if spec is None else spec.tolerance_for(device, step.op.params)
-    return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, tensors(step.outputs), strict=True)], limits
+    return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, step.outputs.in_order(), strict=True)], limits
 
 
 def _tiling(spec: OperatorSpec | None, params: Mapping[str, Any], size: int) -> Tiling:
@@ -206,14 +207,14 @@ def _tiling(spec: OperatorSpec | None, params: Mapping[str, Any], size: int) -> 
 
 
 def _case(
-    step: RecordedStep,
+    step: Step,
     tensor: RecordedTensor,
     number: int,
     expected: NDArray,
     tolerance: Tolerance | None,
     known: Evidence,
     plan: Plan | None,
-    repeats: Sequence[RecordedStep],
+    repeats: Sequence[Step],
 ) -> Case:
     actual = tensor.numpy().reshape(-1)
     spec = refs.lookup(step.op.type)
@@ -221,7 +222,7 @@ def _case(
     bare = Case(actual, expected, tiling, tolerance)
     if not bare.count:
         return bare
-    others = [tensors(r.outputs)[number] for r in repeats]
+    others = [r.outputs.in_order()[number] for r in repeats]
     return Case(
         actual,
         expected,

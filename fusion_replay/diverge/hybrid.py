@@ -20,12 +20,13 @@ from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
 from fusion_replay.replaying.chain import Chain, follow
-from fusion_replay.replaying.judge import NotComparedError, Plan, tensors
+from fusion_replay.replaying.judge import NotComparedError, Plan
 from fusion_replay.snapshot.read.store import NOT_KEPT
 from fusion_replay.snapshot.schema import COMPLETE
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.model.step import Step
+    from fusion_replay.snapshot import Snapshot
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,7 +74,7 @@ class Hybrid:
             raise MissingError(f"{snapshot.path}: no recorded step wrote an output of invocation {self.invocation}")
         needed = self.graph.backward({f.piece.producer for f in self._finals})
         rows = np.flatnonzero(needed).tolist()
-        self.steps: tuple[RecordedStep, ...] = tuple(snapshot[_address(self.graph, row)] for row in rows)
+        self.steps: tuple[Step, ...] = tuple(snapshot[_address(self.graph, row)] for row in rows)
         self._of_row = dict(zip(rows, self.steps, strict=True))
         self.stand_ins: dict[str, str] = {}
         _need_contents(snapshot, self.steps)
@@ -98,7 +99,7 @@ class Hybrid:
 
     def _piece(self, final: Final, chains: dict[int, Chain] | None) -> Floats:
         step = self._of_row[final.piece.producer]
-        tensor = next(t for t in tensors(step.outputs) if t.position == final.piece.wrote)
+        tensor = next(t for t in step.outputs.in_order() if t.position == final.piece.wrote)
         chain = None if chains is None else chains.get(id(step.sequence))
         whole = tensor.numpy() if chain is None else chain.read(self.invocation, tensor)
         raw = flat_bytes(whole)
@@ -149,9 +150,9 @@ def _address(graph: Dataflow, row: int) -> tuple[int, int]:
     return invocation, step
 
 
-def _need_contents(snapshot: Snapshot, steps: Sequence[RecordedStep]) -> None:
+def _need_contents(snapshot: Snapshot, steps: Sequence[Step]) -> None:
     for step in steps:
-        lacking = [t for t in (*tensors(step.inputs), *tensors(step.outputs)) if not t.kept]
+        lacking = [t for t in (*step.inputs.in_order(), *step.outputs.in_order()) if not t.kept]
         if lacking and step.status == "complete":
             why = lacking[0].absent
             names = ", ".join(t.name for t in lacking if t.absent == why)

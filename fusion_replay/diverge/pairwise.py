@@ -13,11 +13,12 @@ from fusion_replay.compare.tolerance import Tolerance, exact
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
 from fusion_replay.diverge.honest import excuse
-from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge
 from fusion_replay.replaying.write_history import WriteHistory
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor, Step
+    from fusion_replay.snapshot import Snapshot
 
 NOT_KEPT = "only digests were kept, so nobody can say by how much it differs; record both with their contents"
 
@@ -40,21 +41,19 @@ class Pairwise:
     def of(cls, a: Snapshot, b: Snapshot, plan: Plan) -> Pairwise:
         return cls(plan, WriteHistory(a), WriteHistory(b))
 
-    def outputs(
-        self, a: RecordedStep, b: RecordedStep, positions: Iterable[int], *, same_inputs: bool
-    ) -> tuple[OutputDifference, ...]:
+    def outputs(self, a: Step, b: Step, positions: Iterable[int], *, same_inputs: bool) -> tuple[OutputDifference, ...]:
         """b's outputs at these positions judged against a's.
 
         On the same inputs by the limits of the operator. On others an operator that selects or moves numbers hands on
         what it was given: the limits of the rule itself are meant for that.
         """
-        theirs = {t.position: t for t in tensors(a.outputs)}
+        theirs = {t.position: t for t in a.outputs.in_order()}
         wanted = set(positions)
-        ours = [t for t in tensors(b.outputs) if t.position in wanted]
+        ours = [t for t in b.outputs.in_order() if t.position in wanted]
         return tuple(self.output(theirs.get(t.position), t, b, same_inputs=same_inputs) for t in ours)
 
     def output(
-        self, theirs: RecordedTensor | None, ours: RecordedTensor, b: RecordedStep, *, same_inputs: bool
+        self, theirs: RecordedTensor | None, ours: RecordedTensor, b: Step, *, same_inputs: bool
     ) -> OutputDifference:
         """One output of step ``b`` against what a has in its place."""
         limit, exact_bits = self._limits(b) if same_inputs else (self._loose(b), False)
@@ -68,7 +67,7 @@ class Pairwise:
         verdict = compare(ours.numpy(), theirs.numpy(), self.plan.rule, tolerance=limit, exact_bits=exact_bits)
         return OutputDifference(ours.name, ours.buffer, verdict)
 
-    def judged(self, a: RecordedStep, b: RecordedStep, *, same_inputs: bool) -> tuple[Judged, Judged]:
+    def judged(self, a: Step, b: Step, *, same_inputs: bool) -> tuple[Judged, Judged]:
         """Each side against its own reference on its own inputs. Where b alone breaks the rule on inputs that differ,
         and they may be why (:mod:`~fusion_replay.diverge.honest`), its ``ok`` is None, its detail that reason."""
         ours, theirs = self._evaluated(b), self._evaluated(a)
@@ -80,41 +79,41 @@ class Pairwise:
         why = self._excuse(b, ours, theirs)
         return judged[0], replace(judged[1], ok=None, detail=why) if why else judged[1]
 
-    def _excuse(self, b: RecordedStep, ours: Evaluation, theirs: Evaluation) -> str:
+    def _excuse(self, b: Step, ours: Evaluation, theirs: Evaluation) -> str:
         """One reason for every output that breaks the rule; "" where one has none."""
         limits, exact_bits = self._limits(b)
         if exact_bits:
             return ""
-        inputs, reasons = [t.numpy() for t in tensors(b.inputs)], []
-        for tensor, expected, usual in zip(tensors(b.outputs), ours.results, theirs.results, strict=True):
+        inputs, reasons = [t.numpy() for t in b.inputs.in_order()], []
+        for tensor, expected, usual in zip(b.outputs.in_order(), ours.results, theirs.results, strict=True):
             actual = tensor.numpy()
             if not compare(actual, expected, self.plan.rule, tolerance=limits):
                 excused = "" if tensor.unchanged else excuse(actual, expected, usual, inputs, self.plan.rule, limits)
                 reasons.append(excused)
         return reasons[0] if reasons and all(reasons) else ""
 
-    def _evaluated(self, step: RecordedStep) -> Evaluation | str:
+    def _evaluated(self, step: Step) -> Evaluation | str:
         """What its reference makes of the step's inputs, or why there is none."""
         try:
-            return evaluate_step(step, self.plan, lambda tensor: tensor.numpy())
+            return evaluate_step(step, self.plan)
         except NotComparedError as why:
             return why.reason
 
-    def _judge(self, step: RecordedStep, evaluation: Evaluation | str, history: WriteHistory) -> Judged:
+    def _judge(self, step: Step, evaluation: Evaluation | str, history: WriteHistory) -> Judged:
         if isinstance(evaluation, str):
             return Judged(None, evaluation)
-        actual = [t.numpy() for t in tensors(step.outputs)]
+        actual = [t.numpy() for t in step.outputs.in_order()]
         report = judge(step, self.plan, evaluation, actual, lambda output: history.explains(step, output))
         worst = max((o.verdict.stats for o in report.outputs), key=lambda s: s.rel_l2)
         return Judged(report.verdict.ok, report.verdict.detail, worst.rel_l2, worst.ulp_max)
 
-    def _limits(self, step: RecordedStep) -> tuple[Tolerance | None, bool]:
+    def _limits(self, step: Step) -> tuple[Tolerance | None, bool]:
         spec = refs.lookup(step.op.type)
         if spec is None or self.plan.rule != "auto":
             return None, False
         return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params), spec.exact_bits
 
-    def _loose(self, step: RecordedStep) -> Tolerance | None:
+    def _loose(self, step: Step) -> Tolerance | None:
         limit = self._limits(step)[0]
         return None if limit == exact() else limit
 

@@ -11,11 +11,10 @@ import numpy.typing as npt
 
 from fusion_replay import operators, refs
 from fusion_replay.model.bf16 import round_bf16, wide
-from fusion_replay.replaying.judge import tensors
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.evidence import Evidence
-    from fusion_replay.snapshot import RecordedStep
+    from fusion_replay.model.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +42,19 @@ class Leak:
         return f"left behind by {self.leaking}{before}; first affected is {self.affected}"
 
 
-def leak_at(step: RecordedStep, known: Evidence) -> Leak:
+def leak_at(step: Step, known: Evidence) -> Leak:
     """Who left the mode that ``step`` shows, as far as ``known`` says what ran before it."""
     before = known.before(step)
     since = next((s.address for s in before if rounds(s)), None)
     return Leak(step.address, before[0].address if before else None, since)
 
 
-def rounds(step: RecordedStep) -> bool:
+def rounds(step: Step) -> bool:
     """Would another rounding mode have shown in this step's output? Not where bits are moved, or results are exact."""
     spec = refs.lookup(step.op.type)
     if spec is None or spec.exact_bits:
         return False
-    if spec.raw or not all(t.kept for t in tensors(step.inputs)):
+    if spec.raw or not all(t.kept for t in step.inputs.in_order()):
         return True  # products and sums: hardly ever exact
     try:
         values = _unrounded(spec, step)
@@ -64,12 +63,12 @@ def rounds(step: RecordedStep) -> bool:
     return not all(bool(np.array_equal(v, round_bf16(v), equal_nan=True)) for v in values)
 
 
-def _unrounded(spec: operators.OperatorSpec, step: RecordedStep) -> list[npt.NDArray[Any]]:
+def _unrounded(spec: operators.OperatorSpec, step: Step) -> list[npt.NDArray[Any]]:
     import array_api_compat as aac
 
     inputs = [
         np.asarray(wide(t.numpy()), np.float64).reshape(s.shape)
-        for t, s in zip(tensors(step.inputs), [a for a in spec.arg_specs(step.op.params) if a.reads], strict=True)
+        for t, s in zip(step.inputs.in_order(), [a for a in spec.arg_specs(step.op.params) if a.reads], strict=True)
     ]
     call = operators.Call(spec.bind(step.op.params), aac.array_namespace(*inputs), (), step.values, lambda x: x)
     result = spec.flavour("exact")[1](call, *inputs)

@@ -11,7 +11,7 @@ from fusion_replay.errors import MissingError
 from fusion_replay.snapshot.seal.tree import safe_name
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor
+    from fusion_replay.model.step import RecordedTensor, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class NamedArray:
 
     name: str
     side: str
-    step: RecordedStep
+    step: Step
     tensor: RecordedTensor
 
     def to_dict(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class NamedArray:
         }
 
 
-def named(steps: Sequence[RecordedStep]) -> Iterator[NamedArray]:
+def named(steps: Sequence[Step]) -> Iterator[NamedArray]:
     """Every array of ``steps`` of which something was seen, digest-only ones included."""
     for step in steps:
         taken: set[str] = set()
@@ -51,11 +51,11 @@ def named(steps: Sequence[RecordedStep]) -> Iterator[NamedArray]:
                 yield NamedArray(name, side, step, tensor)
 
 
-def step_name(step: RecordedStep) -> str:
+def step_name(step: Step) -> str:
     return f"invocation_{step.invocation:04d}/step_{step.index:04d}_{safe_name(step.op.type)}"
 
 
-def whole(steps: Sequence[RecordedStep], what: str, skip_missing: bool) -> tuple[list[NamedArray], int]:
+def whole(steps: Sequence[Step], what: str, skip_missing: bool) -> tuple[list[NamedArray], int]:
     """The arrays whose contents are there, and how many are not.
 
     Raises:

@@ -24,8 +24,9 @@ from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.seal.subset import subset, write_subset
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.outcome import StepReport
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Judged:
     lines: tuple[str, ...]
 
 
-def export(request: Request, step: RecordedStep) -> ExportReport:
+def export(request: Request, step: Step) -> ExportReport:
     """The folder of ``step``; the other steps of the request (a slice) are in ``step.h5`` too."""
     weights = [] if request.with_weights else weights_of(request.steps)
     part = subset(request.snapshot, request.steps, drop=[t.row for t in weights if t.row is not None], binaries=False)
@@ -53,13 +54,13 @@ def export(request: Request, step: RecordedStep) -> ExportReport:
     return request.report("issue", out.path, kept, dropped=tuple(dropped))
 
 
-def judge(snapshot: Snapshot, step: RecordedStep, redactor: Redactor) -> Judged:
+def judge(snapshot: Snapshot, step: Step, redactor: Redactor) -> Judged:
     """The step's verdict, with figures and pattern, redacted; or why there is none."""
     sentence, *lines = _judge(snapshot, step, redactor.text(step.error or ""))
     return Judged(redactor.name(sentence), tuple(map(redactor.name, lines)))
 
 
-def _judge(snapshot: Snapshot, step: RecordedStep, error: str) -> list[str]:
+def _judge(snapshot: Snapshot, step: Step, error: str) -> list[str]:
     if step.status != "complete":
         word = "began and never came back" if step.status == "in_flight" else f"failed: {error}"
         return [f"{step.op.type}: the step {word}", f"{step.label}: {word}"]
@@ -74,7 +75,7 @@ def _judge(snapshot: Snapshot, step: RecordedStep, error: str) -> list[str]:
     return [sentence, *str(found).splitlines(), report.terms, *pattern(snapshot, step, found)]
 
 
-def pattern(snapshot: Snapshot, step: RecordedStep, report: StepReport) -> list[str]:
+def pattern(snapshot: Snapshot, step: Step, report: StepReport) -> list[str]:
     """What the wrong elements look like, a fact a line; nothing where none is wrong."""
     if report:
         return []
@@ -82,7 +83,7 @@ def pattern(snapshot: Snapshot, step: RecordedStep, report: StepReport) -> list[
     return [] if found is None else found.lines()
 
 
-def weights_of(steps: Sequence[RecordedStep]) -> list[RecordedTensor]:
+def weights_of(steps: Sequence[Step]) -> list[RecordedTensor]:
     """Inputs that hold weights: contents from outside that no step writes, and that are no argument of the sequence."""
     found: list[RecordedTensor] = []
     for step in steps:
@@ -96,7 +97,7 @@ def weights_of(steps: Sequence[RecordedStep]) -> list[RecordedTensor]:
 # --- the texts ------------------------------------------------------------------------------------------------------
 
 
-def _dropped(request: Request, step: RecordedStep, weights: Sequence[RecordedTensor]) -> Iterator[str]:
+def _dropped(request: Request, step: Step, weights: Sequence[RecordedTensor]) -> Iterator[str]:
     if weights:
         names = list(dict.fromkeys(t.buffer for t in weights))
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
@@ -110,9 +111,7 @@ def _dropped(request: Request, step: RecordedStep, weights: Sequence[RecordedTen
         yield f"{count(left, 'other step')} of the recording; --slice adds those that feed {step.address}"
 
 
-def _issue(
-    snapshot: Snapshot, step: RecordedStep, judged: Judged, dropped: Sequence[str], request: Request
-) -> Iterator[str]:
+def _issue(snapshot: Snapshot, step: Step, judged: Judged, dropped: Sequence[str], request: Request) -> Iterator[str]:
     yield f"# {_cell(judged.sentence)}"
     yield ""
     yield f"Step `{_code(step.label)}` of a recording with fusion-replay, on {_cell(ran_on(step.sequence.origin))}."
@@ -139,7 +138,7 @@ def _issue(
     )
 
 
-def _reproduction(step: RecordedStep, request: Request) -> str:
+def _reproduction(step: Step, request: Request) -> str:
     bare = [t.name for t in step.inputs.values() if not t.kept]
     told = f"`step.h5` holds {count(len(request.steps), 'step')}; "
     if bare:
@@ -150,7 +149,7 @@ def _reproduction(step: RecordedStep, request: Request) -> str:
     return told + "`repro.py` computes the verdict again from its arrays (exit status 1: it is reproduced)."
 
 
-def _facts(step: RecordedStep) -> Iterator[tuple[str, str]]:
+def _facts(step: Step) -> Iterator[tuple[str, str]]:
     yield "type", step.op.type
     yield "module", step.op.module or "unknown"
     for name, value in {**step.op.params, **step.values}.items():
@@ -162,7 +161,7 @@ def _facts(step: RecordedStep) -> Iterator[tuple[str, str]]:
     yield from ((name, step.sequence.origin[name]) for name in ("variant", "flavour") if name in step.sequence.origin)
 
 
-def _arrays(step: RecordedStep) -> Iterator[tuple[str, ...]]:
+def _arrays(step: Step) -> Iterator[tuple[str, ...]]:
     for side, t in step.tensors():
         shape = "x".join(map(str, t.shape)) or "scalar"
         kept = "contents" if t.kept else "digest"

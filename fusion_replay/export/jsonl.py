@@ -14,7 +14,7 @@ from fusion_replay.report.jsonl import encode
 from fusion_replay.report.step_view import describe
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor
+    from fusion_replay.model.step import RecordedTensor, Step
 
 
 def export(request: Request) -> ExportReport:
@@ -23,7 +23,7 @@ def export(request: Request) -> ExportReport:
     return request.report("jsonl", out.path, arrays)
 
 
-def write(path: Path, steps: Iterable[RecordedStep]) -> int:
+def write(path: Path, steps: Iterable[Step]) -> int:
     """One line per step; the number of arrays they describe."""
     arrays = 0
     with open(path, "x", encoding="ascii") as file:
@@ -34,7 +34,7 @@ def write(path: Path, steps: Iterable[RecordedStep]) -> int:
     return arrays
 
 
-def record(step: RecordedStep) -> dict[str, Any]:
+def record(step: Step) -> dict[str, Any]:
     """The ``exported_step`` of a recorded step."""
     return {
         "type": "exported_step",

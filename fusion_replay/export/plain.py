@@ -28,7 +28,8 @@ _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, wh
 
 if TYPE_CHECKING:
     from fusion_replay.export.arrays import NamedArray
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor, Step
+    from fusion_replay.snapshot import Snapshot
 
 
 def export(request: Request) -> ExportReport:
@@ -44,7 +45,7 @@ def export(request: Request) -> ExportReport:
 def write(
     path: Path,
     snapshot: Snapshot,
-    steps: Sequence[RecordedStep],
+    steps: Sequence[Step],
     arrays: Iterable[NamedArray],
     head: dict[str, Any],
     compression: str = "gzip",
@@ -90,7 +91,7 @@ def _sequences(file: h5py.File, snapshot: Snapshot) -> None:
             made.create_dataset("runlist", data=np.array(lines))
 
 
-def _step(file: h5py.File, step: RecordedStep) -> None:
+def _step(file: h5py.File, step: Step) -> None:
     made = file.require_group(step_name(step))
     _attribute(made, "label", step.label)
     _attribute(made, "status", step.status)

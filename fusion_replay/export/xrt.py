@@ -23,7 +23,8 @@ from fusion_replay.export.target import output
 from fusion_replay.snapshot import DeviceFile
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import KernelBinaries, RecordedStep, RecordedTensor, Snapshot
+    from fusion_replay.model.step import RecordedTensor, Step
+    from fusion_replay.snapshot import KernelBinaries, Snapshot
 
 OPCODE = 3
 """Run the transactions of the instruction buffer."""
@@ -44,19 +45,19 @@ def export(request: Request) -> ExportReport:
     Raises:
         MissingError: a step's device files or inputs are not in the snapshot.
     """
-    plan = Plan(request.snapshot)
+    made = XrtReplay(request.snapshot)
     for step in request.steps:
-        plan.add(step)
+        made.add(step)
     with output(request.target, request.if_exists, folder=True) as out:
-        _write_json(out.part / "replay.json", plan.replay())
-        _write_json(out.part / "frames.json", {**request.head, "frames": plan.notes})
-        for name, source in request.each(list(plan.files.items())):
+        _write_json(out.part / "replay.json", made.replay())
+        _write_json(out.part / "frames.json", {**request.head, "frames": made.notes})
+        for name, source in request.each(list(made.files.items())):
             _write(out.part / name, source)
-    return request.report("xrt", out.path, len(plan.files), notes=plan.cautions())
+    return request.report("xrt", out.path, len(made.files), notes=made.cautions())
 
 
 @dataclass
-class Plan:
+class XrtReplay:
     """The replay under construction: every resource once, in the order in which steps need it."""
 
     snapshot: Snapshot
@@ -71,7 +72,7 @@ class Plan:
     _valued: int = 0
     _unfinished: int = 0
 
-    def add(self, step: RecordedStep) -> None:
+    def add(self, step: Step) -> None:
         """One frame with one run: the step's inputs loaded, the kernel started and waited for."""
         sequence = int(self.snapshot.index.invocations["sequence"][step.invocation])
         binaries = self._binaries_of(sequence, step)
@@ -134,7 +135,7 @@ class Plan:
 
     # --- resources ----------------------------------------------------------------------------------------------
 
-    def _binaries_of(self, sequence: int, step: RecordedStep) -> KernelBinaries:
+    def _binaries_of(self, sequence: int, step: Step) -> KernelBinaries:
         key = (sequence, step.description.operator)
         found = next((b for b in self.snapshot.binaries if (b.sequence, b.operator) == key), None)
         if found is None:
@@ -197,14 +198,14 @@ class Plan:
         return {"value": value, "argidx": index, "type": "int"}
 
 
-def _note(frame: str, step: RecordedStep) -> Json:
+def _note(frame: str, step: Step) -> Json:
     outputs = [{"argument": t.name, "buffer": t.buffer, "digest": t.digest} for t in step.outputs.values()]
     return {"frame": frame, "address": step.address, "label": step.label, "outputs": outputs}
 
 
-def _overlaps(step: RecordedStep) -> bool:
+def _overlaps(step: Step) -> bool:
     """Whether two operands see parts of one buffer that overlap and are not the same part."""
-    spans = {(u.buffer, u.start, u.start + u.spec.nbytes) for u in step.description.operands}
+    spans = {(u.buffer, u.start, u.end) for u in step.description.operands}
     return any(a < b and a[0] == b[0] and a[1] < b[2] and b[1] < a[2] for a in spans for b in spans)
 
 

@@ -31,7 +31,6 @@ from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.store import NEW, SUFFIX, Folder, contents_of, name_of
 from fusion_replay.golden.tolerances import in_force
-from fusion_replay.replaying.judge import tensors
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.sources import provenance
 
@@ -267,7 +266,7 @@ class _Check:
 def _near(recorded: Snapshot, fresh: Snapshot) -> moves.Near:
     def near(step: GoldenStep) -> str | None:
         said = []
-        pairs = zip(tensors(recorded[step.address].outputs), tensors(fresh[step.address].outputs), strict=True)
+        pairs = zip(recorded[step.address].outputs.in_order(), fresh[step.address].outputs.in_order(), strict=True)
         for old, new in pairs:
             if old.digest == new.digest:
                 continue

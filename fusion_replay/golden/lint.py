@@ -23,7 +23,6 @@ from fusion_replay.golden.project import Project
 from fusion_replay.golden.store import Folder, contents_of, name_of
 from fusion_replay.golden.tolerances import canonical, in_force
 from fusion_replay.refs import plugins
-from fusion_replay.replaying.judge import tensors
 from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.snapshot import open_snapshot
 
@@ -138,7 +137,7 @@ def _zeros(golden: Golden, path: Path, project: Project) -> Problem | None:
             return None
         with open_snapshot(contents, cache_bytes=0) as snapshot:
             for step in snapshot.steps():
-                outputs = [t.numpy() for t in tensors(step.outputs)] if step.address in limits else []
+                outputs = [t.numpy() for t in step.outputs.in_order()] if step.address in limits else []
                 if outputs and all(_zeros_pass(o, limits[step.address]) for o in outputs):
                     return problem(step.address)
     except FusionReplayError as error:

@@ -11,15 +11,16 @@ from fusion_replay.compare.deviation import Stats, json_number
 from fusion_replay.golden.document import GoldenStep
 from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
 from fusion_replay.model.arrays import flat_bytes
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, skip
 from fusion_replay.replaying.write_history import WriteHistory
 from fusion_replay.snapshot.schema import digest_of
 
 if TYPE_CHECKING:
     from fusion_replay.compare.tolerance import Tolerance
+    from fusion_replay.model.step import Step
     from fusion_replay.replaying.judge import Evaluation
     from fusion_replay.replaying.outcome import Skip, StepReport
-    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.snapshot import Snapshot
 
 _STATS = ("max_abs", "rel_l2", "ulp_max", "ulp_mean", "ulp_signed_mean")  # of the numbers alone, whatever the limits
 _DIGITS = 6  # of a statistic: enough to review, few enough to be the same on every machine
@@ -46,20 +47,20 @@ def observe(snapshot: Snapshot, tolerances: Mapping[str, Tolerance] | None = Non
     skips: list[Skip] = []
     for step in snapshot.steps():
         try:
-            evaluation = evaluate_step(step, plan, lambda tensor: tensor.numpy())
+            evaluation = evaluate_step(step, plan)
         except NotComparedError as why:
             skips.append(skip(step, why))
             continue
-        actual = [t.numpy() for t in tensors(step.outputs)]
+        actual = [t.numpy() for t in step.outputs.in_order()]
         report = judge(step, plan, evaluation, actual, lambda output, step=step: history.explains(step, output))  # type: ignore[misc]
         steps.append(_golden_step(step, evaluation, report, known))
-        known.update(t.digest for t in tensors(step.outputs))
+        known.update(t.digest for t in step.outputs.in_order())
     return Observation(tuple(steps), tuple(skips))
 
 
-def _golden_step(step: RecordedStep, evaluation: Evaluation, report: StepReport, known: set[str | None]) -> GoldenStep:
+def _golden_step(step: Step, evaluation: Evaluation, report: StepReport, known: set[str | None]) -> GoldenStep:
     outputs, expected, stats = {}, {}, {}
-    for tensor, result, judged in zip(tensors(step.outputs), evaluation.results, report.outputs, strict=True):
+    for tensor, result, judged in zip(step.outputs.in_order(), evaluation.results, report.outputs, strict=True):
         outputs[tensor.name] = tensor.digest or ""
         digest = digest_of(flat_bytes(result)).hex()
         if digest != tensor.digest:
@@ -69,7 +70,7 @@ def _golden_step(step: RecordedStep, evaluation: Evaluation, report: StepReport,
         address=step.address,
         op=step.op.type,
         flow=step.description.flow,
-        inputs={t.name: t.digest or "" for t in tensors(step.inputs) if t.digest not in known},
+        inputs={t.name: t.digest or "" for t in step.inputs.in_order() if t.digest not in known},
         outputs=outputs,
         expected=expected,
         stats=stats,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
+from fusion_replay.model.byte_spans import ByteSpans
 
 Direction = Literal["in", "out", "inout"]
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
@@ -112,9 +113,14 @@ class OperandUse:
         """``name`` for a whole buffer, ``name[start:stop]`` (bytes) for a slice, as a runlist spells it."""
         return self.buffer if self.stop is None else f"{self.buffer}[{self.start}:{self.stop}]"
 
+    @property
+    def end(self) -> int:
+        """The byte of the buffer behind the last one that is used."""
+        return self.start + self.spec.nbytes
+
     def touches(self, buffer: str, start: int = 0, stop: int | None = None) -> bool:
         """Whether it shares bytes with ``buffer``, or with its bytes from ``start`` to ``stop``."""
-        inside = stop is None or (self.start < stop and start < self.start + self.spec.nbytes)
+        inside = stop is None or (self.start < stop and start < self.end)
         return self.buffer == buffer and inside
 
 
@@ -149,6 +155,13 @@ class SequenceDescription:
     input_args: tuple[str, ...] = ()
     output_args: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ran_on(self) -> str:
+        """What it ran on, for people; the software NPU is labelled as such."""
+        variant, device = self.origin.get("variant", "unknown source"), self.origin.get("device", "")
+        name = {"simulator": "the software NPU", "arrays": "arrays given by the caller"}.get(variant, f"IRON {variant}")
+        return f"{name} ({device})" if device else name
 
     def operator_of(self, step: int) -> OperatorDescription:
         return self.operators[self.steps[step].operator]
@@ -205,29 +218,15 @@ def external_buffers(steps: Iterable[StepDescription], partial: Container[int] =
     ``partial`` holds the indices of steps whose outputs keep some of their old contents (StridedCopy into a cache):
     such a write needs what was there before and covers nothing.
     """
-    written: dict[str, list[tuple[int, int]]] = {}
+    written: ByteSpans[int] = ByteSpans()
     external: set[str] = set()
     for step in steps:
         keeps = step.index in partial
         for use in step.operands:
-            lo, hi = use.start, use.start + use.spec.nbytes
-            if (use.spec.reads or keeps) and not _covers(written.get(use.buffer, []), lo, hi):
+            found = written.read(use.buffer, use.start, use.end)
+            if (use.spec.reads or keeps) and any(span.writer is None for span in found):
                 external.add(use.buffer)
         for use in step.operands:
             if use.spec.writes and not keeps:
-                written[use.buffer] = _merge([*written.get(use.buffer, []), (use.start, use.start + use.spec.nbytes)])
+                written.write(use.buffer, use.start, use.end, step.index)
     return frozenset(external)
-
-
-def _merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    merged: list[tuple[int, int]] = []
-    for lo, hi in sorted(spans):
-        if merged and lo <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(hi, merged[-1][1]))
-        else:
-            merged.append((lo, hi))
-    return merged
-
-
-def _covers(spans: list[tuple[int, int]], lo: int, hi: int) -> bool:
-    return any(a <= lo and hi <= b for a, b in spans)

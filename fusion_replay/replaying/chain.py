@@ -16,108 +16,85 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.model.arrays import as_dtype, flat_bytes, numpy_dtype
-from fusion_replay.replaying.judge import NotComparedError, evaluate_step, tensors
+from fusion_replay.model.byte_spans import ByteSpans, Span
+from fusion_replay.model.step import ReplacedStep
+from fusion_replay.replaying.judge import NotComparedError, evaluate_step
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.judge import Evaluation, Plan
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class _Segment:
-    """Bytes ``lo`` to ``hi`` of a buffer as a reference wrote them.
+class _Result:
+    """What a reference gave for an output, from byte ``start`` of its buffer on.
 
-    ``recorded`` holds what the device wrote there, from its byte ``skip`` on; ``known`` is the last invocation in
-    which this segment was written, or was found untouched by the host.
+    ``recorded`` is the same output as the device left it; ``known`` the last invocation in which this was written, or
+    was found untouched by the host.
     """
 
-    lo: int
-    hi: int
+    start: int
     data: Bytes
     recorded: RecordedTensor
-    skip: int
     known: int
-
-    def cut(self, lo: int, hi: int) -> _Segment:
-        off = lo - self.lo
-        return replace(self, lo=lo, hi=hi, data=self.data[off : off + hi - lo], skip=self.skip + off)
 
 
 class Chain:
     """Contents of one sequence's buffers."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, list[_Segment]] = {}
+        self._buffers: ByteSpans[_Result] = ByteSpans()
 
     def read(self, invocation: int, tensor: RecordedTensor) -> npt.NDArray[Any]:
         """The chain's contents of this use, in its shape and dtype."""
-        lo, hi = tensor.use.start, tensor.use.start + tensor.nbytes
-        inside = self._isolate(tensor.use.buffer, lo, hi)
-        old = [s for s in inside if s.known < invocation]
+        use = tensor.use
+        inside = self._inside(tensor)
+        old = [span for span in inside if span.writer.known < invocation]
         if old:
-            touched = any(_differs(s, tensor) for s in old)
-            inside = self._settle(tensor.use.buffer, lo, hi, old, invocation, keep=not touched)
+            touched = any(_differs(span, tensor) for span in old)
+            for start, stop, result in old:
+                if touched:
+                    self._buffers.erase(use.buffer, start, stop)
+                else:
+                    self._buffers.write(use.buffer, start, stop, replace(result, known=invocation))
+            inside = self._inside(tensor)
         if not inside:
             return tensor.numpy()
-        if len(inside) == 1 and (inside[0].lo, inside[0].hi) == (lo, hi):
-            content = inside[0].data
+        if len(inside) == 1 and inside[0][:2] == (use.start, use.end):
+            content = _bytes_of(inside[0], inside[0].writer.data)
         else:
             content = _raw(tensor).copy()
-            for s in inside:
-                content[s.lo - lo : s.hi - lo] = s.data
+            for span in inside:
+                content[span.start - use.start : span.stop - use.start] = _bytes_of(span, span.writer.data)
         return content.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
     def write(self, invocation: int, tensor: RecordedTensor, result: npt.NDArray[Any]) -> None:
         """A reference's result for the use whose recorded contents are ``tensor``."""
-        lo, hi = tensor.use.start, tensor.use.start + tensor.nbytes
-        data = flat_bytes(result)
-        self.forget(tensor)
-        self._buffers.setdefault(tensor.use.buffer, []).append(_Segment(lo, hi, data, tensor, 0, invocation))
+        use = tensor.use
+        made = _Result(use.start, flat_bytes(result), tensor, invocation)
+        self._buffers.write(use.buffer, use.start, use.end, made)
 
     def forget(self, tensor: RecordedTensor) -> None:
         """From here on the recording is the truth about these bytes (a step that no reference can follow)."""
-        name, lo, hi = tensor.use.buffer, tensor.use.start, tensor.use.start + tensor.nbytes
-        inside = set(map(id, self._isolate(name, lo, hi)))
-        self._buffers[name] = [s for s in self._buffers.get(name, []) if id(s) not in inside]
+        self._buffers.erase(tensor.use.buffer, tensor.use.start, tensor.use.end)
 
-    def _isolate(self, name: str, lo: int, hi: int) -> list[_Segment]:
-        """Cut the buffer's segments at both ends of the range; those inside it."""
-        parts: list[_Segment] = []
-        inside: list[_Segment] = []
-        for s in self._buffers.get(name, []):
-            if s.hi <= lo or hi <= s.lo:
-                parts.append(s)
-                continue
-            middle = s if lo <= s.lo and s.hi <= hi else s.cut(max(s.lo, lo), min(s.hi, hi))
-            parts += [s.cut(s.lo, lo)] if s.lo < lo else []
-            parts += [s.cut(hi, s.hi)] if hi < s.hi else []
-            parts.append(middle)
-            inside.append(middle)
-        if parts:
-            self._buffers[name] = parts
-        return inside
-
-    def _settle(
-        self, name: str, lo: int, hi: int, old: list[_Segment], invocation: int, *, keep: bool
-    ) -> list[_Segment]:
-        """Mark segments from earlier invocations as still good, or drop them."""
-        stale = set(map(id, old))
-        good = [replace(s, known=invocation) for s in old] if keep else []
-        self._buffers[name] = [s for s in self._buffers[name] if id(s) not in stale] + good
-        return [s for s in self._buffers[name] if lo <= s.lo and s.hi <= hi]
+    def _inside(self, tensor: RecordedTensor) -> list[Span[_Result]]:
+        """What references wrote of the bytes of this use."""
+        spans = self._buffers.read(tensor.use.buffer, tensor.use.start, tensor.use.end)
+        return [Span(start, stop, result) for start, stop, result in spans if result is not None]
 
 
-def follow(step: RecordedStep, plan: Plan, chain: Chain) -> Evaluation:
+def follow(step: Step, plan: Plan, chain: Chain) -> Evaluation:
     """Evaluate a step's reference on the chain's contents and let the chain go on from its results.
 
     Raises:
         NotComparedError: no reference can follow it; from here on the recording is the truth about its outputs.
     """
-    outputs = tensors(step.outputs)
+    outputs = step.outputs.in_order()
     try:
-        evaluation = evaluate_step(step, plan, lambda tensor: chain.read(step.invocation, tensor))
+        evaluation = evaluate_step(ReplacedStep(step, read=lambda tensor: chain.read(step.invocation, tensor)), plan)
     except NotComparedError:
         for output in outputs:
             chain.forget(output)
@@ -128,14 +105,20 @@ def follow(step: RecordedStep, plan: Plan, chain: Chain) -> Evaluation:
     return evaluation
 
 
-def _differs(segment: _Segment, tensor: RecordedTensor) -> bool:
+def _differs(span: Span[_Result], tensor: RecordedTensor) -> bool:
     """Do the recorded contents at this read differ from those that the recording last saw written there?"""
+    recorded, bytes_of_both = span.writer.recorded, (span.start, span.stop)
+    whole = bytes_of_both == (recorded.use.start, recorded.use.end) == (tensor.use.start, tensor.use.end)
+    if whole and recorded.digest is not None and tensor.digest is not None:
+        return recorded.digest != tensor.digest
     start = tensor.use.start
-    whole = segment.skip == 0 and segment.hi - segment.lo == segment.recorded.nbytes == tensor.nbytes
-    if whole and segment.recorded.digest is not None and tensor.digest is not None:
-        return segment.recorded.digest != tensor.digest
-    written = _raw(segment.recorded)[segment.skip : segment.skip + segment.hi - segment.lo]
-    return not np.array_equal(written, _raw(tensor)[segment.lo - start : segment.hi - start])
+    now = _raw(tensor)[span.start - start : span.stop - start]
+    return not np.array_equal(_bytes_of(span, _raw(recorded)), now)
+
+
+def _bytes_of(span: Span[_Result], data: Bytes) -> Bytes:
+    """Those of the span, out of ``data`` that begin where its writer's do."""
+    return data[span.start - span.writer.start : span.stop - span.writer.start]
 
 
 def _raw(tensor: RecordedTensor) -> Bytes:

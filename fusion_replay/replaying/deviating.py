@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,12 @@ import numpy.typing as npt
 from fusion_replay import refs
 from fusion_replay.errors import SnapshotError
 from fusion_replay.model.arrays import flat_bytes
-from fusion_replay.model.runlist import SequenceDescription, format_address
+from fusion_replay.model.runlist import SequenceDescription, StepDescription, format_address
+from fusion_replay.model.step import PREVIOUS, WATCHED, OperandMap, Seen, Spot, Step
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge
 from fusion_replay.replaying.write_history import RunningHistory
-from fusion_replay.snapshot import RecordedStep, open_snapshot
-from fusion_replay.snapshot.schema import (
-    CHUNKED,
-    CHUNKS,
-    COMPLETE,
-    CONTENTS,
-    DIGEST_ONLY,
-    INVOCATIONS,
-    OPERANDS,
-    PREVIOUS,
-    STEPS,
-    WATCHED,
-    Index,
-)
-from fusion_replay.snapshot.write.hold import Spot
+from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.write.report import Deviating
 from fusion_replay.system.messages import count, in_words
 
@@ -175,64 +162,85 @@ class _Reference:
 
     def pass_over(self, step: JustRan, digests: Mapping[Spot, bytes]) -> None:
         """What it wrote explains what later steps find, as it does in a replay."""
-        self._history.add(in_memory(step, digests))
+        self._history.add(StepInMemory(step, digests))
 
     def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
-        recorded = in_memory(step, digests)
+        ran = StepInMemory(step, digests)
+        again = self._history.add(ran)
         try:
-            evaluation = evaluate_step(recorded, self._plan, lambda tensor: tensor.numpy())
-            actual = [t.numpy() for t in tensors(recorded.outputs)]
-            explains: Callable[[Any], bool] = lambda output: self._history.explains(recorded, output)  # noqa: E731
-            report = judge(recorded, self._plan, evaluation, actual, explains)
+            evaluation = evaluate_step(ran, self._plan)
         except NotComparedError as why:
             return UNJUDGED, why.reason
-        finally:
-            self._history.add(recorded)
+        actual = [t.numpy() for t in ran.outputs.in_order()]
+        report = judge(ran, self._plan, evaluation, actual, lambda output: output.position in again)
         return (SAME if report else DEVIATES), ""
 
 
-def in_memory(step: JustRan, digests: Mapping[Spot, bytes]) -> RecordedStep:
-    """The step as a snapshot of it alone would give it."""
-    spots = list(digests)
-    contents = np.zeros(len(spots), CONTENTS)
-    operands = np.zeros(len(spots), OPERANDS)
-    given: list[npt.NDArray[Any] | None] = []
-    for row, (role, position) in enumerate(spots):
-        spec = step.sequence.steps[step.index].operands[position].spec
-        given.append(step.contents.get((role, position)))
-        contents[row]["digest"] = digests[role, position].hex().encode()
-        contents[row]["dtype"], contents[row]["nbytes"] = spec.dtype.encode(), spec.nbytes
-        contents[row]["encoding"] = DIGEST_ONLY if given[row] is None else CHUNKED
-        operands[row] = position, role, row
-    index = Index(
-        recording="",
-        provenance={},
-        sequences=(step.sequence,),
-        details=[{"values": dict(step.values)}],
-        losses=(),
-        invocations=np.array([(0, COMPLETE)], INVOCATIONS),
-        steps=np.array([(0, step.index, COMPLETE, len(spots), 0, -1, 0)], STEPS),
-        operands=operands,
-        contents=contents,
-        chunks=np.empty(0, CHUNKS),
-    )
-    return RecordedStep(index, _Memory(given), 0)
+class StepInMemory(Step):
+    """The step that has just run, as a snapshot of it would give it: what was not read has a digest alone."""
+
+    __slots__ = ("_ran", "_seen")
+
+    def __init__(self, ran: JustRan, digests: Mapping[Spot, bytes]) -> None:
+        spots = list(digests)
+        self._ran = ran
+        self._seen = Seen(
+            {spot: row for row, spot in enumerate(spots)},
+            lambda row: digests[spots[row]].hex(),
+            _Memory([ran.contents.get(spot) for spot in spots]),
+        )
+
+    @property
+    def invocation(self) -> int:
+        return self._ran.invocation
+
+    @property
+    def sequence(self) -> SequenceDescription:
+        return self._ran.sequence
+
+    @property
+    def description(self) -> StepDescription:
+        return self._ran.sequence.steps[self._ran.index]
+
+    @property
+    def status(self) -> str:
+        return "complete"
+
+    @property
+    def error(self) -> None:
+        return None
+
+    @property
+    def withheld(self) -> None:
+        return None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return dict(self._ran.values)
+
+    @property
+    def inputs(self) -> OperandMap:
+        return self._seen.inputs(self)
+
+    @property
+    def outputs(self) -> OperandMap:
+        return self._seen.outputs(self)
 
 
 class _Memory:
-    """Contents that are at hand."""
+    """Contents that are at hand, where they were read."""
 
     def __init__(self, arrays: list[npt.NDArray[Any] | None]) -> None:
         self._arrays = arrays
 
-    def kept(self, row: int) -> bool:
-        return self._arrays[row] is not None
+    def kept(self, number: int) -> bool:
+        return self._arrays[number] is not None
 
-    def absent(self, row: int) -> str:
+    def absent(self, number: int) -> str:
         return "were not read"
 
-    def read(self, row: int, what: str) -> npt.NDArray[np.uint8]:
-        array = self._arrays[row]
+    def read(self, number: int, what: str) -> npt.NDArray[np.uint8]:
+        array = self._arrays[number]
         if array is None:
             raise SnapshotError(f"{what}: its contents were not read")
         return flat_bytes(array)
@@ -246,4 +254,4 @@ def _spot(role: int, position: int) -> Spot:
     return _OLD.get(role, role), position
 
 
-__all__ = ["Decider", "JustRan", "in_memory"]
+__all__ = ["Decider", "JustRan", "StepInMemory"]

@@ -24,12 +24,10 @@ from fusion_replay.snapshot.read.store import NOT_KEPT
 from fusion_replay.system.messages import in_words, line_in, way_of
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.operators import OperatorSpec
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor
 
 NDArray = npt.NDArray[Any]
-Read = Callable[["RecordedTensor"], NDArray]
-"""Where a step's contents come from: the recording itself, or the chain of references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +43,11 @@ class Plan:
     array: str = "numpy"
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
 
-    def flavour(self, step: RecordedStep) -> str:
+    def flavour(self, step: Step) -> str:
         recorded = step.sequence.origin.get("flavour", "exact")
         return recorded if self.reference in ("auto", *FOREIGN) else self.reference
 
-    def tolerance(self, step: RecordedStep, spec: OperatorSpec | None) -> Tolerance:
+    def tolerance(self, step: Step, spec: OperatorSpec | None) -> Tolerance:
         """The limits for this step: its own, its operator's as given, or the operator's."""
         for key in (step.address, step.op.type if spec is None else spec.type):
             if key in self.tolerances:
@@ -95,13 +93,8 @@ class NotComparedError(Exception):
         self.kind, self.reason = kind, reason
 
 
-def tensors(side: Mapping[Any, Any]) -> list[RecordedTensor]:
-    """A step's inputs or outputs as a list, in runtime order."""
-    return [side[i] for i in range(len(side))]
-
-
-def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
-    """The step's reference on contents from ``read``.
+def evaluate_step(step: Step, plan: Plan) -> Evaluation:
+    """The step's reference on its inputs.
 
     Raises:
         NotComparedError: the step never finished, contents were not kept, or no reference can take it.
@@ -119,13 +112,13 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
             f"no reference for operator {step.op.type}; `{template}` prints a description to fill in, --import reads it"
         )
         raise NotComparedError("unknown_operator", why)
-    inputs, outputs = tensors(step.inputs), tensors(step.outputs)
+    inputs, outputs = step.inputs.in_order(), step.outputs.in_order()
     old = [t.previous for t in outputs] if spec is not None and spec.partial else []
-    _need_kept(step, [*inputs, *outputs], old)
+    _need_kept(step, inputs, outputs, old)
     if plan.reference == "stored":
         return _stored(outputs)
-    arrays = [read(t) for t in inputs]
-    previous = [read(t) for t in old if t is not None]
+    arrays = [t.numpy() for t in inputs]
+    previous = [t.numpy() for t in old if t is not None]
     try:
         if spec is None or plan.reference == "installed":
             from fusion_replay.replaying.installed import installed_reference
@@ -144,7 +137,7 @@ def evaluate_step(step: RecordedStep, plan: Plan, read: Read) -> Evaluation:
 
 
 def judge(
-    step: RecordedStep,
+    step: Step,
     plan: Plan,
     evaluation: Evaluation,
     actual: Sequence[NDArray],
@@ -157,7 +150,7 @@ def judge(
     exact_bits = spec is not None and spec.exact_bits
     limit = tolerance if plan.rule == "auto" else None
     reports = []
-    for i, tensor in enumerate(tensors(step.outputs)):
+    for i, tensor in enumerate(step.outputs.in_order()):
         expected = evaluation.results[i]
         against = partial(compare, actual[i], expected, plan.rule, tolerance=limit, exact_bits=exact_bits)
         verdict = against()
@@ -179,12 +172,12 @@ def judge(
     )
 
 
-def skip(step: RecordedStep, why: NotComparedError) -> Skip:
+def skip(step: Step, why: NotComparedError) -> Skip:
     """The step as one that was not compared, with its reason."""
     return Skip(step.address, step.invocation, step.index, step.op.type, step.label, why.kind, why.reason)
 
 
-def _stored(outputs: list[RecordedTensor]) -> Evaluation:
+def _stored(outputs: Sequence[RecordedTensor]) -> Evaluation:
     found = [t.reference for t in outputs if t.reference is not None and t.reference.kept]
     if len(found) < len(outputs):
         raise NotComparedError("reference", "no reference was stored with it: record(..., with_reference=True) does")
@@ -194,11 +187,17 @@ def _stored(outputs: list[RecordedTensor]) -> Evaluation:
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _need_kept(step: RecordedStep, needed: list[RecordedTensor], old: list[RecordedTensor | None]) -> None:
-    if not step.outputs:
+def _need_kept(
+    step: Step,
+    inputs: Sequence[RecordedTensor],
+    outputs: Sequence[RecordedTensor],
+    old: Sequence[RecordedTensor | None],
+) -> None:
+    if not outputs:
         raise NotComparedError("not_kept", "no output was recorded")
-    if not any(tensor.use.spec.size for tensor in tensors(step.outputs)):
+    if not any(tensor.use.spec.size for tensor in outputs):
         raise NotComparedError("empty", "its outputs have no elements")
+    needed = (*inputs, *outputs)
     if step.withheld is not None and not all(tensor.kept for tensor in needed):
         advice = "record without the filter" if step.withheld == FILTERED else "record with a higher limit"
         if step.withheld.startswith((AS_IN, AS_REFERENCE)):
@@ -221,12 +220,12 @@ def _where(error: BaseException) -> str:
 
 
 def _evaluate(
-    step: RecordedStep,
+    step: Step,
     spec: OperatorSpec,
     flavour: str,
-    inputs: list[RecordedTensor],
+    inputs: Sequence[RecordedTensor],
     arrays: list[NDArray],
-    outputs: list[RecordedTensor],
+    outputs: Sequence[RecordedTensor],
     previous: list[NDArray],
 ) -> Evaluation:
     declared = spec.arg_specs(step.op.params)
@@ -261,7 +260,7 @@ def _evaluate(
 
 
 def _as_recorded(
-    results: Sequence[NDArray], outputs: list[RecordedTensor], order: Sequence[int]
+    results: Sequence[NDArray], outputs: Sequence[RecordedTensor], order: Sequence[int]
 ) -> tuple[NDArray, ...]:
     """A reference's results in the recorded outputs' order and shapes; ``order`` has a result's number per output."""
     if len(results) != len(outputs):

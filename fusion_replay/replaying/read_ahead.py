@@ -40,7 +40,7 @@ _ROOM = 16  # where something must go, a share of the budget goes: 1/16, so that
 
 
 class ReadAhead:
-    """Stands in for a snapshot's store while ``steps`` are judged in their order; a context manager.
+    """The source of the contents of ``steps`` while they are judged in their order; a context manager.
 
     Args:
         roles: of the operands that judging reads (:data:`fusion_replay.snapshot.schema.INPUT` and the like).
@@ -49,7 +49,6 @@ class ReadAhead:
     """
 
     def __init__(self, snapshot: Snapshot, steps: Sequence[RecordedStep], roles: Iterable[int], budget: int) -> None:
-        self._store = snapshot.store
         self._sizes = snapshot.index.contents["nbytes"]
         contents, positions = _series(snapshot, steps, tuple(roles))
         self._uses = _Uses(contents, positions, len(snapshot.index.contents))
@@ -59,9 +58,7 @@ class ReadAhead:
         if largest > self._budget:  # judging has it in its hands anyway; so it is decoded once, beside earlier steps
             self._budget += largest
         self._buffers = Buffers(self._budget)
-        self._consulting = self._store.consulting(
-            lambda row: self._held.get(row), budget // _BASES, self._buffers.empty
-        )
+        self._store = snapshot.store.apart(lambda row: self._held.get(row), budget // _BASES, self._buffers.empty)
         self._held: dict[int, Bytes] = {}
         self._bytes = 0  # held, and under way into it
         self._under_way: dict[int, Decoding | None] = {}
@@ -73,7 +70,6 @@ class ReadAhead:
         self._thread = threading.Thread(target=self._read_ahead, name="read-ahead", daemon=True)
 
     def __enter__(self) -> Self:
-        self._consulting.__enter__()
         with contextlib.suppress(RuntimeError):  # no more threads: each content is read when it is asked for
             self._thread.start()
         return self
@@ -86,7 +82,18 @@ class ReadAhead:
             self._thread.join()
         self._held.clear()
         self._buffers.keep(0)
-        self._consulting.__exit__(kind, error, tb)
+
+    @property
+    def rows(self) -> frozenset[int]:
+        """Of the contents that are held at the moment."""
+        with self._changed:
+            return frozenset(self._held)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the contents held or under way, and of the memory for the next ones."""
+        with self._changed:
+            return self._bytes + self._buffers.unused
 
     def kept(self, row: int) -> bool:
         return self._store.kept(row)

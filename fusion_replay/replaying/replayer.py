@@ -15,7 +15,7 @@ from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.chain import Chain, follow
 from fusion_replay.replaying.installed import require_iron
-from fusion_replay.replaying.judge import ARRAYS, FOREIGN, NotComparedError, Plan, skip, tensors
+from fusion_replay.replaying.judge import ARRAYS, FOREIGN, NotComparedError, Plan, skip
 from fusion_replay.replaying.outcome import FinalOutput, StepReport
 from fusion_replay.replaying.read_ahead import ReadAhead
 from fusion_replay.replaying.series import Outcome, judge_evaluated, judge_series, near_reuse, pieces, roles_read
@@ -161,13 +161,8 @@ def none_deviated(steps: Sequence[RecordedStep]) -> str | None:
 
 
 def recorded_on(snap: Snapshot) -> tuple[str, ...]:
-    """For people: what each kind of sequence ran on, the software NPU labelled as such."""
-    found = []
-    for sequence in snap.sequences:
-        variant, device = sequence.origin.get("variant", "unknown source"), sequence.origin.get("device", "")
-        name = {"simulator": "the software NPU", "arrays": "arrays given by the caller"}.get(variant, f"IRON {variant}")
-        found.append(f"{name} ({device})" if device else name)
-    return tuple(dict.fromkeys(found))
+    """What each kind of sequence ran on."""
+    return tuple(dict.fromkeys(sequence.ran_on for sequence in snap.sequences))
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -176,7 +171,7 @@ def recorded_on(snap: Snapshot) -> tuple[str, ...]:
 def _note_final(finals: dict[tuple[int, str, int], FinalOutput], step: RecordedStep, report: StepReport) -> None:
     """Keep the last write to each part of an output buffer (without declared outputs: what the last step writes)."""
     sequence = step.sequence
-    for tensor, output in zip(tensors(step.outputs), report.outputs, strict=True):
+    for tensor, output in zip(step.outputs.in_order(), report.outputs, strict=True):
         declared = tensor.use.buffer in sequence.output_args
         if declared or (not sequence.output_args and step.index == len(sequence.steps) - 1):
             key = (step.invocation, tensor.use.buffer, tensor.use.start)

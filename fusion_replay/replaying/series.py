@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, skip, tensors
+from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, skip
 from fusion_replay.replaying.outcome import Skip, StepReport
 from fusion_replay.replaying.read_ahead import ReadAhead
 from fusion_replay.replaying.write_history import WriteHistory
@@ -73,13 +73,13 @@ def judge_series(
 
 def judge_evaluated(step: RecordedStep, plan: Plan, evaluation: Evaluation, history: WriteHistory) -> StepReport:
     """The step's recorded outputs against ``evaluation``."""
-    actual = [t.numpy() for t in tensors(step.outputs)]
+    actual = [t.numpy() for t in step.outputs.in_order()]
     return judge(step, plan, evaluation, actual, lambda output: history.explains(step, output))
 
 
 def _judge_alone(step: RecordedStep, plan: Plan, history: WriteHistory) -> Outcome:
     try:
-        evaluation = evaluate_step(step, plan, lambda tensor: tensor.numpy())
+        evaluation = evaluate_step(step, plan)
     except NotComparedError as why:
         return skip(step, why)
     return judge_evaluated(step, plan, evaluation, history)

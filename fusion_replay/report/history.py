@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fusion_replay.model.byte_spans import ByteSpans
 from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.report.text import count, human_bytes, table
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import OperandUse
     from fusion_replay.snapshot import RecordedStep, Snapshot
+
+OUTSIDE = -1
+"""In place of the number of a write: bytes that no recorded step wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +80,21 @@ def history(snapshot: Snapshot, buffer: str, *, invocation: int | None = None) -
     found = snapshot.buffer(name)
     stop = found.nbytes if hi is None else hi
     writes: list[Write] = []
-    reads_before = 0
+    last: ByteSpans[int] = ByteSpans()  # numbers in the list
+    reads: Counter[int] = Counter()
     for step in snapshot.steps(invocation=invocation):
-        uses = [u for u in step.description.operands if u.buffer == name and _touches(u, lo, stop)]
+        uses = [use for use in step.description.operands if use.touches(name, lo, stop)]
         for use in uses:
-            if use.spec.reads:
-                reads_before += not _credit(writes, use)
-        writes += [_write(step, use) for use in uses if use.spec.writes]
-    return History(buffer, found.nbytes, found.role, found.external, reads_before, tuple(writes))
-
-
-def _touches(use: OperandUse, lo: int, hi: int) -> bool:
-    return use.start < hi and lo < use.start + use.spec.nbytes
-
-
-def _credit(writes: list[Write], use: OperandUse) -> bool:
-    """Count a read for the newest write it overlaps; False where nothing recorded wrote these bytes."""
-    for i in range(len(writes) - 1, -1, -1):
-        w = writes[i]
-        if _touches(use, w.start, w.stop):
-            writes[i] = replace(w, reads_since=w.reads_since + 1)
-            return True
-    return False
+            if use.spec.reads:  # counts for the newest write that it overlaps
+                reads[
+                    max((w for _, _, w in last.read(name, use.start, use.end) if w is not None), default=OUTSIDE)
+                ] += 1
+        for use in uses:
+            if use.spec.writes:
+                last.write(name, use.start, use.end, len(writes))
+                writes.append(_write(step, use))
+    counted = tuple(replace(write, reads_since=reads[number]) for number, write in enumerate(writes))
+    return History(buffer, found.nbytes, found.role, found.external, reads[OUTSIDE], counted)
 
 
 def _write(step: RecordedStep, use: OperandUse) -> Write:
@@ -106,7 +104,7 @@ def _write(step: RecordedStep, use: OperandUse) -> Write:
         op=step.op.type,
         direction=use.spec.direction,
         start=use.start,
-        stop=use.start + use.spec.nbytes,
+        stop=use.end,
         digest=after.digest if after is not None else None,
         unchanged=after.unchanged if after is not None else None,
         status=step.status,

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fusion_replay.model.step import OperandMap, RecordedTensor
 from fusion_replay.snapshot.binaries import DeviceFile, KernelBinaries
 from fusion_replay.snapshot.read.reader import Invocation, Snapshot, open_snapshot, opened
-from fusion_replay.snapshot.read.step import OperandMap, RecordedStep, RecordedTensor
+from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.schema import Loss
 
 if TYPE_CHECKING:

@@ -17,6 +17,11 @@ import xxhash
 
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError
 from fusion_replay.model.runlist import SequenceDescription
+from fusion_replay.model.step import INPUT as INPUT  # the roles of an operand row, which the file stores
+from fusion_replay.model.step import OUTPUT as OUTPUT
+from fusion_replay.model.step import PREVIOUS as PREVIOUS
+from fusion_replay.model.step import REFERENCE as REFERENCE
+from fusion_replay.model.step import WATCHED as WATCHED
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 
@@ -44,10 +49,6 @@ COMPLETE, IN_FLIGHT, FAILED = 0, 1, 2
 STATUS = ("complete", "in_flight", "failed")
 LOST = 3
 """Status of an invocation of which nothing is left but its number."""
-
-INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
-"""Roles of an operand row: contents before, contents after, old contents of an output (kept; digest only), and what
-the operator's own reference gave for an output while it was recorded."""
 
 CHUNKED, DELTA, PARTS, DERIVED, SIDE, DIGEST_ONLY = 0, 1, 2, 3, 4, 255
 """Encodings of a content: shuffle + zstd chunks; a patch on another content; byte ranges of others; what a movement

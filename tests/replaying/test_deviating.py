@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
-from fusion_replay.replaying.deviating import Decider, JustRan, in_memory
-from fusion_replay.replaying.write_history import RunningHistory, WriteHistory
+from fusion_replay.replaying.deviating import Decider, JustRan, StepInMemory
 from fusion_replay.snapshot import RecordedStep, Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS, WATCHED, digest_of
 from snapshot_maker import BF16, bits, contents, gemv_silu, record, run
@@ -45,7 +41,7 @@ def tiny(tmp_path: Path) -> Snapshot:
 
 def test_a_step_in_memory_is_the_step_of_a_snapshot(tiny: Snapshot) -> None:
     for step in tiny:
-        made = in_memory(*just_ran(step))
+        made = StepInMemory(*just_ran(step))
         assert made.status == "complete"
         assert made.values == step.values
         assert made.op == step.op
@@ -61,7 +57,7 @@ def test_a_step_in_memory_is_the_step_of_a_snapshot(tiny: Snapshot) -> None:
 
 def test_what_was_not_read_is_not_kept(tiny: Snapshot) -> None:
     ran, digests = just_ran(tiny["0:0"])
-    made = in_memory(JustRan(ran.sequence, 0, 0, {}, {}), digests)
+    made = StepInMemory(JustRan(ran.sequence, 0, 0, {}, {}), digests)
     assert [t.kept for _, t in made.tensors()] == [False] * 3
     with pytest.raises(Exception, match="its contents were not read"):
         made.inputs["A"].numpy()
@@ -160,42 +156,3 @@ def test_a_step_that_is_left_out_still_wrote(tmp_path: Path, seen: bool) -> None
         assert decider.decide(JustRan(sequence, 2, 1, {}, {}, withheld=True), other) is None
     assert ran(3, y) == (None if seen else "as the reference")
     assert decider.found.looked_at == 3
-
-
-SLICES = [(0, 8), (0, 4), (4, 8), (2, 6)]  # elements of one buffer
-
-
-def writes(uses: list[tuple[int, int]]) -> SequenceDescription:
-    steps = []
-    for number, (op, which) in enumerate(uses):
-        start, stop = SLICES[which]
-        read, write = ArgSpec("A", "in", (2,), "uint8"), ArgSpec("B", "out", (stop - start,), "uint8")
-        steps.append(StepDescription(number, op, (OperandUse(read, "x"), OperandUse(write, "y", start, stop))))
-    kinds = (OperatorDescription("One", {}), OperatorDescription("Two", {}))
-    return SequenceDescription("w", kinds, (), tuple(steps), input_args=("x",), output_args=("y",))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 1), st.integers(0, len(SLICES) - 1)), min_size=1, max_size=5),
-    st.lists(st.integers(0, 1), min_size=1, max_size=4),
-)
-def test_a_history_that_runs_along_says_what_one_of_the_recording_says(
-    uses: list[tuple[int, int]], fed: list[int]
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        writer = SnapshotWriter(Path(folder) / "a.h5")
-        number = writer.add_sequence(writes(uses))
-        for value in fed:
-            invocation = writer.begin_invocation(number)
-            for index, (_, which) in enumerate(uses):
-                start, stop = SLICES[which]
-                writer.begin_step(invocation, index, {0: np.full(2, value, np.uint8)})
-                writer.end_step(invocation, index, {1: np.zeros(stop - start, np.uint8)})
-        writer.close()
-        with open_snapshot(Path(folder) / "a.h5") as snap:
-            afterwards, running = WriteHistory(snap), RunningHistory()
-            for step in snap:
-                output = step.outputs["B"]
-                assert running.explains(step, output) == afterwards.explains(step, output), step.address
-                running.add(step)

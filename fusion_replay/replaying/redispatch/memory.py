@@ -17,7 +17,7 @@ from fusion_replay.model.arrays import flat_bytes, numpy_dtype
 from fusion_replay.sources.protocol import MemoryUse
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot import RecordedStep, RecordedTensor
+    from fusion_replay.model.step import RecordedTensor, Step
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -47,7 +47,7 @@ class Memory:
         return memory[number][start:stop].copy().view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
 
 
-def lay_out(step: RecordedStep, places: Sequence[int] = ()) -> Memory:
+def lay_out(step: Step, places: Sequence[int] = ()) -> Memory:
     """Memory for one dispatch of ``step``; every operand's contents must be in the recording.
 
     Args:
@@ -87,7 +87,7 @@ def _regions(spans: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]
     return regions
 
 
-def _poison(step: RecordedStep) -> int:
+def _poison(step: Step) -> int:
     """A byte of which no recorded output wholly consists, so that an output left alone shows."""
     outputs = [flat_bytes(t.numpy()) for t in step.outputs.values()]
     return next((p for p in POISONS if not any(o.size and (o == p).all() for o in outputs)), POISONS[0])

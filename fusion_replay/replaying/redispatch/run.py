@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay.compare.rules import RULES
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.runlist import WHOLE_CALL
-from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, tensors
+from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge
 from fusion_replay.replaying.redispatch import outcome as verdicts
 from fusion_replay.replaying.redispatch.attempt_log import TryJournal
 from fusion_replay.replaying.redispatch.memory import Memory, lay_out
@@ -30,8 +30,9 @@ from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
     from fusion_replay.compare.tolerance import Tolerance
+    from fusion_replay.model.step import Step
     from fusion_replay.replaying.judge import NDArray
-    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.snapshot import Snapshot
 
 TIMEOUT = 10.0
 """Seconds for one dispatch; the slowest of a decode takes milliseconds."""
@@ -131,7 +132,7 @@ class _Redispatch:
         self.history = WriteHistory(snapshot)
         self.lost_at: str | None = None
 
-    def all(self, steps: Sequence[RecordedStep], progress: Progress | None) -> list[StepOutcome]:
+    def all(self, steps: Sequence[Step], progress: Progress | None) -> list[StepOutcome]:
         outcomes: list[StepOutcome] = []
         try:
             for step in steps:
@@ -146,7 +147,7 @@ class _Redispatch:
         self.journal.close(keep=unfinished)
         return outcomes
 
-    def _next(self, step: RecordedStep) -> StepOutcome:
+    def _next(self, step: Step) -> StepOutcome:
         if step.address in self.journal.done:
             return self.journal.done[step.address]
         if step.address in self.journal.hung:
@@ -166,10 +167,10 @@ class _Redispatch:
         self.journal.finished(outcome)
         return outcome
 
-    def _run(self, step: RecordedStep, runner: Runner) -> StepOutcome:
+    def _run(self, step: Step, runner: Runner) -> StepOutcome:
         memory = lay_out(step, runner.places)
         judged = _Judge(step, self.plan, self.history, memory)
-        repetitions = Repetitions([t.name for t in tensors(step.outputs)])
+        repetitions = Repetitions([t.name for t in step.outputs.in_order()])
         worst: StepOutcome | None = None
         for number in range(self.repeat):
             turn = f", repetition {number + 1} of {self.repeat}" if self.repeat > 1 else ""
@@ -180,7 +181,7 @@ class _Redispatch:
                 return self._raised(step, f"{in_words(error)}{turn}", runner)
             if not ran.completed:
                 return self._did_not_complete(step, ran.state, ran.hung, turn, runner)
-            outputs = [memory.after(ran.memory, t) for t in tensors(step.outputs)]
+            outputs = [memory.after(ran.memory, t) for t in step.outputs.in_order()]
             if repetitions.add(outputs):
                 found = judged.outcome(outputs, turn)
                 if worst is None or verdicts.VERDICTS.index(found.verdict) < verdicts.VERDICTS.index(worst.verdict):
@@ -189,13 +190,13 @@ class _Redispatch:
         certificate = repetitions.certificate() if self.repeat > 1 else None
         return replace(worst, binaries=runner.binaries, certificate=certificate)
 
-    def _raised(self, step: RecordedStep, what: str, runner: Runner) -> StepOutcome:
+    def _raised(self, step: Step, what: str, runner: Runner) -> StepOutcome:
         if self.target.alive():
             return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
         self.lost_at = step.address
         return _outcome(step, verdicts.LOST, what, binaries=runner.binaries)
 
-    def _did_not_complete(self, step: RecordedStep, state: str, hung: bool, turn: str, runner: Runner) -> StepOutcome:
+    def _did_not_complete(self, step: Step, state: str, hung: bool, turn: str, runner: Runner) -> StepOutcome:
         after = f"{state}{f' after {self.timeout:g} s' if hung else ''}{turn}"
         if not self.target.alive():  # contexts are made anew: one that timed out is not used again
             self.lost_at = step.address
@@ -206,14 +207,14 @@ class _Redispatch:
 class _Judge:
     """New outputs of one step against the recorded ones and the reference."""
 
-    def __init__(self, step: RecordedStep, plan: Plan, history: WriteHistory, memory: Memory) -> None:
+    def __init__(self, step: Step, plan: Plan, history: WriteHistory, memory: Memory) -> None:
         self.step, self.plan, self.memory = step, plan, memory
-        self.recorded = [t.numpy() for t in tensors(step.outputs)]
+        self.recorded = [t.numpy() for t in step.outputs.in_order()]
         self.evaluation: Evaluation | None = None
         self.why_not = ""
         self.was_right: bool | None = None
         try:
-            self.evaluation = evaluate_step(step, plan, lambda tensor: tensor.numpy())
+            self.evaluation = evaluate_step(step, plan)
         except NotComparedError as why:
             self.why_not = why.reason
             return
@@ -224,7 +225,7 @@ class _Judge:
         if same:
             wrong = "wrong by the reference, as it was recorded" if self.was_right is False else ""
             return self._said(verdicts.UNCHANGED, wrong, self.was_right)
-        found = tensors(self.step.outputs)
+        found = self.step.outputs.in_order()
         if all(_bits(new) == self.memory.before(t).tobytes() for new, t in zip(outputs, found, strict=True)):
             return self._said(verdicts.WROTE_NOTHING, f"the run completed, no byte of its outputs changed{turn}", False)
         if self.evaluation is None:
@@ -243,7 +244,7 @@ def _bits(array: NDArray) -> bytes:
     return bytes(array.tobytes())
 
 
-def _outcome(step: RecordedStep, verdict: str, detail: str, **more: Any) -> StepOutcome:
+def _outcome(step: Step, verdict: str, detail: str, **more: Any) -> StepOutcome:
     return StepOutcome(
         step.address, step.invocation, step.index, step.op.type, step.label, verdict, detail=detail, **more
     )
@@ -267,7 +268,7 @@ def _check(on: str, build_dir: Any, repeat: int, timeout: float, device: str | N
         raise UsageError("device: the NPU of this machine is what it is; --device is for --on sim")
 
 
-def _need_steps(snap: Snapshot, selected: Sequence[RecordedStep]) -> None:
+def _need_steps(snap: Snapshot, selected: Sequence[Step]) -> None:
     if not selected:
         raise MissingError(f"{snap.path}: nothing can be dispatched: the recording holds no step")
     if all(step.sequence.origin.get("dispatch") == WHOLE_CALL for step in selected):
@@ -277,9 +278,7 @@ def _need_steps(snap: Snapshot, selected: Sequence[RecordedStep]) -> None:
         )
 
 
-def _target(
-    snap: Snapshot, selected: Sequence[RecordedStep], on: str, build_dir: Path | None, device: str | None
-) -> Target:
+def _target(snap: Snapshot, selected: Sequence[Step], on: str, build_dir: Path | None, device: str | None) -> Target:
     if on == "npu":
         return NpuTarget(snap, build_dir)
     generation = device or next(iter(_generations(selected)), None)
@@ -288,7 +287,7 @@ def _target(
     return SimTarget(generation)
 
 
-def _generations(selected: Sequence[RecordedStep]) -> list[str]:
+def _generations(selected: Sequence[Step]) -> list[str]:
     """Of the recorded devices, in order of appearance."""
     named = (step.sequence.origin.get("device") for step in selected)
     return list(dict.fromkeys(device for device in named if device))
@@ -301,7 +300,7 @@ def _in_full(target: Target) -> str:
     return f"{target.name} ({target.generation or 'unknown generation'})"
 
 
-def _same_generation(snap: Snapshot, selected: Sequence[RecordedStep], target: Target) -> None:
+def _same_generation(snap: Snapshot, selected: Sequence[Step], target: Target) -> None:
     for recorded in _generations(selected):
         if recorded != target.generation:
             raise MissingError(
@@ -310,7 +309,7 @@ def _same_generation(snap: Snapshot, selected: Sequence[RecordedStep], target: T
             )
 
 
-def _need_recorded(step: RecordedStep) -> None:
+def _need_recorded(step: Step) -> None:
     """
     Raises:
         NotComparedError: the recording lacks what the dispatch needs, or what it could be compared with.
@@ -319,7 +318,7 @@ def _need_recorded(step: RecordedStep) -> None:
         raise NotComparedError(step.status, f"its recording is {step.status}: there is no output to compare with")
     if step.sequence.origin.get("dispatch") == WHOLE_CALL:
         raise NotComparedError("whole_call", "a whole call: no kernel of it is known")
-    for tensor in (*tensors(step.inputs), *tensors(step.outputs)):
+    for tensor in (*step.inputs.in_order(), *step.outputs.in_order()):
         if not tensor.kept:
             raise NotComparedError("not_kept", f"the contents of {tensor.name} were not kept")
 

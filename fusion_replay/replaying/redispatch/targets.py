@@ -18,8 +18,9 @@ from fusion_replay.replaying.redispatch.binaries import Choice, choose
 from fusion_replay.sources.protocol import MemoryUse, Ran
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import Step
     from fusion_replay.simulator.alone import LoneKernel
-    from fusion_replay.snapshot import RecordedStep, Snapshot
+    from fusion_replay.snapshot import Snapshot
     from fusion_replay.sources.xrt import XrtDevice
 
 Bytes = npt.NDArray[np.uint8]
@@ -55,7 +56,7 @@ class Target(Protocol):
     generation: str | None
     fingerprint: str
 
-    def prepare(self, step: RecordedStep) -> Runner:
+    def prepare(self, step: Step) -> Runner:
         """
         Raises:
             CannotRunError: something is missing for this step.
@@ -106,7 +107,7 @@ class NpuTarget:
         prints = "".join(choice.fingerprint for choice in self._choices.values())
         self.fingerprint = hashlib.sha256(f"{self.name}{prints}".encode()).hexdigest()
 
-    def prepare(self, step: RecordedStep) -> Runner:
+    def prepare(self, step: Step) -> Runner:
         choice = self._choices[self._numbers[id(step.sequence)], step.description.operator]
         if choice.lacks is not None:
             raise CannotRunError(choice.lacks)
@@ -157,7 +158,7 @@ class SimTarget:
         self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
         self._kernels: dict[tuple[int, int, tuple[str, ...]], LoneKernel] = {}
 
-    def prepare(self, step: RecordedStep) -> Runner:
+    def prepare(self, step: Step) -> Runner:
         from fusion_replay import operators, refs
         from fusion_replay.simulator.alone import LoneKernel
 

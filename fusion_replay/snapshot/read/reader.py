@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -311,10 +312,10 @@ def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snaps
     except BaseException:
         files.close()
         raise
-    name = str(path)
+    name, one_at_a_time = str(path), threading.Lock()  # the copies share their place in the file
 
     def relocate() -> Index:
-        with _again(files.journal) as copy:
+        with one_at_a_time, _again(files.journal) as copy:
             return journal.read_journal(copy, name).index()
 
     store = ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache_bytes, relocate=relocate)

@@ -11,11 +11,11 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,22 @@ _SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decod
 _TORN = "the file ends inside one of its chunks"
 
 
+def _fresh(nbytes: int) -> Bytes:
+    return np.empty(nbytes, np.uint8)
+
+
+class ChunkSource(Protocol):
+    """Contents as they lie in a file, for whoever seals another: how each is cut, and its chunks, not decoded.
+
+    Rows are those of the table of contents that is sealed.
+    """
+
+    def layout_of(self, row: int) -> tuple[Layout, int]: ...
+    def chunks_of(self, row: int) -> npt.NDArray[Any]: ...
+    def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes: ...
+    def patch(self, row: int, what: str) -> bytes: ...
+
+
 class ContentStore:
     """Decoded contents by row of the contents table; safe to use from several threads.
 
@@ -64,6 +80,8 @@ class ContentStore:
         cache_bytes: int = DEFAULT_CACHE,
         relocate: Callable[[], Index] | None = None,
         side: Side | None = None,
+        elsewhere: Callable[[int], Bytes | None] | None = None,
+        empty: Callable[[int], Bytes] = _fresh,
     ) -> None:
         self._index = index
         self._file = file
@@ -75,26 +93,36 @@ class ContentStore:
         self._budget = cache_bytes
         self._held = 0
         self._cache: OrderedDict[int, Bytes] = OrderedDict()
-        self._elsewhere: Callable[[int], Bytes | None] | None = None
-        self._empty: Callable[[int], Bytes] = _fresh
+        self._elsewhere = elsewhere
+        self._empty = empty
         self._lock = threading.Lock()
 
-    @contextmanager
-    def consulting(
-        self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]
-    ) -> Iterator[None]:
-        """Meanwhile somebody else keeps contents by a better plan, and ``held(row)`` has them.
+    def apart(self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]) -> ContentStore:
+        """Another store of the same files, for somebody who keeps contents by a better plan: ``held(row)`` has them.
 
-        The own cache keeps only what contents that others are made of need, in ``budget`` bytes. ``empty`` gives the
-        memory to decode into.
+        Its cache keeps only what contents that others are made of need. That and what this store has cached, which
+        it still finds, are ``budget`` bytes at most. ``empty`` gives the memory to decode into. The files stay this
+        store's to close.
         """
-        before, self._budget, self._elsewhere, self._empty = self._budget, budget, held, empty
         with self._lock:
-            self._shrink()
-        try:
-            yield
-        finally:
-            self._budget, self._elsewhere, self._empty = before, None, _fresh
+            self._shrink(budget)
+            left = budget - self._held
+
+        def at_hand(row: int) -> Bytes | None:
+            found = held(row)
+            return self._at_hand(row) if found is None else found
+
+        return ContentStore(
+            self._index,
+            self._file,
+            self._spill,
+            self._chunks,
+            cache_bytes=left,
+            relocate=self._relocate,
+            side=self.side,
+            elsewhere=at_hand,
+            empty=empty,
+        )
 
     def kept(self, row: int) -> bool:
         """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
@@ -137,7 +165,7 @@ class ContentStore:
             if row not in self._cache and data.nbytes <= self._budget:
                 self._cache[row] = data
                 self._held += data.nbytes
-                self._shrink()
+                self._shrink(self._budget)
         return data
 
     def begin(self, row: int, what: str) -> Decoding | None:
@@ -168,8 +196,8 @@ class ContentStore:
                 return held
         return None if self._elsewhere is None else self._elsewhere(row)
 
-    def _shrink(self) -> None:
-        while self._held > self._budget:
+    def _shrink(self, budget: int) -> None:
+        while self._held > budget:
             self._held -= self._cache.popitem(last=False)[1].nbytes
 
     def chunks_of(self, row: int) -> npt.NDArray[Any]:
@@ -226,10 +254,9 @@ class ContentStore:
         except DamagedSnapshotError:
             if self._relocate is None:
                 raise
-        with self._lock:
-            fresh = self._relocate()
-            digests = {digest: number for number, digest in enumerate(fresh.contents["digest"].tolist())}
-            source = digests.get(self._index.contents["digest"][row])
+        fresh = self._relocate()
+        digests = {digest: number for number, digest in enumerate(fresh.contents["digest"].tolist())}
+        source = digests.get(self._index.contents["digest"][row])
         if source is None:
             raise DamagedSnapshotError(f"{what}: its contents are no longer in the journal")
         return ContentStore(fresh, self._file, self._spill, self._chunks, cache_bytes=0, side=self.side)._decode(
@@ -341,10 +368,6 @@ def _place() -> memoryview:
     if place is None:
         place = _per_thread.place = memoryview(bytearray(MAX_CHUNK))
     return place
-
-
-def _fresh(nbytes: int) -> Bytes:
-    return np.empty(nbytes, np.uint8)
 
 
 def _help(decoding: weakref.ref[Decoding]) -> None:

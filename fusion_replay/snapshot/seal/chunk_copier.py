@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.encodings.chunks import Encoder, Layout
-from fusion_replay.snapshot.read.store import ContentStore
+from fusion_replay.snapshot.read.store import ChunkSource
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -39,7 +39,7 @@ class Copier:
         contents, chunks: the tables as the sealed file has them.
     """
 
-    def __init__(self, part: hdf5.PartFile, root: Any, index: Index, store: ContentStore, *, in_place: bool) -> None:
+    def __init__(self, part: hdf5.PartFile, root: Any, index: Index, store: ChunkSource, *, in_place: bool) -> None:
         self.contents = index.contents.copy()
         encoding = self.contents["encoding"]
         self.contents["n_chunks"] = np.where(encoding == CHUNKED, self.contents["n_chunks"], encoding == DELTA)

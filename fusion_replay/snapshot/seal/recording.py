@@ -24,7 +24,7 @@ from fusion_replay.errors import FusionReplayError, SnapshotError, TargetExistsE
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
 from fusion_replay.snapshot.journal import parse as journal
 from fusion_replay.snapshot.journal.chunk_file import HEAD
-from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
+from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import (
     CHUNKS_SUFFIX,
     DIGEST_ONLY,
@@ -132,7 +132,7 @@ def _reason(error: Exception) -> str:
     return inner[1] if inner else " ".join(text.split())
 
 
-def write_beside(target: Path, index: Index, store: ContentStore) -> tuple[Path, int]:
+def write_beside(target: Path, index: Index, store: ChunkSource) -> tuple[Path, int]:
     """The whole file, under the name that it has until it is published; its length in bytes.
 
     Its chunks stay where they are, if they can. Raises as :func:`write_sealed`, but for ElsewhereError.
@@ -162,7 +162,7 @@ def _end_of_chunks(index: Index) -> int:
     return int(ends[-1]) if np.array_equal(placed["offset"], ends[:-1]) else 0
 
 
-def write_sealed(path: Path, index: Index, store: ContentStore, kept: tuple[int, int] = (0, 0)) -> int:
+def write_sealed(path: Path, index: Index, store: ChunkSource, kept: tuple[int, int] = (0, 0)) -> int:
     """The whole sealed file at ``path``, which has not got its name yet; its length in bytes.
 
     ``kept``: from where to where in the file that is there already its chunks stay; all others are copied.
@@ -216,9 +216,7 @@ class _EarlySync(threading.Thread):
             raise error
 
 
-def _fill(
-    file: Any, part: hdf5.PartFile, index: Index, store: ContentStore, kept: tuple[int, int]
-) -> tuple[bytes, int]:
+def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ChunkSource, kept: tuple[int, int]) -> tuple[bytes, int]:
     """Contents, tree, tables, directory into the HDF5 file; the directory and its place."""
     root = hdf5.root_group(file)
     hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")

@@ -18,7 +18,7 @@ from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.side_file import Weight, weights_of
 from fusion_replay.snapshot.journal import parse as journal
 from fusion_replay.snapshot.read.sealed import read_sealed
-from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
+from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, PART_SUFFIX, Index
 from fusion_replay.snapshot.seal import recording as seal
 from fusion_replay.snapshot.target import beside, publish, remove_working_files
@@ -67,7 +67,7 @@ def _there_already(target: Path) -> tuple[Index, ContentStore]:
     return old, ContentStore(old, file, cache_bytes=0)
 
 
-def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, Any]:
+def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, ChunkSource]:
     """One index of the contents that any part keeps, each once, and a store that finds them."""
     taken: dict[tuple[bytes, bytes], tuple[ContentStore, int]] = {}
     weights: list[Weight] = []
@@ -97,7 +97,7 @@ def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, An
 
 
 class _Joined:
-    """What sealing asks of a store, for contents of several; it asks for one content after the other."""
+    """Contents of several stores, for sealing, which asks for one content after the other."""
 
     def __init__(self, places: list[tuple[ContentStore, int]]) -> None:
         self._places = places
@@ -114,6 +114,10 @@ class _Joined:
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         assert self._store is not None
         return self._store.raw_chunk(chunk, what)
+
+    def patch(self, row: int, what: str) -> bytes:
+        store, place = self._places[row]
+        return store.patch(place, what)
 
 
 __all__ = ["seal_side"]

@@ -22,7 +22,7 @@ from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.read.reader import Snapshot
 from fusion_replay.snapshot.read.step import RecordedStep
-from fusion_replay.snapshot.read.store import ContentStore
+from fusion_replay.snapshot.read.store import ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -53,7 +53,7 @@ class Subset:
     """Tables and tensors of some steps, ready to be written; the caller may still change texts in ``index``."""
 
     index: Index
-    store: Any
+    store: ChunkSource
 
 
 def subset(
@@ -122,15 +122,12 @@ def write_subset(part: Subset, target: Path, if_exists: IfExists = "error") -> P
 
 
 class _SubsetStore:
-    """What sealing asks of a content store, for the rows of a subset: chunks as stored, or decoded ones in pieces."""
+    """Contents for the rows of a subset: chunks as stored, or decoded ones in pieces."""
 
     def __init__(self, store: ContentStore, rows: npt.NDArray[Any], held: dict[int, Layout]) -> None:
         self._store = store
         self._rows = rows.tolist()
         self._held = held
-
-    def kept(self, row: int) -> bool:
-        return self._store.kept(self._rows[row])
 
     def layout_of(self, row: int) -> tuple[Layout, int]:
         layout, itemsize = self._store.layout_of(self._rows[row])
@@ -147,6 +144,9 @@ class _SubsetStore:
             row, offset = offset >> _ROW, offset & ((1 << _ROW) - 1)
             return self._store.read(self._rows[row], what)[offset : offset + size].tobytes()
         return self._store.raw_chunk(chunk, what)
+
+    def patch(self, row: int, what: str) -> bytes:
+        return self._store.patch(self._rows[row], what)
 
 
 def _held_chunks(row: int, layout: Layout) -> npt.NDArray[Any]:

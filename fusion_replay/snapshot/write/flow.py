@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fusion_replay.model.runlist import OperandUse, SequenceDescription
+from fusion_replay.model.byte_spans import ByteSpans
+from fusion_replay.model.runlist import SequenceDescription
 
-Spot = tuple[int, int]
+Operand = tuple[int, int]
 """Step and operand position."""
 
 
@@ -17,7 +18,7 @@ class _Running:
     """Digests of what the steps of one invocation wrote so far."""
 
     invocation: int
-    written: dict[Spot, bytes]
+    written: dict[Operand, bytes]
 
 
 class Flow:
@@ -28,7 +29,7 @@ class Flow:
     """
 
     def __init__(self) -> None:
-        self._producers: list[dict[Spot, Spot]] = []
+        self._producers: list[dict[Operand, Operand]] = []
         self._running: dict[int, _Running] = {}
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
@@ -42,7 +43,7 @@ class Flow:
         if running.invocation == invocation:
             running.written.update({(step, position): digest for position, digest in outputs.items()})
 
-    def clobbered(self, sequence: int, invocation: int, step: int, inputs: Mapping[int, bytes]) -> dict[int, Spot]:
+    def clobbered(self, sequence: int, invocation: int, step: int, inputs: Mapping[int, bytes]) -> dict[int, Operand]:
         """Those inputs that differ from what was written: by position, who wrote it."""
         running = self._running.get(sequence)
         if running is None or running.invocation != invocation:
@@ -55,28 +56,21 @@ class Flow:
         return found
 
 
-def producers(sequence: SequenceDescription) -> dict[Spot, Spot]:
+def producers(sequence: SequenceDescription) -> dict[Operand, Operand]:
     """For every read of exactly the bytes that one earlier step wrote, unless others wrote into them since: that step.
 
     A step that reads what it writes itself (in place) reads first.
     """
-    found: dict[Spot, Spot] = {}
-    last: dict[str, dict[tuple[int, int], Spot]] = {}
+    found: dict[Operand, Operand] = {}
+    last: ByteSpans[tuple[int, int, Operand]] = ByteSpans()  # all that an operand wrote
     for step in sequence.steps:
         for position, use in enumerate(step.operands):
             if use.spec.reads:
-                producer = last.get(use.buffer, {}).get(_range(use))
-                if producer is not None:
-                    found[step.index, position] = producer
+                spans = last.read(use.buffer, use.start, use.end)
+                writer = spans[0].writer if len(spans) == 1 else None
+                if writer is not None and writer[:2] == (use.start, use.end):
+                    found[step.index, position] = writer[2]
         for position, use in enumerate(step.operands):
             if use.spec.writes:
-                start, stop = _range(use)
-                writers = last.setdefault(use.buffer, {})
-                for other in [r for r in writers if r[0] < stop and start < r[1]]:
-                    del writers[other]
-                writers[start, stop] = step.index, position
+                last.write(use.buffer, use.start, use.end, (use.start, use.end, (step.index, position)))
     return found
-
-
-def _range(use: OperandUse) -> tuple[int, int]:
-    return use.start, use.start + use.spec.nbytes

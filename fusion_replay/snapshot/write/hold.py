@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.model.step import Spot
 from fusion_replay.snapshot.journal import payloads
 from fusion_replay.snapshot.journal.spill import Task
 from fusion_replay.snapshot.write.deduplication import Key
-
-Spot = tuple[int, int]
-"""Role and operand position."""
 
 Decide = Callable[[Mapping[Spot, bytes]], str | None]
 """Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
