@@ -26,7 +26,7 @@ from fusion_replay.model.runlist import (
     StepDescription,
 )
 from fusion_replay.snapshot import SnapshotWriter
-from fusion_replay.snapshot.write.deduplication import WEIGHTS_FROM
+from fusion_replay.snapshot.encodings.side_file import WEIGHTS_FROM
 from fusion_replay.snapshot.write.report import WriteReport
 from fusion_replay.sources.protocol import StepObserver, StepResult
 

@@ -179,7 +179,7 @@ class Recording:
         if self._expectation_told or self._writer is None:
             return
         self._expectation_told = True
-        once, each = self._writer.traffic.on_disk()
+        once, each = self._writer.volume.on_disk()
         if once + each >= WORTH_TELLING:
             say(f"{self.path}: about {human_bytes(once)} once + {human_bytes(each)} per invocation")
 

@@ -16,17 +16,20 @@ from typing import Any
 from fusion_replay.errors import (
     DamagedSnapshotError,
     FusionReplayError,
+    NewerFormatError,
     SnapshotError,
     SnapshotNotFoundError,
     UsageError,
 )
-from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
 from fusion_replay.snapshot.read.sealed import read_index
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
     JOURNAL_SUFFIX,
     LOST,
     SIDE,
@@ -157,6 +160,11 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
         summary = journal.read_journal(file, str(journal_path))
         journal_size = os.fstat(file.fileno()).st_size
     empty = not summary.start and not summary.sequences
+    if summary.version > (FORMAT_MAJOR, FORMAT_MINOR):  # it may hold what is not known here, and would be lost
+        raise NewerFormatError(
+            f"{journal_path}: format {'.'.join(map(str, summary.version))} is newer than "
+            f"{FORMAT_MAJOR}.{FORMAT_MINOR}, the newest known here; upgrade fusion-replay, then recover it"
+        )
     if target.exists():
         sealed_id = _recording_of(target)
         leftover = sealed_id is not None and (sealed_id == summary.start.get("recording") or journal_size == 0)
@@ -174,10 +182,21 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
             f"{target}: holds another recording than {journal_path}; move {target} away, then recover again"
         )
     if_exists: IfExists = "replace" if target.exists() else "error"
+    found: list[FsckReport] = []
+
+    def is_sound(path: Path) -> None:
+        """Every bit of the file that would take the place of what is here."""
+        report = _check_sealed(path, None)
+        if not report.ok:
+            raise DamagedSnapshotError("; ".join(report.problems[:3]))
+        found.append(report)
+
     sealed = (
-        seal_side(journal_path, target, verify=True) if side else seal(journal_path, target, if_exists, verify=True)
+        seal_side(journal_path, target, check=is_sound)
+        if side
+        else seal(journal_path, target, if_exists, check=is_sound)
     )
-    report = check(sealed.path)
+    report = _replace(found[-1], path=sealed.path)
     notes = [f"half written at the end: {count(summary.torn, 'byte')}"] if summary.torn else []
     notes += [f"lost: {loss.count} x {loss.detail}" for loss in sealed.losses]
     return _replace(report, recovered=True, notes=(*report.notes, *notes), removed=(journal_path,))

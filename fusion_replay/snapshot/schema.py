@@ -23,7 +23,7 @@ from fusion_replay.model.step import PREVIOUS as PREVIOUS
 from fusion_replay.model.step import REFERENCE as REFERENCE
 from fusion_replay.model.step import WATCHED as WATCHED
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 1
+FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 
 JOURNAL_SUFFIX = ".journal"
 SPILL_SUFFIX = ".spill"
@@ -65,6 +65,9 @@ IN_SPILL, IN_CHUNKS = 0x80, 0x40
 
 NO_CONTENT = 0xFFFFFFFF
 
+ContentKey = tuple[bytes, str]
+"""Digest (16 bytes) and element type: what makes two contents one."""
+
 _READ = 1 << 18  # bytes read at a time for the digest of the whole: they stay in a core's cache
 
 INVOCATIONS = np.dtype([("sequence", "<u4"), ("status", "u1")])
@@ -95,6 +98,7 @@ CONTENTS = np.dtype(
         ("source", "<u8"),  # DELTA: row of the base; PARTS: first row of parts; DERIVED: row of steps
         ("extent", "<u8"),  # DELTA: bytes of the patch; PARTS: rows of parts; DERIVED: position of the operand
         ("depth", "u1"),  # 0, or more than of any content that this one is made of
+        ("mover", "u1"),  # DERIVED: version of the mover that made it
     ]
 )
 CHUNKS = np.dtype([("offset", "<u8"), ("size", "<u4"), ("mask", "u1")])
@@ -108,8 +112,8 @@ TABLES = {
     "chunks": CHUNKS,
     "parts": RANGES,
 }
-SINCE_1_1 = ("source", "extent", "depth")
-"""Columns that files of version 1.0 lack, with the table ``parts``: read as zeros, and as no rows."""
+LATER_COLUMNS = (("source", "extent", "depth"), ("mover",))
+"""Columns that files of version 1.0 lack, with the table ``parts``, and files of version 1.1: read as zeros."""
 TEXTS = ("sequences", "details", "losses", "provenance")
 LATER_TEXTS = ("binaries", "weights")
 """JSON lists that files of version 1.0 lack: nothing in them then."""
@@ -157,7 +161,7 @@ class Index:
     binaries: list[dict[str, Any]] = field(default_factory=list)
     """Device files behind operators, one entry each: see :mod:`.binaries`."""
     weights: list[dict[str, Any]] = field(default_factory=list)
-    """Contents in a side file, one entry each: see :mod:`.side`."""
+    """Contents in a side file, one entry each: see :mod:`.encodings.side_file`."""
     parts: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, RANGES))
 
 

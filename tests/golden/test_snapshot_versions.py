@@ -142,10 +142,12 @@ def make_1_1(path: Path) -> None:
             call()
 
 
-def check_1_1(path: Path) -> None:
+def check_1_1(path: Path, version: tuple[int, int]) -> None:
     assert check(path).ok
     with open_snapshot(path) as snap:
-        assert snap.format_version == (1, 1)
+        assert snap.format_version == version
+        derived = snap.index.contents[snap.index.contents["encoding"] == DERIVED]
+        assert set(derived["mover"].tolist()) == ({0} if version < (1, 2) else {1})
         assert set(snap.index.contents["encoding"].tolist()) == {CHUNKED, DELTA, PARTS, DERIVED, DIGEST_ONLY}
         cache = FILLED.copy()
         for i in range(3):
@@ -164,9 +166,9 @@ def check_1_1(path: Path) -> None:
 
 
 def test_version_1_1() -> None:
-    check_1_1(HERE / "snapshot-1.1.h5")
+    check_1_1(HERE / "snapshot-1.1.h5", (1, 1))
 
 
 def test_version_1_1_was_made_as_it_says(tmp_path: Path) -> None:
     make_1_1(tmp_path / "again.h5")
-    check_1_1(tmp_path / "again.h5")
+    check_1_1(tmp_path / "again.h5", (1, 2))

@@ -13,7 +13,7 @@ import pytest
 
 from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot import open_snapshot
-from fusion_replay.snapshot.encodings import links
+from fusion_replay.snapshot.encodings import registry
 from fusion_replay.snapshot.fsck import check
 from fusion_replay.snapshot.journal import frames, payloads
 from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS, SIDE
@@ -174,7 +174,7 @@ def test_journal_links_with_right_checksums_and_evil_numbers(tmp_path: Path) -> 
                 if frame.kind == frames.CONTENT and rng.random() < 0.3:
                     record = payloads.ContentRecord.parse(bytes(payload), 0)
                     if record.link is not None:
-                        tail = len(links.pack(record.link))
+                        tail = len(registry.pack(record.link))
                         at = len(payload) - tail + rng.randrange(min(tail, 40))
                         number = rng.choice([0, 1, 2**31, 2**32 - 1, rng.randrange(60)])
                         payload[at : at + 4] = struct.pack("<I", number)[: len(payload) - at]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading weights that a recording leaves to a side file: contents by digest, checked against their SHA-256 too.
+"""Side file: a weight that a recording leaves to another file, found there by its digest, checked by its SHA-256 too.
 
 A side file is a snapshot without steps; its contents are flat. While somebody records into it its journal counts as
 well. The recording lists what it needs, with the names of the buffers, so that another model's weights are refused by
@@ -11,25 +11,47 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, ClassVar, Protocol, Self
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError, SnapshotNotFoundError, UsageError
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
-from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, MAX_NAME, Index
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References
+from fusion_replay.snapshot.encodings.place import Place, Regions
+from fusion_replay.snapshot.schema import DIGEST_ONLY, INPUT, JOURNAL_SUFFIX, MAX_NAME, SIDE, Index
 
-Bytes = npt.NDArray[np.uint8]
-Key = tuple[str, str]
+WeightKey = tuple[str, str]
 """Digest (xxh3-128, hexadecimal) and element type."""
+
+WEIGHTS_FROM = 1 << 16
+"""Bytes; what is smaller stays in the recording even where its weights go elsewhere."""
 
 _DIGEST = re.compile(r"\A[0-9a-f]{32}\Z")
 _SHA256 = re.compile(r"\A[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class InSideFile(Link):
+    """Under the same digest. Nothing else is made of such a content: it may be missing."""
+
+    ENCODING: ClassVar[int] = SIDE
+
+    def packed(self) -> tuple[int, bytes]:
+        return 0, b""
+
+    @classmethod
+    def unpacked(cls, number: int, body: bytes) -> Self | None:
+        return None if body else cls()
+
+    def references(self, journal: Journalled) -> References:
+        return References([])
+
+
+def is_weight(place: Place, regions: Regions) -> bool:
+    """Whether this is much that is read from a buffer that nobody writes."""
+    return place.role == INPUT and place.use.spec.nbytes >= WEIGHTS_FROM and regions.is_static(place.use.buffer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +73,20 @@ class Weight:
     file: str | None = None
 
     @property
-    def key(self) -> Key:
+    def key(self) -> WeightKey:
         return self.digest, self.dtype
 
     def to_dict(self) -> dict[str, Any]:
         return {n: getattr(self, n) for n in ("digest", "dtype", "nbytes", "name", "sha256", "file")}
 
 
-def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[Key, Weight]:
+def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[WeightKey, Weight]:
     """The list of a snapshot called ``name``; a later entry adds what an earlier one did not know.
 
     Raises:
         DamagedSnapshotError: an entry that is none.
     """
-    found: dict[Key, Weight] = {}
+    found: dict[WeightKey, Weight] = {}
     for entry in entries:
         fields: Any = [entry.get(n) for n in ("digest", "dtype", "nbytes", "name", "sha256", "file")]
         weight = Weight(*fields)
@@ -85,41 +107,56 @@ def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[Key, Wei
     return found
 
 
+class _Store(Protocol):
+    def read(self, row: int, what: str) -> Bytes: ...
+    def close(self) -> None: ...
+
+
+class Opened(Protocol):
+    """What is asked of an open snapshot: tables, and whoever reads its contents."""
+
+    @property
+    def index(self) -> Index: ...
+    @property
+    def store(self) -> _Store: ...
+
+
+Open = Callable[[Path], Opened]
+
+
 class SideFile:
-    """The weights in a side file, sealed, being recorded, or both.
+    """The weights in a side file, sealed, being recorded, or both. ``open_`` opens either.
 
     Raises:
         SnapshotNotFoundError: neither the file nor its journal is there.
         SnapshotError: no snapshot, a damaged one, or one of steps.
     """
 
-    def __init__(self, path: Path) -> None:
-        from fusion_replay.snapshot.read.reader import open_snapshot
-
+    def __init__(self, path: Path, open_: Open) -> None:
         self.path = path
-        self.weights: dict[Key, Weight] = {}
-        self._stores: list[ContentStore] = []
-        self._places: dict[Key, tuple[ContentStore, int]] = {}
+        self.weights: dict[WeightKey, Weight] = {}
+        self._stores: list[_Store] = []
+        self._places: dict[WeightKey, tuple[_Store, int]] = {}
         journal = path.with_name(path.name + JOURNAL_SUFFIX)
         found = [p for p in (path, journal) if p.is_file()]
         if not found:
             raise SnapshotNotFoundError(f"{path}: no such file; expected the side file of a recording's weights")
         try:
             for each in found:
-                snap = open_snapshot(each, cache_bytes=CHECKING_CACHE)
+                snap = open_(each)
                 self._stores.append(snap.store)
-                if len(snap):
-                    raise SnapshotError(f"{each}: a recording of {len(snap)} steps; expected a side file of weights")
+                if steps := len(snap.index.steps):
+                    raise SnapshotError(f"{each}: a recording of {steps} steps; expected a side file of weights")
                 self.weights |= weights_of(snap.index.weights, str(each))
                 self._take(snap.index, snap.store)
         except BaseException:
             self.close()
             raise
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: WeightKey) -> bool:
         return key in self._places
 
-    def read(self, key: Key, what: str) -> Bytes:
+    def read(self, key: WeightKey, what: str) -> Bytes:
         store, row = self._places[key]
         return store.read(row, what)
 
@@ -131,27 +168,27 @@ class SideFile:
         for store in self._stores:
             store.close()
 
-    def _take(self, index: Index, store: ContentStore) -> None:
+    def _take(self, index: Index, store: _Store) -> None:
         for row, content in enumerate(index.contents[["digest", "dtype", "encoding"]].tolist()):
             if content[2] != DIGEST_ONLY:
                 self._places[content[0].decode("ascii", "replace"), content[1].decode("ascii", "replace")] = store, row
 
 
-class Side:
+class NeededWeights:
     """What a snapshot's store asks for the weights it needs; ``file`` None: they are not here, for this ``reason``."""
 
-    def __init__(self, needed: Mapping[Key, Weight], file: SideFile | None, reason: str) -> None:
+    def __init__(self, needed: Mapping[WeightKey, Weight], file: SideFile | None, reason: str) -> None:
         self.path = None if file is None else file.path
         self._needed = needed
         self._file = file
         self.reason = reason
-        self._verified: set[Key] = set()
+        self._verified: set[WeightKey] = set()
         self._lock = threading.Lock()
 
-    def has(self, key: Key) -> bool:
+    def has(self, key: WeightKey) -> bool:
         return self._file is not None and key in self._file
 
-    def read(self, key: Key, what: str) -> Bytes:
+    def read(self, key: WeightKey, what: str) -> Bytes:
         """The bytes; the SHA-256, a third of the time of reading them, is looked at once.
 
         Raises:
@@ -178,11 +215,14 @@ class Side:
             self._file.close()
 
 
-def find_side(path: Path, needed: Mapping[Key, Weight], given: Path | None) -> tuple[Side, tuple[str, ...]]:
+def find_weights(
+    path: Path, needed: Mapping[WeightKey, Weight], given: Path | None, open_: Open
+) -> tuple[NeededWeights, tuple[str, ...]]:
     """Where the weights that ``path`` needs are, and what there is to say about it.
 
     Args:
         given: the side file that the user names; None: the one that the recording names, beside it.
+        open_: opens it.
 
     Raises:
         UsageError: the side file that the user named holds other weights.
@@ -193,31 +233,35 @@ def find_side(path: Path, needed: Mapping[Key, Weight], given: Path | None) -> t
     names = sorted({weight.file for weight in needed.values() if weight.file})
     if given is None and not names:
         reason = "were left out of the recording; give its side file with --weights"
-        return Side(needed, None, reason), (f"{what} were left out of the recording: give them with --weights FILE",)
+        return NeededWeights(needed, None, reason), (
+            f"{what} were left out of the recording: give them with --weights FILE",
+        )
     place = given if given is not None else path.with_name(names[0])
     try:
-        file = SideFile(place)
+        file = SideFile(place, open_)
     except SnapshotError as error:
         if given is not None:
             raise
         reason = f"are in the side file {names[0]}, which can't be used: {error}"
-        return Side(needed, None, reason), (f"{what} are not here: {error}; give their file with --weights FILE",)
+        return NeededWeights(needed, None, reason), (
+            f"{what} are not here: {error}; give their file with --weights FILE",
+        )
     problem = _mismatch(needed, file)
     if problem is not None:
         file.close()
         message = f"{place}: not the weights of {path}: {problem}"
         if given is not None:
             raise UsageError(f"{message}; give the side file that was recorded with it")
-        return Side(needed, None, f"are missing: {message}"), (message,)
+        return NeededWeights(needed, None, f"are missing: {message}"), (message,)
     lacking = [weight.name for key, weight in needed.items() if key not in file]
     notes: tuple[str, ...] = ()
     if lacking:
         shown = ", ".join(lacking[:4]) + (f" and {len(lacking) - 4} more" if len(lacking) > 4 else "")
         notes = (f"{place} lacks {len(lacking)} of {what}: {shown}",)
-    return Side(needed, file, f"are not in the side file {place}"), notes
+    return NeededWeights(needed, file, f"are not in the side file {place}"), notes
 
 
-def _mismatch(needed: Mapping[Key, Weight], file: SideFile) -> str | None:
+def _mismatch(needed: Mapping[WeightKey, Weight], file: SideFile) -> str | None:
     """The first weight that is another one in ``file``, with both digests."""
     for key, weight in needed.items():
         other = file.weights.get(key) if key in file else file.named(weight.name)
@@ -232,4 +276,14 @@ def _mismatch(needed: Mapping[Key, Weight], file: SideFile) -> str | None:
     return None
 
 
-__all__ = ["Key", "Side", "SideFile", "Weight", "find_side", "weights_of"]
+__all__ = [
+    "WEIGHTS_FROM",
+    "InSideFile",
+    "NeededWeights",
+    "SideFile",
+    "Weight",
+    "WeightKey",
+    "find_weights",
+    "is_weight",
+    "weights_of",
+]

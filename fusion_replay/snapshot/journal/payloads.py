@@ -13,7 +13,8 @@ from fusion_replay.errors import HostileFileError
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.describe import dump_json, load_json
 from fusion_replay.snapshot.encodings.chunks import Layout
-from fusion_replay.snapshot.encodings.links import PATCH_AT, Link, pack, unpack
+from fusion_replay.snapshot.encodings.link import Link
+from fusion_replay.snapshot.encodings.registry import PATCH_AT, pack, unpack
 from fusion_replay.snapshot.journal import frames
 from fusion_replay.snapshot.schema import MAX_RANK, OPERANDS
 
@@ -23,8 +24,8 @@ DIGEST, INLINE, SPILLED, LINKED = 0, 1, 2, 3
 _CONTENT = struct.Struct("<I8s16sB3xQQIB3x")
 _CHUNK = struct.Struct("<IIB7x")
 _PLACED = struct.Struct("<IIB3xIQ")
-_STEP_BEGIN = struct.Struct("<IIH2xI")
-_STEP_END = struct.Struct("<IIH2xIq")
+_STEP_BEGIN = struct.Struct("<IIHHI")
+_STEP_END = struct.Struct("<IIHHIq")
 _INVOCATION = struct.Struct("<II")
 
 CHUNK_HEAD = _CHUNK.size
@@ -32,6 +33,9 @@ CHUNK_HEAD = _CHUNK.size
 Frame = tuple[int, list[Any]]
 Row = tuple[int, int, int]
 """Position, role, content id."""
+Address = tuple[int, int, int]
+"""Of a step that is written: invocation, sequence, number of the runlist entry. The sequence stands in every frame, so
+that none is lost with the one that began the invocation; readers before format 1.2 pass over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,36 +125,43 @@ def parse_chunk(head: bytes) -> tuple[int, int, int]:
     return _CHUNK.unpack_from(head)
 
 
-def step_begin_frame(invocation: int, step: int, rows: list[Row], detail: dict[str, Any]) -> Frame:
-    text = dump_json(detail) if detail else b""
-    head = _STEP_BEGIN.pack(invocation, step, len(rows), len(text))
-    return frames.STEP_BEGIN, [head + np.array(rows, OPERANDS).tobytes() + text]
+def step_begin_frame(step: Address, rows: list[Row], detail: dict[str, Any]) -> Frame:
+    return frames.STEP_BEGIN, [_step_head(_STEP_BEGIN, step, rows, detail)]
 
 
-def step_end_frame(
-    invocation: int, step: int, rows: list[Row], detail: dict[str, Any], elapsed_ns: int | None
-) -> Frame:
-    text = dump_json(detail) if detail else b""
+def step_end_frame(step: Address, rows: list[Row], detail: dict[str, Any], elapsed_ns: int | None) -> Frame:
     elapsed = -1 if elapsed_ns is None else int(elapsed_ns)
-    head = _STEP_END.pack(invocation, step, len(rows), len(text), elapsed)
-    return frames.STEP_END, [head + np.array(rows, OPERANDS).tobytes() + text]
+    return frames.STEP_END, [_step_head(_STEP_END, step, rows, detail, elapsed)]
 
 
-def step_failed_frame(invocation: int, step: int, detail: dict[str, Any]) -> Frame:
-    text = dump_json(detail)
-    return frames.STEP_FAILED, [_STEP_BEGIN.pack(invocation, step, 0, len(text)) + text]
+def step_failed_frame(step: Address, detail: dict[str, Any]) -> Frame:
+    return frames.STEP_FAILED, [_step_head(_STEP_BEGIN, step, [], detail)]
 
 
-def step_note_frame(invocation: int, step: int, detail: dict[str, Any]) -> Frame:
+def step_note_frame(step: Address, detail: dict[str, Any]) -> Frame:
     """More details of a step, whenever they become known."""
-    text = dump_json(detail)
-    return frames.STEP_NOTE, [_STEP_BEGIN.pack(invocation, step, 0, len(text)) + text]
+    return frames.STEP_NOTE, [_step_head(_STEP_BEGIN, step, [], detail)]
+
+
+def _step_head(head: struct.Struct, step: Address, rows: list[Row], detail: dict[str, Any], *more: int) -> bytes:
+    invocation, sequence, number = step
+    text = dump_json(detail) if detail else b""
+    packed = head.pack(invocation, number, len(rows), _said(sequence), len(text), *more)
+    return packed + np.array(rows, OPERANDS).tobytes() + text
+
+
+def _said(sequence: int) -> int:
+    """As a frame has it: 0 where the field is too small for it."""
+    return sequence + 1 if sequence < 0xFFFF else 0
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
+    """``sequence``: of its invocation; None where the frame does not say."""
+
     invocation: int
     step: int
+    sequence: int | None
     operands: bytes
     detail: dict[str, Any]
     elapsed_ns: int
@@ -159,10 +170,10 @@ class StepRecord:
 def parse_step(kind: int, payload: bytes) -> StepRecord:
     elapsed = -1
     if kind == frames.STEP_END:
-        invocation, step, count, text, elapsed = _STEP_END.unpack_from(payload)
+        invocation, step, count, said, text, elapsed = _STEP_END.unpack_from(payload)
         at = _STEP_END.size
     else:
-        invocation, step, count, text = _STEP_BEGIN.unpack_from(payload)
+        invocation, step, count, said, text = _STEP_BEGIN.unpack_from(payload)
         at = _STEP_BEGIN.size
     middle = at + count * OPERANDS.itemsize
     if middle + text != len(payload):
@@ -170,19 +181,23 @@ def parse_step(kind: int, payload: bytes) -> StepRecord:
     detail = load_json(payload[middle:], f"step {invocation}:{step}") if text else {}
     if not isinstance(detail, dict):
         raise HostileFileError(f"step {invocation}:{step}: its details are no object")
-    return StepRecord(invocation, step, payload[at:middle], detail, elapsed)
+    return StepRecord(invocation, step, said - 1 if said else None, payload[at:middle], detail, elapsed)
 
 
 def invocation_begin_frame(invocation: int, sequence: int) -> Frame:
     return frames.INVOCATION_BEGIN, [_INVOCATION.pack(invocation, sequence)]
 
 
-def invocation_end_frame(invocation: int) -> Frame:
-    return frames.INVOCATION_END, [_INVOCATION.pack(invocation, 0)]
+def invocation_end_frame(invocation: int, sequence: int) -> Frame:
+    return frames.INVOCATION_END, [_INVOCATION.pack(invocation, _said(sequence))]
 
 
-def parse_invocation(payload: bytes) -> tuple[int, int]:
-    return _INVOCATION.unpack_from(payload)
+def parse_invocation(kind: int, payload: bytes) -> tuple[int, int | None]:
+    """Its number and its sequence; None where the frame does not say."""
+    invocation, sequence = _INVOCATION.unpack(payload)
+    if kind == frames.INVOCATION_END:
+        return invocation, sequence - 1 if sequence else None
+    return invocation, sequence
 
 
 def json_frame(kind: int, data: Any) -> Frame:

@@ -25,14 +25,14 @@ from fusion_replay.model.runlist import (
     parse_buffer,
 )
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
-from fusion_replay.snapshot.encodings.links import check_links
-from fusion_replay.snapshot.encodings.side_file import find_side, weights_of
-from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.encodings.registry import check_links
+from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
+from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC
 from fusion_replay.snapshot.read.limits import check_contents
 from fusion_replay.snapshot.read.sealed import check_index, read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
-from fusion_replay.snapshot.read.store import DEFAULT_CACHE, ContentStore
+from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
 from fusion_replay.system.messages import count
 
@@ -247,7 +247,8 @@ def with_side(snap: Snapshot, weights: str | os.PathLike[str] | None) -> Snapsho
     needed = weights_of(snap.index.weights, str(snap.path))
     if (snap.index.contents["encoding"] == SIDE).any():
         try:
-            snap.store.side, notes = find_side(snap.path, needed, None if weights is None else Path(weights))
+            given = None if weights is None else Path(weights)
+            snap.store.side, notes = find_weights(snap.path, needed, given, _open_part)
         except BaseException:
             snap.close()
             raise
@@ -256,6 +257,15 @@ def with_side(snap: Snapshot, weights: str | os.PathLike[str] | None) -> Snapsho
         snap.close()
         raise UsageError(f"{snap.path}: has its weights in itself; leave out the side file {weights}")
     return snap
+
+
+def open_side_file(path: Path) -> SideFile:
+    """The weights in a side file, and in the journal of who records into it. Errors: :class:`SideFile`."""
+    return SideFile(path, _open_part)
+
+
+def _open_part(path: Path) -> Snapshot:
+    return open_snapshot(path, cache_bytes=CHECKING_CACHE)
 
 
 def _open(path: Path, cache_bytes: int) -> Snapshot:

@@ -12,16 +12,16 @@ import numpy as np
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.encodings.chunks import decompress, unshuffle
-from fusion_replay.snapshot.encodings.links import check_links
+from fusion_replay.snapshot.encodings.registry import check_links
 from fusion_replay.snapshot.read.limits import check_contents
 from fusion_replay.snapshot.schema import (
+    LATER_COLUMNS,
     LATER_TEXTS,
     LOST,
     MAX_DIRECTORY,
     MAX_TABLE,
     NO_CONTENT,
     REFERENCE,
-    SINCE_1_1,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     TABLES,
@@ -136,13 +136,12 @@ def _directory(file: BinaryIO, block: UserBlock, name: str) -> dict[str, Any]:
 
 
 def _table(file: BinaryIO, entry: dict[str, Any], dtype: np.dtype[Any], length: int, what: str) -> Any:
-    """One table with the columns known here; a later minor version may have more, 1.0 lacks those of SINCE_1_1."""
+    """One table with the columns known here; a later minor version may have more, an earlier one lacks some."""
     columns = np.dtype([(str(n), str(t)) for n, t in entry["columns"]])
     if columns.hasobject or columns.itemsize != entry["itemsize"] or not 0 < columns.itemsize <= 1 << 12:
         raise HostileFileError(f"{what}: impossible columns")
-    names = dtype.names or ()
-    if not set(SINCE_1_1) & set(columns.names or ()):
-        names = tuple(n for n in names if n not in SINCE_1_1)
+    absent = [group for group in LATER_COLUMNS if not set(group) & set(columns.names or ())]
+    names = tuple(n for n in dtype.names or () if not any(n in group for group in absent))
     if any(n not in (columns.names or ()) or columns[n] != dtype[n] for n in names):
         raise DamagedSnapshotError(f"{what}: lacks columns, or has them of another type")
     flat = np.frombuffer(_blob(file, entry, columns.itemsize, length, what), columns)

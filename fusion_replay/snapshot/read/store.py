@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import DamagedSnapshotError, FusionReplayError, HostileFileError, SnapshotError
+from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot import schema
+from fusion_replay.snapshot.encodings import registry
 from fusion_replay.snapshot.encodings.chunks import Layout, decode
-from fusion_replay.snapshot.encodings.delta import apply_patch
+from fusion_replay.snapshot.encodings.delta import patch_of
 from fusion_replay.snapshot.read.decoding import Decoding
 from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
@@ -36,7 +37,7 @@ from fusion_replay.snapshot.schema import (
 )
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.encodings.side_file import Side
+    from fusion_replay.snapshot.encodings.side_file import NeededWeights
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -79,7 +80,7 @@ class ContentStore:
         *,
         cache_bytes: int = DEFAULT_CACHE,
         relocate: Callable[[], Index] | None = None,
-        side: Side | None = None,
+        side: NeededWeights | None = None,
         elsewhere: Callable[[int], Bytes | None] | None = None,
         empty: Callable[[int], Bytes] = _fresh,
     ) -> None:
@@ -110,7 +111,7 @@ class ContentStore:
 
         def at_hand(row: int) -> Bytes | None:
             found = held(row)
-            return self._at_hand(row) if found is None else found
+            return self.at_hand(row) if found is None else found
 
         return ContentStore(
             self._index,
@@ -123,6 +124,10 @@ class ContentStore:
             elsewhere=at_hand,
             empty=empty,
         )
+
+    @property
+    def index(self) -> Index:
+        return self._index
 
     def kept(self, row: int) -> bool:
         """Whether the bytes are at hand: in the snapshot, or in a side file that is here."""
@@ -155,7 +160,7 @@ class ContentStore:
             SnapshotError: only the digest was kept.
             DamagedSnapshotError: the bytes don't give the digest under which they were stored.
         """
-        held = self._at_hand(row)
+        held = self.at_hand(row)
         if held is not None:
             return held
         data = self._read_verified(row, what)
@@ -175,7 +180,7 @@ class ContentStore:
         """
         content = self._index.contents[row]
         cut = int(content["encoding"]) == schema.CHUNKED and int(content["n_chunks"]) > 1
-        if not cut or self._at_hand(row) is not None:
+        if not cut or self.at_hand(row) is not None:
             return None
         layout, fill = self._pieces(row, what)
         return Decoding(list(layout.spans()), lambda: self._empty(layout.nbytes), fill)
@@ -188,7 +193,8 @@ class ContentStore:
         """
         return self._verified(row, *decoding.result(), what)
 
-    def _at_hand(self, row: int) -> Bytes | None:
+    def at_hand(self, row: int) -> Bytes | None:
+        """Content ``row`` where it is decoded already."""
         with self._lock:
             held = self._cache.get(row)
             if held is not None:
@@ -264,19 +270,15 @@ class ContentStore:
         )
 
     def _decode(self, row: int, what: str) -> Bytes:
-        match int(self._index.contents["encoding"][row]):
-            case schema.CHUNKED:
-                return self._verified(row, *self._from_chunks(row, what), what)
-            case schema.DELTA:
-                out = self._from_patches(row, what)
-            case schema.PARTS:
-                out = self._from_parts(row, what)
-            case schema.DERIVED:
-                out = self._from_inputs(row, what)
-            case schema.SIDE if self.side is not None:
-                out = self.side.read(self._key(row), what)
-            case _:
-                raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
+        encoding = int(self._index.contents["encoding"][row])
+        if encoding == schema.CHUNKED:
+            return self._verified(row, *self._from_chunks(row, what), what)
+        if encoding == schema.SIDE and self.side is not None:
+            out = self.side.read(self._key(row), what)
+        elif (made := registry.read(self, row, what)) is not None:
+            out = made
+        else:
+            raise SnapshotError(f"{what}: its contents were not kept, only their digest; see the losses in `show`")
         return self._verified(row, out, digest_of(out), what)
 
     def _verified(self, row: int, out: Bytes, digest: bytes, what: str) -> Bytes:
@@ -313,50 +315,16 @@ class ContentStore:
 
     def patch(self, row: int, what: str) -> bytes:
         """The patch that makes content ``row`` of its base."""
+        return patch_of(self, row, what)
+
+    def chunk(self, row: int, what: str) -> tuple[bytes, int]:
+        """The only chunk of content ``row`` as stored, and its filter mask."""
         (chunk,) = self.chunks_of(row).tolist()
-        out = np.empty(int(self._index.contents["extent"][row]), np.uint8)
-        decode(self.raw_chunk(chunk, what), chunk[2], out, out.size, 1, what)
-        return out.tobytes()
+        return self.raw_chunk(chunk, what), chunk[2]
 
-    def _from_patches(self, row: int, what: str) -> Bytes:
-        """Back to the nearest version that is whole or at hand, then forward; the result alone is verified."""
-        contents, patches = self._index.contents, []
-        base = self._at_hand(row)
-        while base is None and int(contents["encoding"][row]) == schema.DELTA:
-            patches.append(self.patch(row, what))
-            row = int(contents["source"][row])
-            base = self._at_hand(row)
-        base = self.read(row, what) if base is None else base
-        out = self._empty(base.size)
-        out[:] = base
-        for patch in reversed(patches):
-            apply_patch(out, patch, what)
-        return out
-
-    def _from_parts(self, row: int, what: str) -> Bytes:
-        content = self._index.contents[row]
-        out = self._empty(int(content["nbytes"]))
-        at, first = 0, int(content["source"])
-        for source, offset, nbytes in self._index.parts[first : first + int(content["extent"])].tolist():
-            out[at : at + nbytes] = self.read(source, what)[offset : offset + nbytes]
-            at += nbytes
-        return out
-
-    def _from_inputs(self, row: int, what: str) -> Bytes:
-        """What the step that wrote it makes of its inputs."""
-        from fusion_replay.snapshot.encodings.derived import moved
-        from fusion_replay.snapshot.read.step import RecordedStep
-
-        content = self._index.contents[row]
-        step = RecordedStep(self._index, self, int(content["source"]))
-        try:
-            inputs = [tensor.numpy() for tensor in step.inputs.values()]
-            previous = [None if t.previous is None else t.previous.numpy() for t in step.outputs.values()]
-            return moved(step.op, step.description, inputs, previous, step.values)[int(content["extent"])]
-        except SnapshotError:
-            raise
-        except (FusionReplayError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {step.label} ({error})") from error
+    def empty(self, nbytes: int) -> Bytes:
+        """Memory to decode into."""
+        return self._empty(nbytes)
 
 
 _per_thread = threading.local()

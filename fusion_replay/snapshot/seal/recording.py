@@ -22,8 +22,10 @@ import numpy as np
 
 from fusion_replay.errors import FusionReplayError, SnapshotError, TargetExistsError, UnsealedError
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
-from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.encodings.registry import drop
+from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.chunk_file import HEAD
+from fusion_replay.snapshot.naming import named
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import (
     CHUNKS_SUFFIX,
@@ -45,6 +47,7 @@ from fusion_replay.snapshot.schema import (
 )
 from fusion_replay.snapshot.seal import hdf5
 from fusion_replay.snapshot.seal.chunk_copier import Copier
+from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.seal.tree import Tree
 from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
 
@@ -69,29 +72,30 @@ def seal(
     if_exists: IfExists = "error",
     *,
     unwritten: Sequence[Loss] = (),
-    verify: bool = False,
+    check: Check | None = None,
 ) -> Sealed:
     """Make ``target`` of the journal, then remove the journal. The caller holds the journal's lock.
 
     Args:
         unwritten: losses that found no room in the journal.
-        verify: decode every tensor first; what disagrees with its digest is counted as a loss (recovery).
+        check: for recovery. Every tensor is decoded first; what disagrees with its digest is dropped, with what is
+            made of it, and counted. And the file is checked by this before it gets its name.
 
     Raises:
-        UnsealedError: it could not be written; the journal is kept.
+        UnsealedError: it could not be written, or is not what the journal says; the journal is kept.
         TargetExistsError: ``target`` exists; the journal is kept.
     """
     with sealing(target, journal_path):
         files, summary = journal.open_journal(journal_path)
         index = summary.index()
         store = ContentStore(
-            index, files.journal, files.spill, files.chunks, cache_bytes=CHECKING_CACHE if verify else 0
+            index, files.journal, files.spill, files.chunks, cache_bytes=0 if check is None else CHECKING_CACHE
         )
         try:
-            if verify:
+            if check is not None:
                 drop_damaged(index, store)
             index.losses = _merged((*index.losses, *unwritten, *_damage_as_losses(summary.damaged)))
-            made, size = write_beside(target, index, store)
+            made, size = write_beside(target, index, store, check)
         finally:
             store.close()
         try:
@@ -132,23 +136,28 @@ def _reason(error: Exception) -> str:
     return inner[1] if inner else " ".join(text.split())
 
 
-def write_beside(target: Path, index: Index, store: ChunkSource) -> tuple[Path, int]:
-    """The whole file, under the name that it has until it is published; its length in bytes.
+def write_beside(target: Path, index: Index, store: ChunkSource, check: Check | None = None) -> tuple[Path, int]:
+    """The whole file, proven, under the name that it has until it is published; its length in bytes.
 
-    Its chunks stay where they are, if they can. Raises as :func:`write_sealed`, but for ElsewhereError.
+    Its chunks stay where they are, if they can. Raises as :func:`write_sealed`, but for ElsewhereError, and as
+    :func:`prove`; the chunks are then as they were.
     """
     chunks, part = beside(target, CHUNKS_SUFFIX), beside(target, PART_SUFFIX)
     stop = _end_of_chunks(index)
     if stop > HEAD and chunks.exists():
         _require_space(chunks, index, in_place=True)
         try:
-            return chunks, write_sealed(chunks, index, store, (HEAD, stop))
+            size = write_sealed(chunks, index, store, (HEAD, stop))
+            prove(chunks, index, target, check)
+            return chunks, size
         except BaseException as error:
             os.truncate(chunks, stop)  # as it was: HDF5 has written behind the chunks and before them
             if not isinstance(error, hdf5.ElsewhereError):
                 raise
     _require_space(part, index, in_place=False)
-    return part, write_sealed(part, index, store)
+    size = write_sealed(part, index, store)
+    prove(part, index, target, check)
+    return part, size
 
 
 def _end_of_chunks(index: Index) -> int:
@@ -264,21 +273,19 @@ def _finish(part: hdf5.PartFile, directory: bytes, offset: int) -> int:
 
 
 def drop_damaged(index: Index, store: ContentStore) -> None:
-    """Keep of contents that can't be read their digests alone, and count them as a loss."""
-    damaged = 0
-    for row, content in enumerate(index.contents):
-        if int(content["encoding"]) in (DIGEST_ONLY, SIDE):
+    """Keep of contents that can't be read, or are made of such, their digests alone; and count them as a loss."""
+    damaged: list[int] = []
+    for row, encoding in enumerate(index.contents["encoding"].tolist()):
+        if encoding in (DIGEST_ONLY, SIDE):
             continue
         try:
             store.read(row, "content")
-        except SnapshotError:  # or made of one of those
-            content["encoding"], content["n_chunks"] = DIGEST_ONLY, 0
-            damaged += 1
+        except SnapshotError:
+            drop(index, [row])
+            damaged.append(row)
     if damaged:
-        index.losses = (
-            *index.losses,
-            Loss("contents", "tensors damaged in the journal; their digests are kept", damaged),
-        )
+        what = f"tensors damaged in the journal; their digests are kept: {named(index, damaged)}"
+        index.losses = (*index.losses, Loss("contents", what, len(damaged)))
 
 
 def _damage_as_losses(damaged: Sequence[str]) -> list[Loss]:

@@ -12,46 +12,61 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import SnapshotError
+from fusion_replay.errors import DamagedSnapshotError, SnapshotError
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.side_file import Weight, weights_of
-from fusion_replay.snapshot.journal import parse as journal
+from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, PART_SUFFIX, Index
 from fusion_replay.snapshot.seal import recording as seal
+from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.target import beside, publish, remove_working_files
 
 
-def seal_side(journal_path: Path, target: Path, *, verify: bool = False) -> seal.Sealed:
+def seal_side(journal_path: Path, target: Path, *, check: Check | None = None) -> seal.Sealed:
     """Make ``target`` of its journal and of itself, then remove the journal. The caller holds the journal's lock.
 
+    ``check``: as for :func:`.recording.seal`; the file that is there is read first, too, since it will be replaced.
+
     Raises:
-        UnsealedError: it could not be written; old file and journal are kept.
-        SnapshotError: the file that is there can't be read, or is no side file.
+        UnsealedError: it could not be written, or is not what it was made of; old file and journal are kept.
+        SnapshotError: the file that is there is damaged, or no side file.
     """
     part = beside(target, PART_SUFFIX)
     with seal.sealing(target, journal_path), contextlib.ExitStack() as stores:
         files, summary = journal.open_journal(journal_path)
         index = summary.index()
-        cache = CHECKING_CACHE if verify else 0
+        cache = 0 if check is None else CHECKING_CACHE
         store = ContentStore(index, files.journal, files.spill, files.chunks, cache_bytes=cache)
         stores.callback(store.close)
-        if verify:
+        if check is not None:
             seal.drop_damaged(index, store)
         parts = [(index, store)]
         if target.exists():
+            if check is not None:
+                _require_sound(target, check)
             parts.insert(0, _there_already(target))
             stores.callback(parts[0][1].close)
         joined, both = _join(parts, str(target))
         if len(parts) == 1:
-            made, size = seal.write_beside(target, joined, both)
+            made, size = seal.write_beside(target, joined, both, check)
         else:
             made, size = part, seal.write_sealed(part, joined, both)
+            prove(part, joined, target, check)
         publish(made, target, "replace")
     remove_working_files(target)
     return seal.Sealed(target, 0, 0, size, joined.losses)
+
+
+def _require_sound(target: Path, check: Check) -> None:
+    try:
+        check(target)
+    except SnapshotError as error:
+        raise DamagedSnapshotError(
+            f"{target}: is damaged ({error}), and would be replaced; move it away, then recover again"
+        ) from error
 
 
 def _there_already(target: Path) -> tuple[Index, ContentStore]:

@@ -10,15 +10,15 @@ from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.model.step import Spot
 from fusion_replay.snapshot.journal import payloads
 from fusion_replay.snapshot.journal.spill import Task
-from fusion_replay.snapshot.write.deduplication import Key
+from fusion_replay.snapshot.schema import ContentKey
 
 Decide = Callable[[Mapping[Spot, bytes]], str | None]
 """Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
 
 
 @dataclass(slots=True)
-class Held:
-    """What one step under way holds.
+class Hold:
+    """What one step under way holds back.
 
     Attributes:
         contents: in slots of the spill file that nobody empties, as the journal declares them.
@@ -26,7 +26,7 @@ class Held:
         waits: for a verdict; where the step is left out anyhow, whoever judges others hears of it.
     """
 
-    contents: dict[Key, payloads.ContentRecord] = field(default_factory=dict)
+    contents: dict[ContentKey, payloads.ContentRecord] = field(default_factory=dict)
     rows: list[payloads.Row] = field(default_factory=list)
     waits: bool = True
 
@@ -43,4 +43,4 @@ def digest_alone(record: payloads.ContentRecord) -> payloads.ContentRecord:
     return replace(record, where=payloads.DIGEST, slots=(), link=None)
 
 
-__all__ = ["Decide", "Held", "Spot", "digest_alone", "tasks_of"]
+__all__ = ["Decide", "Hold", "Spot", "digest_alone", "tasks_of"]

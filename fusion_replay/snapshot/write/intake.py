@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,19 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import DTYPE_BYTES, ArgSpec, SequenceDescription
 from fusion_replay.snapshot.encodings.chunks import Layout
-from fusion_replay.snapshot.encodings.links import Link, Side
+from fusion_replay.snapshot.encodings.link import Link
+from fusion_replay.snapshot.encodings.place import Place
+from fusion_replay.snapshot.encodings.side_file import InSideFile
 from fusion_replay.snapshot.journal import frames, payloads
 from fusion_replay.snapshot.journal.spill import Spill, Task
-from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, digest_of
+from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, ContentKey, digest_of
 from fusion_replay.snapshot.write.commits import Commits
-from fusion_replay.snapshot.write.deduplication import Key, News, Place
-from fusion_replay.snapshot.write.hold import Held, Spot, digest_alone, tasks_of
-from fusion_replay.snapshot.write.traffic import Traffic, own_bytes
-from fusion_replay.snapshot.write.weights import WeightsKeeper
+from fusion_replay.snapshot.write.deduplication import Deduplication
+from fusion_replay.snapshot.write.hold import Hold, Spot, digest_alone, tasks_of
+from fusion_replay.snapshot.write.volume import Volume
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.write.weights import WeightsKeeper
 
 INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their step, in one write
 
@@ -33,10 +37,10 @@ class Batch:
 
     what: str
     contents: list[tuple[payloads.ContentRecord, Any]] = field(default_factory=list)
-    keys: dict[Key, int] = field(default_factory=dict)
+    keys: dict[ContentKey, int] = field(default_factory=dict)
     withheld: str | None = None
     """Why some of what it was to hold is not kept."""
-    held: Held | None = None
+    hold: Hold | None = None
     """What is new waits in there for a verdict."""
     dropped: tuple[payloads.ContentRecord, ...] = ()
     """Contents that were held and are not kept. The journal says so behind the step: cut short, it still has them."""
@@ -55,7 +59,7 @@ class Intake:
         digests: of every content, by its number.
         bytes_seen, bytes_unique: of all tensors that came in, and of the contents that were kept.
         full: whether a content did not fit into ``max_bytes``: none is kept any more.
-        traffic: what is kept, by whether it came from outside or was computed.
+        volume: what is kept, by whether it came from outside or was computed.
         links: whether contents may be made of others.
     """
 
@@ -63,7 +67,7 @@ class Intake:
         self,
         commits: Commits,
         spill: Spill,
-        traffic: Traffic,
+        volume: Volume,
         max_bytes: int | None,
         weights: WeightsKeeper | None,
         *,
@@ -72,24 +76,24 @@ class Intake:
         self.digests: list[bytes] = []
         self.bytes_seen = self.bytes_unique = 0
         self.full = False
-        self.traffic = traffic
-        self.news = News()
+        self.volume = volume
+        self.deduplication = Deduplication()
         self.links = links
         self._commits, self._spill = commits, spill
         self._max_bytes = max_bytes
         self._sequences: list[SequenceDescription] = []
-        self._stored: dict[Key, int] = {}
-        self._digest_only: dict[Key, int] = {}
+        self._stored: dict[ContentKey, int] = {}
+        self._digest_only: dict[ContentKey, int] = {}
         self._bare: set[int] = set()  # contents of which the digest alone was kept
         self._weights = weights
-        self._aside: dict[Key, int] = {}  # contents that it took, ...
+        self._aside: dict[ContentKey, int] = {}  # contents that it took, ...
         self._set_aside: set[int] = set()  # ... their ids
         self._static: dict[tuple[int, str, int, int], int] = {}  # where a step is held: what it read of a constant
         self._unneeded: dict[int, payloads.ContentRecord] = {}  # those of them that no step that is kept has read
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self._sequences.append(sequence)
-        self.news.add_sequence(sequence)
+        self.deduplication.add_sequence(sequence)
 
     def has(self, content: int) -> bool:
         """Whether its bytes are kept, here or in a side file."""
@@ -125,7 +129,7 @@ class Intake:
         known = self._stored.get(key, batch.keys.get(key))
         if known is None and not keep:
             known = self._digest_only.get(key)
-        aside = self._weights is not None and keep and place is not None and self.news.is_weight(place)
+        aside = self._weights is not None and keep and place is not None and self.deduplication.is_weight(place)
         if known is None and aside:
             known = self._aside.get(key)
         if known is not None:
@@ -138,19 +142,19 @@ class Intake:
         where, tail = payloads.DIGEST, None
         slots: tuple[int, ...] = ()
         link: Link | None = self._taken(raw, key, place) if aside and place is not None else None
-        if batch.held is not None and keep and link is None and raw.nbytes and place is not None:
+        if batch.hold is not None and keep and link is None and raw.nbytes and place is not None:
             if not self._is_static(place, content):
-                return self._hold(batch, batch.held, content, raw, key, layout, spec)
+                return self._hold(batch, batch.hold, content, raw, key, layout, spec)
             place = None  # what is made of it would be lost with it; it counts once a step that is kept has read it
         if link is None and keep and place is not None and self.links:
-            link = self.news.link(place, raw, key, self._stored)
-        size = own_bytes(link, raw.nbytes)
+            link = self.deduplication.link(place, raw, key, self._stored)
+        size = raw.nbytes if link is None else link.own_bytes
         if keep and place is not None and not self._fits(size):
             keep, link = False, None
             self._beyond(batch)
         if keep and place is not None:
             spilled = link is None and raw.nbytes >= INLINE_BELOW
-            self.traffic.keep(content, size, outside=self._from_outside(place), spilled=spilled)
+            self.volume.keep(content, size, outside=self._from_outside(place), spilled=spilled)
         if link is not None:
             where = payloads.LINKED
         elif keep and raw.nbytes < INLINE_BELOW:
@@ -160,12 +164,12 @@ class Intake:
             where = payloads.SPILLED if slots else payloads.DIGEST
         record = payloads.ContentRecord(content, spec.dtype, key[0], where, layout, spec.shape, slots, link=link)
         batch.contents.append((record, tail))
-        if isinstance(link, Side):
+        if isinstance(link, InSideFile):
             self._bare.add(content)
         elif where != payloads.DIGEST:
             batch.keys[key] = content
             if place is not None and self.links:
-                self.news.stored(place, content, raw, link)
+                self.deduplication.stored(place, content, raw, link)
         else:
             self._bare.add(content)
         if keep and where == payloads.DIGEST:
@@ -174,20 +178,20 @@ class Intake:
 
     def commit(self, batch: Batch, step: payloads.Frame) -> bool:
         """Append contents and step; where that fails, the step with the digests of its contents alone."""
-        held = batch.held
+        hold = batch.hold
         if self._commits.append([*batch.frames(), step, *batch.drops()] if batch.dropped else [*batch.frames(), step]):
             for record, _ in batch.contents:
                 key = (record.digest, record.dtype)
-                if held is not None and record.where != payloads.DIGEST and key in held.contents:
+                if hold is not None and record.where != payloads.DIGEST and key in hold.contents:
                     continue
-                if isinstance(record.link, Side):
+                if isinstance(record.link, InSideFile):
                     self._aside[key] = record.content
                     self._set_aside.add(record.content)
                 elif record.where == payloads.DIGEST:
                     self._digest_only[key] = record.content
                 else:
                     self._stored[key] = record.content
-                    if held is None:
+                    if hold is None:
                         self.bytes_unique += record.layout.nbytes
                     else:
                         self._unneeded[record.content] = record
@@ -195,16 +199,16 @@ class Intake:
                 self._free(batch.dropped)
                 self._digest_only.update(((record.digest, record.dtype), record.content) for record in batch.dropped)
             return True
-        self.news.forget()
+        self.deduplication.forget()
         bare = Batch(batch.what)
         lost = 0
         for record, _ in batch.contents:
             lost += record.where != payloads.DIGEST
             bare.contents.append((digest_alone(record), None))
             self._bare.add(record.content)
-        if held is not None:
-            self._free(held.contents.values())
-            held.contents.clear()
+        if hold is not None:
+            self._free(hold.contents.values())
+            hold.contents.clear()
         if not lost or not self._commits.append([*bare.frames(), step, *batch.drops()]):
             for record in batch.dropped:  # the journal has them still
                 self._spill.queue(tasks_of(record))
@@ -215,25 +219,25 @@ class Intake:
 
     # --- steps that wait for a verdict --------------------------------------------------------------------------
 
-    def seen(self, held: Held) -> dict[Spot, bytes]:
+    def seen(self, hold: Hold) -> dict[Spot, bytes]:
         """Digests of what a step that is held has shown so far."""
-        return {(role, position): self.digests[content] for position, role, content in held.rows}
+        return {(role, position): self.digests[content] for position, role, content in hold.rows}
 
-    def settle(self, held: Held, batch: Batch, keep: bool) -> None:
+    def settle(self, hold: Hold, batch: Batch, keep: bool) -> None:
         """The verdict on a step that ends with ``batch``."""
         if keep:
-            self.keep(held, batch)
+            self.keep(hold, batch)
         else:
-            batch.dropped = tuple(held.contents.values())
+            batch.dropped = tuple(hold.contents.values())
 
-    def keep(self, held: Held, batch: Batch | None = None) -> None:
+    def keep(self, hold: Hold, batch: Batch | None = None) -> None:
         """Keep what a step holds and the constants that it read.
 
         With ``batch``, in which the step ends, those are dropped that are known from elsewhere by now, and those beyond
         ``max_bytes``. One that does not end keeps what it has: it is what people look for.
         """
-        needed = [content for _, role, content in held.rows if role != WATCHED]
-        contents, held.contents = held.contents, {}  # an interrupt in here must not have them queued a second time
+        needed = [content for _, role, content in hold.rows if role != WATCHED]
+        contents, hold.contents = hold.contents, {}  # an interrupt in here must not have them queued a second time
         for key, record in contents.items():
             known = self._stored.get(key) if batch is not None else None
             if known is not None:
@@ -273,17 +277,17 @@ class Intake:
 
     def _is_static(self, place: Place, content: int) -> bool:
         """Whether this is a constant, seen for the first time: kept at once, since whoever records looks but once."""
-        if place.role != INPUT or not self.news.is_static(place):
+        if place.role != INPUT or not self.deduplication.is_static(place):
             return False
         return self._static.setdefault(place.region, content) == content
 
     def _hold(
         self,
         batch: Batch,
-        held: Held,
+        hold: Hold,
         content: int,
         raw: npt.NDArray[np.uint8],
-        key: Key,
+        key: ContentKey,
         layout: Layout,
         spec: ArgSpec,
     ) -> int:
@@ -303,16 +307,16 @@ class Intake:
         batch.contents.append((record, None))
         if slots:
             batch.keys[key] = content
-            held.contents[key] = record
+            hold.contents[key] = record
         return content
 
     def _count(self, record: payloads.ContentRecord, *, spilled: bool) -> None:
-        self.traffic.keep(record.content, record.layout.nbytes, outside=not spilled, spilled=spilled)
+        self.volume.keep(record.content, record.layout.nbytes, outside=not spilled, spilled=spilled)
         self.bytes_unique += record.layout.nbytes
 
     def _fits(self, size: int) -> bool:
         """Whether so many more bytes may be kept."""
-        if self._max_bytes is not None and self.traffic.kept + size > self._max_bytes:
+        if self._max_bytes is not None and self.volume.kept + size > self._max_bytes:
             self.full = True
         return not self.full
 
@@ -325,14 +329,14 @@ class Intake:
         inputs = self._sequences[place.sequence].input_args
         return place.role in (INPUT, PREVIOUS) and place.use.buffer not in inputs
 
-    def _taken(self, raw: npt.NDArray[np.uint8], key: Key, place: Place) -> Side | None:
+    def _taken(self, raw: npt.NDArray[np.uint8], key: ContentKey, place: Place) -> InSideFile | None:
         """A weight that its keeper has, or has to have, noted; None: it can't take it."""
         assert self._weights is not None
         weight = self._weights.take(raw, key[0].hex(), key[1], place.use.buffer)
         if weight is None:
             return None
         self._commits.first(payloads.json_frame(frames.WEIGHTS, [weight.to_dict()]))
-        return Side()
+        return InSideFile()
 
     def _to_spill(self, content: int, raw: npt.NDArray[np.uint8], layout: Layout, spec: ArgSpec) -> tuple[int, ...]:
         """Slots of the pieces, already written; none where the disk is full."""

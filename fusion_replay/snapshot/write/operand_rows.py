@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import OperandUse, SequenceDescription
-from fusion_replay.snapshot.journal.payloads import Row
+from fusion_replay.snapshot.encodings.place import Place
+from fusion_replay.snapshot.journal.payloads import Address, Row
 from fusion_replay.snapshot.schema import INPUT, WATCHED
-from fusion_replay.snapshot.write.deduplication import Place
-from fusion_replay.snapshot.write.flow import Flow
+from fusion_replay.snapshot.write.clobbering import Clobbering
 from fusion_replay.snapshot.write.intake import Batch, Intake
 
 Arrays = Mapping[int, npt.NDArray[Any]]
@@ -33,12 +33,12 @@ class Rows:
         self.sequences: list[SequenceDescription] = []
         self.invocations: dict[int, int] = {}
         self._intake, self._notice = intake, notice
-        self._flow = Flow()
+        self._clobbering = Clobbering()
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self.sequences.append(sequence)
         self._intake.add_sequence(sequence)
-        self._flow.add_sequence(sequence)
+        self._clobbering.add_sequence(sequence)
 
     def of(
         self,
@@ -80,6 +80,10 @@ class Rows:
             self._intake.bytes_seen += self.operand(invocation, step, position).spec.nbytes
         return [(position, INPUT, content) for position, content in assumed.items()]
 
+    def address(self, invocation: int, step: int) -> Address:
+        """As frames have it; of an invocation that was never begun, sequence 0."""
+        return invocation, self.invocations.get(invocation, 0), step
+
     def operand(self, invocation: int, step: int, position: int) -> OperandUse:
         return self.sequences[self.invocations[invocation]].steps[step].operands[position]
 
@@ -87,7 +91,7 @@ class Rows:
         """The step left these outputs."""
         if rows:
             digests = {position: self._intake.digests[content] for position, _, content in rows}
-            self._flow.wrote(self.invocations[invocation], invocation, step, digests)
+            self._clobbering.wrote(self.invocations[invocation], invocation, step, digests)
 
     def clobbered(self, invocation: int, step: int, rows: list[Row]) -> dict[str, Any]:
         """Inputs that are not what an earlier step left there, by argument name: that step and its argument."""
@@ -95,7 +99,7 @@ class Rows:
             return {}
         digests = {position: self._intake.digests[content] for position, _, content in rows}
         found = {}
-        for position, (writer, output) in self._flow.clobbered(
+        for position, (writer, output) in self._clobbering.found(
             self.invocations[invocation], invocation, step, digests
         ).items():
             use = self.operand(invocation, step, position)

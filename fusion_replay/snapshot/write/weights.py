@@ -14,18 +14,18 @@ import queue
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.model.runlist import DTYPE_BYTES, ArgSpec
-from fusion_replay.snapshot.encodings.side_file import Key, SideFile, Weight
+from fusion_replay.snapshot.encodings.side_file import Weight, WeightKey
+from fusion_replay.snapshot.fsck import recover
+from fusion_replay.snapshot.read.reader import open_side_file
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX
 from fusion_replay.snapshot.target import beside, remove_working_files
-
-if TYPE_CHECKING:
-    from fusion_replay.snapshot.write.writer import SnapshotWriter
+from fusion_replay.snapshot.write.writer import SnapshotWriter
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -46,8 +46,8 @@ class WeightsKeeper:
 
     def __init__(self, side: Path | None) -> None:
         self._path = side
-        self._known: dict[Key, Weight] = {}
-        self._used: dict[Key, Weight] = {}
+        self._known: dict[WeightKey, Weight] = {}
+        self._used: dict[WeightKey, Weight] = {}
         self._side: SnapshotWriter | None = None
         self._new = False
         if side is not None:
@@ -96,14 +96,10 @@ class WeightsKeeper:
             self._side = None
 
     def _open(self, path: Path) -> None:
-        from fusion_replay.snapshot.write.writer import SnapshotWriter
-
         if beside(path, JOURNAL_SUFFIX).exists():
-            from fusion_replay.snapshot.fsck import recover
-
             recover(path)  # of a recording that was killed; of a living one it is refused
         if path.exists():
-            file = SideFile(path)
+            file = open_side_file(path)
             file.close()
             self._known = {key: replace(w, file=path.name) for key, w in file.weights.items() if key in file}
         self._side = SnapshotWriter(path, if_exists="replace", side=True)
@@ -124,18 +120,18 @@ class _Hashes:
     """SHA-256 in a thread of its own, of copies of at most 32 MiB at a time."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[Key, bytes] | None] = queue.Queue(_WAITING)
-        self._sums: dict[Key, Any] = {}
+        self._queue: queue.Queue[tuple[WeightKey, bytes] | None] = queue.Queue(_WAITING)
+        self._sums: dict[WeightKey, Any] = {}
         self._thread: threading.Thread | None = None
 
-    def add(self, key: Key, raw: Bytes) -> None:
+    def add(self, key: WeightKey, raw: Bytes) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="fusion-replay-sha256", daemon=True)
             self._thread.start()
         for start in range(0, raw.size, _CHUNK):
             self._queue.put((key, raw[start : start + _CHUNK].tobytes()))
 
-    def close(self) -> dict[Key, str]:
+    def close(self) -> dict[WeightKey, str]:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

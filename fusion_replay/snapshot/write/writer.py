@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +41,15 @@ from fusion_replay.snapshot.schema import (
 )
 from fusion_replay.snapshot.target import IfExists, beside, claim, remove_working_files
 from fusion_replay.snapshot.write.commits import Commits
-from fusion_replay.snapshot.write.hold import Decide, Held
+from fusion_replay.snapshot.write.hold import Decide, Hold
 from fusion_replay.snapshot.write.intake import Batch, Intake
 from fusion_replay.snapshot.write.operand_rows import NOTHING, Arrays, Rows
 from fusion_replay.snapshot.write.report import WriteReport
-from fusion_replay.snapshot.write.traffic import Traffic
-from fusion_replay.snapshot.write.weights import WeightsKeeper
+from fusion_replay.snapshot.write.volume import Volume
 from fusion_replay.system.locks import Locked
+
+if TYPE_CHECKING:
+    from fusion_replay.snapshot.write.weights import WeightsKeeper
 
 Level = Literal["full", "digest"]
 Keep = Literal["all", "mismatch"]
@@ -99,7 +101,7 @@ class SnapshotWriter(Locked):
         """Begun so far."""
         self._withheld: set[tuple[int, int]] = set()  # steps under way of which the digests alone are kept
         self._holds = keep == "mismatch" and level == "full"
-        self._held: dict[tuple[int, int], Held] = {}  # steps under way that wait for a verdict
+        self._on_hold: dict[tuple[int, int], Hold] = {}  # steps under way that wait for a verdict
         self._lost_steps: set[tuple[int, int]] = set()
         self._noticed: dict[str, tuple[int, str]] = {}
         self._weights = weights
@@ -107,7 +109,7 @@ class SnapshotWriter(Locked):
         self._provenance: dict[str, Any] = {}
         self._report: WriteReport | None = None
         self._closed = False
-        self._traffic = Traffic()
+        self._volume = Volume()
         try:
             self._chunks = ChunkFile(beside(self.target, CHUNKS_SUFFIX))
             self._spill = Spill(
@@ -122,7 +124,7 @@ class SnapshotWriter(Locked):
             self._journal.close()
             raise UsageError(f"{self.target}: can't be written: {error.strerror}") from error
         self._commits = Commits(self._journal)
-        self._intake = Intake(self._commits, self._spill, self._traffic, max_bytes, weights, links=not self._holds)
+        self._intake = Intake(self._commits, self._spill, self._volume, max_bytes, weights, links=not self._holds)
         self._rows = Rows(self._intake, self.notice)
         start = {
             "format": [FORMAT_MAJOR, FORMAT_MINOR],
@@ -229,7 +231,7 @@ class SnapshotWriter(Locked):
                 self._withheld.add((invocation, step))
                 self.leave_out(f"steps {withheld}; their digests are kept")
             elif self._holds:
-                batch.held = Held()
+                batch.hold = Hold()
             keep = self._level == "full" and withheld is None
             found = self._rows.of(batch, invocation, step, INPUT, inputs, keep)
             self.steps += 1
@@ -243,19 +245,22 @@ class SnapshotWriter(Locked):
                 detail["clobbered"] = clobbered
             if reason := withheld or batch.withheld:
                 detail["withheld"] = reason
-            if not self._intake.commit(batch, payloads.step_begin_frame(invocation, step, rows, detail)):
+            address = self._rows.address(invocation, step)
+            if not self._intake.commit(batch, payloads.step_begin_frame(address, rows, detail)):
                 self._lost_steps.add((invocation, step))
                 self._commits.lose("step", "steps that could not be written")
                 return {}
             if self._holds:
-                held = batch.held or Held(waits=False)
-                held.rows, self._held[invocation, step] = rows, held
+                hold = batch.hold or Hold(waits=False)
+                hold.rows, self._on_hold[invocation, step] = rows, hold
             contents = tuple(content for _, role, content in rows if role != WATCHED)
             if self._intake.links and self._intake.all_here(contents) and not assumed:
                 sequence = self._rows.invocations[invocation]
                 place = sequence, invocation, step
-                self._intake.news.expect(place, self._rows.sequences[sequence], inputs, previous, values, contents)
-            wanted = self._level == "digest" or withheld is not None or batch.held is not None
+                self._intake.deduplication.expect(
+                    place, self._rows.sequences[sequence], inputs, previous, values, contents
+                )
+            wanted = self._level == "digest" or withheld is not None or batch.hold is not None
             return {position: content for position, _, content in found if wanted or self._intake.has(content)}
 
     def end_step(
@@ -279,25 +284,26 @@ class SnapshotWriter(Locked):
                 return
             batch = Batch(f"step {invocation}:{step}")
             keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
-            held = self._held.get((invocation, step)) if self._holds else None
-            if held is not None:
+            hold = self._on_hold.get((invocation, step)) if self._holds else None
+            if hold is not None:
                 seen = {(OUTPUT, position): digest_of(flat_bytes(array)) for position, array in outputs.items()}
-                reason = None if decide is None else decide({**self._intake.seen(held), **seen})
-                keep = held.waits and reason is None
-                self._intake.settle(held, batch, keep)
+                reason = None if decide is None else decide({**self._intake.seen(hold), **seen})
+                keep = hold.waits and reason is None
+                self._intake.settle(hold, batch, keep)
             rows = self._rows.of(batch, invocation, step, OUTPUT, outputs, keep, seen)
             self._rows.wrote(invocation, step, rows)
             rows += self._rows.of(batch, invocation, step, REFERENCE, reference, keep)
-            if held is not None and keep:
+            if hold is not None and keep:
                 self._intake.need([content for _, _, content in rows], batch)
             self._ended(invocation, step)
             detail = {} if state is None else {"state": state}
             if (withheld := reason or batch.withheld) is not None:
                 detail["withheld"] = withheld
-            if not self._intake.commit(batch, payloads.step_end_frame(invocation, step, rows, detail, elapsed_ns)):
+            address = self._rows.address(invocation, step)
+            if not self._intake.commit(batch, payloads.step_end_frame(address, rows, detail, elapsed_ns)):
                 self._commits.lose("outputs", "ends of steps that could not be written; they show as in flight")
-                if held is not None and held.waits:
-                    self._intake.need([content for _, _, content in held.rows])
+                if hold is not None and hold.waits:
+                    self._intake.need([content for _, _, content in hold.rows])
             elif reason is not None:
                 self.leave_out(f"steps {reason}; their digests are kept")
 
@@ -306,11 +312,12 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            if (held := self._held.get((invocation, step))) is not None and held.waits:
-                self._intake.keep(held)
+            if (hold := self._on_hold.get((invocation, step))) is not None and hold.waits:
+                self._intake.keep(hold)
             self._ended(invocation, step)
             detail = {"error": error} if state is None else {"error": error, "state": state}
-            if not self._commits.append([payloads.step_failed_frame(invocation, step, detail)]):
+            address = self._rows.address(invocation, step)
+            if not self._commits.append([payloads.step_failed_frame(address, detail)]):
                 self._commits.lose("outputs", "failures of steps that could not be written; they show as in flight")
 
     def note_step(self, invocation: int, step: int, detail: Mapping[str, Any]) -> None:
@@ -318,7 +325,8 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            if not self._commits.append([payloads.step_note_frame(invocation, step, dict(detail))]):
+            address = self._rows.address(invocation, step)
+            if not self._commits.append([payloads.step_note_frame(address, dict(detail))]):
                 self._commits.lose("statistics", "notes on steps that could not be written")
 
     def notice(self, what: str, where: str) -> None:
@@ -362,24 +370,25 @@ class SnapshotWriter(Locked):
     @property
     def bytes_kept(self) -> int:
         """Of contents, before compression; what other contents give, and what lies in a side file, is not counted."""
-        return self._traffic.kept
+        return self._volume.kept
 
     @property
-    def traffic(self) -> Traffic:
+    def volume(self) -> Volume:
         """What it came to so far, by whether it came from outside or was computed."""
-        return self._traffic
+        return self._volume
 
     def _ended(self, invocation: int, step: int) -> None:
-        self._intake.news.ended(invocation, step)
+        self._intake.deduplication.ended(invocation, step)
         self._withheld.discard((invocation, step))
         if self._holds:
-            self._held.pop((invocation, step), None)
+            self._on_hold.pop((invocation, step), None)
 
     def end_invocation(self, invocation: int) -> None:
         with self._lock:
             if self._writes():
                 self._commits.say_left_out()
-            if self._writes() and not self._commits.append([payloads.invocation_end_frame(invocation)]):
+            sequence = self._rows.invocations.get(invocation, 0)
+            if self._writes() and not self._commits.append([payloads.invocation_end_frame(invocation, sequence)]):
                 self._commits.lose("invocation", "ends of invocations that could not be written")
 
     def lose(self, kind: str, detail: str, count: int = 1) -> None:
@@ -461,9 +470,9 @@ class SnapshotWriter(Locked):
         """Everything that sealing will look for is in its files."""
         self._seal_weights()
         self._commits.say_left_out()
-        for held in self._held.values():  # in flight
-            if held.waits:
-                self._intake.keep(held)
+        for hold in self._on_hold.values():  # in flight
+            if hold.waits:
+                self._intake.keep(hold)
         self._spill.drain()
         self._intake.drop_unneeded()
         if not self._commits.append([(frames.CLOSE, [b""])], last=True) and self._spill.release_reserve():
@@ -501,4 +510,4 @@ class SnapshotWriter(Locked):
             self._journal.append([payloads.placed_frame(task.content, task.piece, mask, len(chunk), offset)])
 
         self._chunks.append(chunk, tell)
-        self._traffic.compressed(task.content, task.nbytes, len(chunk))
+        self._volume.compressed(task.content, task.nbytes, len(chunk))

@@ -19,10 +19,10 @@ from fusion_replay.model.runlist import (
     StepDescription,
 )
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
+from fusion_replay.snapshot.encodings import delta
 from fusion_replay.snapshot.fsck import check, recover
 from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, MAX_DEPTH, PARTS
 from fusion_replay.snapshot.seal.subset import subset, write_subset
-from fusion_replay.snapshot.write import deduplication as news
 from moving_runlists import Machine, recorded
 from snapshot_maker import bits, random_bf16
 
@@ -142,7 +142,7 @@ class TestVersionsOfACache:
                 assert bits(snap[version, 0].outputs["C"].numpy()) == kept[version]
 
     def test_beyond_the_budget_versions_are_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(news.News.__init__, "__defaults__", (1 << 15,))
+        monkeypatch.setattr(delta, "COPIED_BYTES", 1 << 15)
         kept = self.record(tmp_path / "t.h5", 5)
         with open_snapshot(tmp_path / "t.h5") as snap:
             assert encodings(snap) == {CHUNKED: 6}

@@ -19,7 +19,7 @@ from fusion_replay.model.runlist import (
     static_buffers,
 )
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
-from fusion_replay.snapshot.write.flow import producers
+from fusion_replay.snapshot.write.clobbering import producers
 
 N = 64  # elements of a buffer
 

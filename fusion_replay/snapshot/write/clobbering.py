@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between steps: does a step find in a buffer what the step before it left there?"""
+"""Inputs clobbered between steps: does a step find in a buffer what the step before it left there?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Running:
     written: dict[Operand, bytes]
 
 
-class Flow:
+class Clobbering:
     """Compares each input with the output it should be; one per writer, whose lock is held.
 
     Only reads of exactly the bytes that one earlier step wrote as a whole can be compared by their digests; of several
@@ -43,7 +43,7 @@ class Flow:
         if running.invocation == invocation:
             running.written.update({(step, position): digest for position, digest in outputs.items()})
 
-    def clobbered(self, sequence: int, invocation: int, step: int, inputs: Mapping[int, bytes]) -> dict[int, Operand]:
+    def found(self, sequence: int, invocation: int, step: int, inputs: Mapping[int, bytes]) -> dict[int, Operand]:
         """Those inputs that differ from what was written: by position, who wrote it."""
         running = self._running.get(sequence)
         if running is None or running.invocation != invocation:

@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording keeps, in bytes, while it runs: for its limit, and for saying after one call what is to come."""
+"""How many bytes a recording keeps, while it runs: for its limit, and to say after one call what is to come."""
 
 from __future__ import annotations
 
-from fusion_replay.snapshot.encodings.links import Delta, Link
 from fusion_replay.system.locks import Locked
-
-
-def own_bytes(link: Link | None, nbytes: int) -> int:
-    """What a content of ``nbytes`` takes for itself, before compression: little where others give it."""
-    if link is None:
-        return nbytes
-    return len(link.patch) if isinstance(link, Delta) else 0
 
 
 class _Share:
@@ -28,7 +20,7 @@ class _Share:
         return self.kept - self.given + self.stored + (waiting * self.stored // self.raw if self.raw else waiting)
 
 
-class Traffic(Locked):
+class Volume(Locked):
     """Bytes kept, apart by whether they were there before the call or were made in it.
 
     The compression tells from its own threads what came of them, until somebody asks.
@@ -69,4 +61,4 @@ class Traffic(Locked):
             return self._outside.on_disk(), self._made.on_disk()
 
 
-__all__ = ["Traffic", "own_bytes"]
+__all__ = ["Volume"]

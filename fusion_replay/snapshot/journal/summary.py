@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a journal: what a recording that was killed, or is still going on, adds up to."""
+"""What the frames of a journal add up to: tables of a recording that was killed, or is still going on.
+
+A frame that is damaged, or does not fit the rest, costs what it says and what is made of that; it is told, and all else
+stays.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fusion_replay.errors import NewerFormatError, SnapshotError
-from fusion_replay.model.runlist import SequenceDescription
+from fusion_replay.model.runlist import ArgSpec, SequenceDescription
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
-from fusion_replay.snapshot.encodings.links import ENCODING, Delta, Link, Side, resolve
-from fusion_replay.snapshot.encodings.side_file import weights_of
+from fusion_replay.snapshot.encodings.delta import Delta
+from fusion_replay.snapshot.encodings.link import Journalled, Link
+from fusion_replay.snapshot.encodings.registry import resolve
+from fusion_replay.snapshot.encodings.side_file import InSideFile, weights_of
 from fusion_replay.snapshot.journal import frames, payloads
 from fusion_replay.snapshot.journal.spill import SLOT
+from fusion_replay.snapshot.naming import named
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
@@ -27,14 +34,17 @@ from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
     FAILED,
     FORMAT_MAJOR,
+    FORMAT_MINOR,
     IN_CHUNKS,
     IN_FLIGHT,
     IN_SPILL,
     INVOCATIONS,
     JOURNAL_SUFFIX,
     LOST,
+    MAX_CHUNK,
     NO_CONTENT,
     OPERANDS,
+    REFERENCE,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     SPILL_SUFFIX,
@@ -75,29 +85,32 @@ class JournalSummary:
     torn: int = 0
     damaged: list[str] = field(default_factory=list)
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Of the format; the newest known here where it does not say."""
+        major, minor = (*self.start.get("format", ()), FORMAT_MAJOR, FORMAT_MINOR)[:2]
+        return int(major), int(minor)
+
     def take(self, frame: frames.Frame) -> None:
         payload = frame.payload
         match frame.kind:
             case frames.CHUNK:
                 content, piece, mask = payloads.parse_chunk(payload)
                 head = payloads.CHUNK_HEAD
-                self.chunks.setdefault(content, {})[piece] = (frame.offset + head, frame.length - head, mask & _RAW)
+                self._take_chunk(content, piece, (frame.offset + head, frame.length - head, mask & _RAW))
             case frames.PLACED:
                 content, piece, mask, size, offset = payloads.parse_placed(payload)
-                self.chunks.setdefault(content, {})[piece] = (offset, size, mask & _RAW | IN_CHUNKS)
+                self._take_chunk(content, piece, (offset, size, mask & _RAW | IN_CHUNKS))
             case frames.CONTENT:
                 record = payloads.ContentRecord.parse(payload, frame.offset)
                 self.contents[record.content] = record
             case frames.STEP_BEGIN | frames.STEP_END | frames.STEP_FAILED | frames.STEP_NOTE:
                 self._take_step(frame.kind, payloads.parse_step(frame.kind, payload))
-            case frames.INVOCATION_BEGIN:
-                invocation, sequence = payloads.parse_invocation(payload)
-                known = self.invocations.setdefault(invocation, [sequence, IN_FLIGHT])
-                known[0] = sequence  # a second such frame moves it to another sequence
-            case frames.INVOCATION_END:
-                invocation, _ = payloads.parse_invocation(payload)
+            case frames.INVOCATION_BEGIN | frames.INVOCATION_END:
+                invocation, sequence = payloads.parse_invocation(frame.kind, payload)
+                self._is_of(invocation, sequence)
                 state = self.invocations[invocation]
-                if state[1] == IN_FLIGHT:
+                if frame.kind == frames.INVOCATION_END and state[1] == IN_FLIGHT:
                     state[1] = COMPLETE
             case frames.SEQUENCE:
                 data = load_json(payload, "sequence")
@@ -116,8 +129,9 @@ class JournalSummary:
                 entries = load_json(payload, "binaries")
                 self.binaries += [{**entry, "sequence": int(entry["sequence"])} for entry in entries]
             case frames.START:
-                self.start = dict(load_json(payload, "start"))
-                major = int(self.start["format"][0])
+                start = dict(load_json(payload, "start"))
+                major, _ = map(int, start["format"])
+                self.start = start
                 if major > FORMAT_MAJOR:
                     raise NewerFormatError(
                         f"{self.name}: journal format {major} is newer than {FORMAT_MAJOR}, the newest known here; "
@@ -128,7 +142,18 @@ class JournalSummary:
             case _:
                 raise ValueError(f"a frame of unknown kind {frame.kind}")
 
+    def _take_chunk(self, content: int, piece: int, chunk: tuple[int, int, int]) -> None:
+        if chunk[1] > MAX_CHUNK:
+            raise ValueError(f"a chunk of {chunk[1]} bytes; none has more than {MAX_CHUNK}")
+        self.chunks.setdefault(content, {})[piece] = chunk
+
+    def _is_of(self, invocation: int, sequence: int | None) -> None:
+        """What is said last counts: an invocation may turn out to be of another sequence."""
+        if sequence is not None:
+            self.invocations.setdefault(invocation, [sequence, IN_FLIGHT])[0] = sequence
+
     def _take_step(self, kind: int, record: payloads.StepRecord) -> None:
+        self._is_of(record.invocation, record.sequence)
         step = self.steps.setdefault((record.invocation, record.step), _Step())
         if kind == frames.STEP_BEGIN:
             step.begin = record.operands
@@ -145,7 +170,7 @@ class JournalSummary:
         sequence_rows = {number: row for row, number in enumerate(sorted(self.sequences))}
         invocations = self._invocations(sequence_rows)
         contents, chunks, shapes, row_of, links = self._contents()
-        steps, operands, details = self._steps(invocations, row_of)
+        steps, operands, details = self._fitting(invocations, contents, *self._steps(invocations, row_of))
         index = Index(
             recording=str(self.start.get("recording", "")),
             provenance=self.provenance,
@@ -165,8 +190,11 @@ class JournalSummary:
                 if entry["sequence"] in sequence_rows
             ],
         )
-        if lost := resolve(index, links, row_of):
-            self.damaged.append(f"{lost} tensors are made of others that are lost; their digests are left")
+        at = {address: row for row, address in enumerate(steps[["invocation", "step"]].tolist())} if links else {}
+        if lost := resolve(Journalled(index, row_of, at), links):
+            self.damaged.append(
+                f"{len(lost)} tensors are made of others that are lost; their digests are left: {named(index, lost)}"
+            )
         index.notes = [f"damaged: {entry}" for entry in self.damaged]
         return index
 
@@ -202,7 +230,7 @@ class JournalSummary:
             layout, pieces = record.layout, self._pieces(record)
             encoding = DIGEST_ONLY if record.where == payloads.DIGEST else CHUNKED
             if record.link is not None:
-                encoding = ENCODING[type(record.link)]
+                encoding = record.link.ENCODING
                 links.append((len(rows), record.link))
             rows.append(
                 (
@@ -216,6 +244,7 @@ class JournalSummary:
                     len(chunk_rows),
                     b"",
                     NO_CONTENT,
+                    0,
                     0,
                     0,
                     0,
@@ -253,8 +282,11 @@ class JournalSummary:
             if number >= len(sequence.steps):
                 self.damaged.append(f"step {invocation}:{number}: its sequence has {len(sequence.steps)} steps")
                 continue
-            parts.extend((step.begin, step.end))
             count = (len(step.begin) + len(step.end)) // OPERANDS.itemsize
+            if count > 0xFFFF:
+                self.damaged.append(f"step {invocation}:{number}: {count} operands; no step has more than {0xFFFF}")
+                continue
+            parts.extend((step.begin, step.end))
             key = repr(step.detail)
             detail = seen.setdefault(key, len(details))
             if detail == len(details):
@@ -266,9 +298,38 @@ class JournalSummary:
             operands["content"] = _renumber(operands["content"], row_of)
         return np.array(rows, STEPS), operands, details
 
+    def _fitting(
+        self, invocations: Any, contents: Any, steps: Any, operands: Any, details: list[dict[str, Any]]
+    ) -> tuple[Any, Any, list[dict[str, Any]]]:
+        """Without the steps whose operands are not those of their runlist entries."""
+        sequences = [self.sequences[n] for n in sorted(self.sequences)]
+        entries = [step.operands for sequence in sequences for step in sequence.steps]
+        first_entry = np.cumsum([0, *(len(sequence.steps) for sequence in sequences)])
+        first_use = np.cumsum([0, *(len(uses) for uses in entries)])
+        specs = [use.spec for uses in entries for use in uses] or [ArgSpec("", "in", ())]
+        nbytes = np.array([spec.nbytes for spec in specs], np.uint64)
+        dtype = np.array([spec.dtype for spec in specs], contents.dtype["dtype"])
+
+        owner = np.repeat(np.arange(len(steps)), steps["n_operands"])
+        entry = (first_entry[invocations["sequence"][steps["invocation"]]] + steps["step"])[owner]
+        beyond = operands["position"] >= first_use[entry + 1] - first_use[entry]
+        use = np.where(beyond, 0, first_use[entry] + operands["position"])
+        there = operands["content"] != NO_CONTENT
+        row = np.where(there, operands["content"], len(contents))
+        other = (np.append(contents["nbytes"], 0)[row] != nbytes[use]) | (
+            np.append(contents["dtype"], b"")[row] != dtype[use]
+        )
+        unfit = np.bincount(owner, beyond | (there & other) | (operands["role"] > REFERENCE), len(steps)) > 0
+        for invocation, number in steps[["invocation", "step"]][unfit].tolist():
+            self.damaged.append(f"step {invocation}:{number}: its operands are not those of its runlist entry")
+        if unfit.any():
+            operands, steps = operands[~unfit[owner]], steps[~unfit]
+            steps["first_operand"] = np.cumsum(steps["n_operands"], dtype=np.uint64) - steps["n_operands"]
+        return steps, operands, details
+
 
 def _elsewhere(record: payloads.ContentRecord) -> int:
-    return 2 if record.where == payloads.DIGEST else int(isinstance(record.link, Side))
+    return 2 if record.where == payloads.DIGEST else int(isinstance(record.link, InSideFile))
 
 
 def _merged(known: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the finished file what it was made of? Asked before it gets its name, so before anything else is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fusion_replay.errors import DamagedSnapshotError, SnapshotError, UnsealedError
+from fusion_replay.snapshot.describe import dump_json, sequence_to_json
+from fusion_replay.snapshot.read.sealed import read_sealed
+from fusion_replay.snapshot.schema import Index
+
+Check = Callable[[Path], None]
+"""Looks at every bit of a file that has not got its name yet; raises SnapshotError."""
+
+_CONTENTS = ("digest", "dtype", "nbytes", "row_bytes", "piece_bytes", "encoding", "source", "extent", "depth", "mover")
+
+
+def prove(made: Path, promised: Index, target: Path, check: Check | None) -> None:
+    """Open the file and compare it with the tables that it was made of; with ``check``, read the whole of it.
+
+    Raises:
+        UnsealedError: it is another; what it was made of is still there.
+    """
+    try:
+        with open(made, "rb", buffering=0) as file:
+            _, index = read_sealed(file, made)
+        for what in _differing(index, promised):
+            raise DamagedSnapshotError(f"{what} differ")
+        if check is not None:
+            check(made)
+    except SnapshotError as error:
+        raise UnsealedError(
+            f"{target}: what was sealed is not what had been recorded ({error}); the recording is kept as it is, "
+            f"nothing was removed: try `fusion-replay fsck --recover {target}` again, on another disk if need be"
+        ) from error
+
+
+def _differing(made: Index, promised: Index) -> Iterator[str]:
+    for name in ("invocations", "steps", "operands", "parts"):
+        if not np.array_equal(getattr(made, name), getattr(promised, name)):
+            yield name
+    if any(not np.array_equal(made.contents[c], promised.contents[c]) for c in _CONTENTS):
+        yield "contents"
+    for name in ("recording", "details", "provenance", "binaries", "weights"):
+        if dump_json(getattr(made, name)) != dump_json(getattr(promised, name)):
+            yield name
+    if made.losses != promised.losses:
+        yield "losses"
+    ours, theirs = ([sequence_to_json(sequence) for sequence in i.sequences] for i in (made, promised))
+    if dump_json(ours) != dump_json(theirs):
+        yield "sequences"
+
+
+__all__ = ["Check", "prove"]
