@@ -59,7 +59,7 @@ def test_the_tree_and_the_values(tmp_path: Path) -> None:
             b"1 SiLU y -> y",
             b"2 Bump y[8:16] -> y[8:16]",
         ]
-        assert file.attrs["format"] == b"fusion-replay snapshot 1.1"
+        assert file.attrs["format"] == b"fusion-replay snapshot 1.2"
 
 
 def test_the_tables(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_rest_of_the_recording(snapshot: Snapshot) -> None:
     ]
     assert [(loss.kind, loss.detail, loss.count) for loss in snapshot.losses] == [("inputs", "lost on purpose", 3)]
     assert bool(snapshot.notes) != snapshot.sealed
-    assert snapshot.format_version == (1, 1)
+    assert snapshot.format_version == (1, 2)
 
 
 def test_the_step_in_flight_has_its_inputs_and_no_outputs(snapshot: Snapshot) -> None:

@@ -2,7 +2,7 @@
 """Compressed chunks, one behind the other, at the very places that they have in the sealed file.
 
 Before the first there is room for the user block and what HDF5 begins a file with. Sealing writes HDF5's structure
-around the chunks (:func:`fusion_replay.snapshot.seal.hdf5.hand_out`) and gives this file its name: nothing is copied.
+around the chunks (:mod:`fusion_replay.snapshot.seal.in_place`) and gives this file its name: nothing is copied.
 """
 
 from __future__ import annotations

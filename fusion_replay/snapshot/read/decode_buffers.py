@@ -4,6 +4,10 @@
 A block goes back when the last array that shows any part of it is gone, never before: the arrays handed out stand on a
 *lease*, which numpy keeps alive for every view of them, and what is not held by anybody can't be overwritten under
 anybody's eyes.
+
+They are worth their lines where contents are large: a replay of two layers as wide as Llama 3.2 1B's (492 MiB) took
+1.25 s of CPU with them and 1.35 s with fresh memory (least of five: 0.89 and 1.10), on two busy cores; of a recording
+of 30 MiB 0.67 and 0.63.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
-from fusion_replay.snapshot.journal.chunk_file import HEAD
 from fusion_replay.snapshot.journal.pages import Pages
 from fusion_replay.snapshot.schema import MAX_CHUNK, USER_BLOCK
 from fusion_replay.system.descriptors import OwnDescriptor
@@ -165,28 +164,6 @@ def create(part: PartFile) -> Any:
     creation.set_userblock(USER_BLOCK)
     # The name is only a key: the driver looks at the object.
     return h5f.create(repr(part).encode(), h5f.ACC_TRUNC, creation, access)
-
-
-def hand_out(root: Any, start: int, stop: int) -> None:
-    """Make HDF5 give the bytes from ``start`` to ``stop`` to the raw data that comes next, one behind the other.
-
-    It gives away what was freed first, from its beginning, and keeps metadata apart from raw data (as HDF5 1.10 to 2.0
-    do; whether this one does shows at every chunk). So: take that stretch, something behind it, and free it.
-    """
-    hole = contiguous(root, "hole", h5t.STD_U8LE, None, (stop,))
-    contiguous(root, "behind", h5t.STD_U8LE, None, (HEAD,))
-    begin = int(hole.get_offset())
-    if not 0 < begin < start:
-        raise ElsewhereError(errno.EIO, f"HDF5 {h5py.version.hdf5_version} begins a file with {begin} bytes")
-    del hole
-    root.unlink(b"hole")
-    contiguous(root, "before", h5t.STD_U8LE, None, (start - begin,))
-
-
-def hand_back(root: Any) -> None:
-    """Remove what :func:`hand_out` needed for as long as chunks were placed."""
-    for name in (b"before", b"behind"):
-        root.unlink(name)
 
 
 def root_group(file: Any) -> Any:

@@ -45,7 +45,7 @@ from fusion_replay.snapshot.schema import (
     body_digest,
     digest_of,
 )
-from fusion_replay.snapshot.seal import hdf5
+from fusion_replay.snapshot.seal import hdf5, in_place
 from fusion_replay.snapshot.seal.chunk_copier import Copier
 from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.seal.tree import Tree
@@ -230,11 +230,11 @@ def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ChunkSource, kept
     root = hdf5.root_group(file)
     hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")
     if kept[1]:
-        hdf5.hand_out(root, *kept)
+        in_place.hand_out(root, *kept)
     copier = Copier(part, file, index, store, in_place=bool(kept[1]))
     datasets = copier.copy_all()
     if kept[1]:
-        hdf5.hand_back(root)
+        in_place.hand_back(root)
     Tree(root, index, datasets).write()
     tables = hdf5.group(root, "index")
     entries: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from fusion_replay.errors import SnapshotError
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
 from fusion_replay.snapshot.journal import frames
-from fusion_replay.snapshot.seal import hdf5
+from fusion_replay.snapshot.seal import hdf5, in_place
 from snapshot_maker import bits, contents, gemv_silu, placed, run
 
 COLUMNS = 200_000  # W takes four chunks, x one: through the spill into the file of chunks
@@ -58,7 +58,7 @@ def test_chunks_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_hdf5_that_puts_the_first_chunk_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = placed(monkeypatch)
-    monkeypatch.setattr(hdf5, "hand_out", lambda *_: None)  # so it gives out what it likes
+    monkeypatch.setattr(in_place, "hand_out", lambda *_: None)  # so it gives out what it likes
     path = recording(tmp_path / "t.h5").close().path
     assert len(tried) == 1
     assert right_and_lost(path) == (8, 0)
