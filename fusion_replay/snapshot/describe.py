@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sequence description as compact JSON and back; arg specs and buffers are listed once and referred to by number."""
+"""A sequence description as compact JSON and back; arg specs and buffers are listed once and referred to by number.
+
+Tested in tests/hostile/test_made_to_hurt.py.
+"""
 
 from __future__ import annotations
 

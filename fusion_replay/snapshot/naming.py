@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contents by name: the first step that has each, and its argument there."""
+"""Contents by name: the first step that has each, and its argument there.
+
+Tested in tests/snapshot/test_recover.py.
+"""
 
 from __future__ import annotations
 

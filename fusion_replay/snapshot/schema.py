@@ -2,6 +2,8 @@
 """What a snapshot consists of: names, versions, hard limits, the user block and the tables (docs/format.md).
 
 Every number is little endian. Offsets and sizes are bytes, counted from the first byte of the file.
+
+Tested in tests/hostile/test_bit_flips.py and test_made_to_hurt.py.
 """
 
 from __future__ import annotations

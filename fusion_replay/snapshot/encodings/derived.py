@@ -4,6 +4,8 @@
 Such a content says which version of the movers made it. Every version that was ever written is kept (``movers_1``, ...)
 and shares no code with the operators' references, which may change. Users' operators take no part: they may be missing
 where the snapshot is read.
+
+Tested in tests/snapshot/encodings/test_movers_1.py and write/test_deduplication.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 
 Every content has a depth: 0 with bytes of its own, else more than the depth of all that it is made of. That one
 comparison per reference rules out circles and endless chains.
+
+Tested in tests/hostile/test_links_made_to_hurt.py.
 """
 
 from __future__ import annotations

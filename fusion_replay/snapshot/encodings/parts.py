@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts: a content as byte ranges of other contents, one behind the other; a slice of one is a single part."""
+"""Parts: a content as byte ranges of other contents, one behind the other; a slice of one is a single part.
+
+Tested in tests/snapshot/write/test_deduplication.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in a sequence a content was seen, and which parts of its buffers other steps use: what finders go by."""
+"""Where in a sequence a content was seen, and which parts of its buffers other steps use: what finders go by.
+
+Tested in tests/snapshot/write/test_deduplication.py.
+"""
 
 from __future__ import annotations
 

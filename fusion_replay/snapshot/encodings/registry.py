@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoding of contents without bytes of their own, by its number: links packed and resolved, tables checked."""
+"""Every encoding of contents without bytes of their own, by its number: links packed and resolved, tables checked.
+
+Tested in tests/hostile/test_links_made_to_hurt.py and tests/snapshot/test_recover.py.
+"""
 
 from __future__ import annotations
 

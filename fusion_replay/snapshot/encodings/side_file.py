@@ -4,6 +4,8 @@
 A side file is a snapshot without steps; its contents are flat. While somebody records into it its journal counts as
 well. The recording lists what it needs, with the names of the buffers, so that another model's weights are refused by
 name instead of merely not found.
+
+Tested in tests/snapshot/write/test_weights.py.
 """
 
 from __future__ import annotations

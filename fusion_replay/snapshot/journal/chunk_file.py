@@ -3,6 +3,8 @@
 
 Before the first there is room for the user block and what HDF5 begins a file with. Sealing writes HDF5's structure
 around the chunks (:mod:`fusion_replay.snapshot.seal.in_place`) and gives this file its name: nothing is copied.
+
+Tested in tests/snapshot/seal/test_chunk_copier.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The payloads of the journal's frames, packed and unpacked (docs/format.md lists them)."""
+"""The payloads of the journal's frames, packed and unpacked (docs/format.md lists them).
+
+Tested in tests/snapshot/test_recover.py and tests/hostile/test_links_made_to_hurt.py.
+"""
 
 from __future__ import annotations
 

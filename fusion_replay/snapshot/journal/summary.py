@@ -3,6 +3,8 @@
 
 A frame that is damaged, or does not fit the rest, costs what it says and what is made of that; it is told, and all else
 stays.
+
+Tested in tests/snapshot/test_recover.py, test_fsck.py and write/test_deduplication.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a snapshot, sealed or not, and finding steps in it."""
+"""Opening a snapshot, sealed or not, and finding steps in it.
+
+Tested in tests/snapshot/test_roundtrip.py and tests/golden/test_snapshot_versions.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opening a sealed file: user block, directory, tables; each by its own digest, without HDF5."""
+"""Opening a sealed file: user block, directory, tables; each by its own digest, without HDF5.
+
+Tested in tests/hostile/test_made_to_hurt.py and test_bit_flips.py.
+"""
 
 from __future__ import annotations
 

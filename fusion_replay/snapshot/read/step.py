@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One recorded step: a row of the snapshot's tables as its user sees it."""
+"""One recorded step: a row of the snapshot's tables as its user sees it.
+
+Tested in tests/snapshot/test_roundtrip.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 
 HDF5 takes no part: the chunks' places are in our own table, so a hostile or damaged file can't reach its parser, and
 nothing converts a number on the way.
+
+Tested in tests/snapshot/test_roundtrip.py and read/test_shared_decoding.py.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 Chunks arrive compressed and are stored with ``write_direct_chunk``; the pipeline shuffle (2) and zstd (32015, optional)
 is only declared, so that any HDF5 program with the registered zstd filter reads them. Files keep to what HDF5 1.10
 understands: newer layouts are unreadable for half of the programs in use.
+
+Tested in tests/snapshot/test_plain_hdf5.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the finished file what it was made of? Asked before it gets its name, so before anything else is removed."""
+"""Is the finished file what it was made of? Asked before it gets its name, so before anything else is removed.
+
+Tested in tests/snapshot/test_recover.py.
+"""
 
 from __future__ import annotations
 

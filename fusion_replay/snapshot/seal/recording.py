@@ -4,6 +4,8 @@
 The chunks stay where they are in ``NAME.h5.chunks``, which becomes the file; where that can't be (chunks missing or
 damaged, an HDF5 that places things in another way) they are copied into ``NAME.h5.part``. Only when the file is
 complete and on the disk does it get its name, and only then do journal and spill go. Whatever fails before leaves them.
+
+Tested in tests/snapshot/test_fsck.py and test_recover.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sealing a side file: what its journal has, together with what the file that it replaces has."""
+"""Sealing a side file: what its journal has, together with what the file that it replaces has.
+
+Tested in tests/snapshot/write/test_weights.py.
+"""
 
 from __future__ import annotations
 

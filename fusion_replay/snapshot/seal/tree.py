@@ -3,6 +3,8 @@
 
 Nothing here is needed to read a snapshot with fusion-replay; it is what h5py, h5dump or HDFView show. Every group and
 every attribute takes HDF5 as long as a small tensor does: so a step has one group and one attribute.
+
+Tested in tests/snapshot/test_plain_hdf5.py.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 
 Losses and frames that others are meaningless without are never given up: where they do not fit they go before the
 next frames that do.
+
+Tested in tests/snapshot/write/test_disk_full.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bytes of an operand become: a content that is known, one made of others, new bytes, or a digest alone."""
+"""What the bytes of an operand become: a content that is known, one made of others, new bytes, or a digest alone.
+
+Tested in tests/snapshot/test_roundtrip.py, write/test_hold.py and write/test_deduplication.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operands of a step as the journal lists them: position, role, content; and what they say of the steps before."""
+"""The operands of a step as the journal lists them: position, role, content; and what they say of the steps before.
+
+Tested in tests/snapshot/test_roundtrip.py and write/test_clobbering.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording came to, once it is sealed."""
+"""What a recording came to, once it is sealed.
+
+Tested in tests/snapshot/test_roundtrip.py and tests/replaying/test_deviating.py.
+"""
 
 from __future__ import annotations
 

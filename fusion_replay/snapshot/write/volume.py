@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes a recording keeps, while it runs: for its limit, and to say after one call what is to come."""
+"""How many bytes a recording keeps, while it runs: for its limit, and to say after one call what is to come.
+
+Tested in tests/snapshot/write/test_hold.py and tests/recording/test_retention.py.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,8 @@
 
 The thread that dispatches kernels pays for a digest of every tensor and one raw write of those that are new. Worker
 threads compress. Where the disk is full the run goes on: what could not be kept is counted as a loss.
+
+Tested in tests/snapshot/test_roundtrip.py and write/test_disk_full.py.
 """
 
 from __future__ import annotations
