@@ -27,6 +27,8 @@ def test_doctor(run, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("this machine has an NPU")
     assert run("doctor", "--json").status == 4
     text = run("doctor")
+    for extra in ("hdf5", "torch", "minilm"):
+        assert f": pip install 'fusion-replay[{extra}]'" in text.out, "what each extra gives, there or not"
     assert "pyxrt" in next(line for line in text.out.splitlines() if line.startswith("recording on an NPU needs"))
     assert text.out.splitlines()[-1].startswith("FAILED in ")
 
