@@ -54,7 +54,8 @@ def write(
     """``/sequences``, ``/invocation_NNNN/step_NNNN_OP/SIDE/ARGUMENT`` and, as JSON text, ``/provenance``, ``/losses``.
 
     Args:
-        compression: "gzip" (level 4) and "zstd" (filter 32015: writing and reading need the extra hdf5) behind byte shuffle, or "none".
+        compression: "gzip" (level 4) and "zstd" (filter 32015, needs the extra hdf5 to write and to read) behind byte
+            shuffle, or "none".
     """
     with h5py.File(path, "x", libver=("earliest", "v110")) as file:
         for name, value in head.items():

@@ -22,7 +22,6 @@ from fusion_replay.snapshot.seal import tree as tree_module
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 
-
 def as_float(array: np.ndarray) -> np.ndarray:
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 

@@ -16,7 +16,7 @@ from fusion_replay.golden.check import Options, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import folder_problems
-from fusion_replay.golden.pytest.plugin import Settings, results_key, settings_key
+from fusion_replay.golden.pytest.settings import Settings, results_key, settings_key
 from fusion_replay.golden.pytest.update import accept_at_once
 from fusion_replay.golden.store import Folder, name_of
 from fusion_replay.refs import plugins

@@ -13,7 +13,7 @@ import pytest
 
 from fusion_replay.golden import github
 from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem, StepOutcome
-from fusion_replay.golden.pytest.plugin import RESULTS, Settings
+from fusion_replay.golden.pytest.settings import RESULTS, Settings
 from fusion_replay.system.messages import count
 
 if TYPE_CHECKING:
