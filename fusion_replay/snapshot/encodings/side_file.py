@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError, SnapshotNotFoundError, UsageError
+from fusion_replay.model import serialise
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, MAX_NAME, Index
@@ -54,8 +55,7 @@ class Weight:
     def key(self) -> Key:
         return self.digest, self.dtype
 
-    def to_dict(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("digest", "dtype", "nbytes", "name", "sha256", "file")}
+    to_dict = serialise.to_dict
 
 
 def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[Key, Weight]:
