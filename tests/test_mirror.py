@@ -39,7 +39,7 @@ TABLE: dict[str, dict[str, str]] = {
         "diverge/test_bisect": "hybrid",
         "diverge/test_consistency": "operands",
         "diverge/test_diff": "changes diff_report diff_text difference effects pairwise",
-        "diverge/test_explain": "evidence explanation rounding",
+        "diverge/test_explain": "explanation rounding",
         "diverge/test_moved": "environment",
         "diverge/test_patterns": "causes.again causes.case causes.contents causes.places causes.rounding causes.values",
     },
@@ -78,11 +78,9 @@ TABLE: dict[str, dict[str, str]] = {
             "redispatch.attempt_log redispatch.binaries redispatch.memory redispatch.outcome redispatch.repetition"
         ),
         "replaying/redispatch/test_redispatch": "redispatch.redispatch_report redispatch.run redispatch.targets",
-        "replaying/test_deviating": "write_history",
         "replaying/test_replay": "judge outcome replay_report replayer table",
     },
     "report": {
-        "cli/test_show": "history",
         "diverge/test_attribution": "attribution",
         "diverge/test_bisect": "divergence",
         "snapshot/test_notes": "step_view",
