@@ -46,8 +46,9 @@ test-oldest: $(DEV)
 $(PY):
 	"$$(scripts/find-python)" -m venv $(VENV)
 
+# --no-compile: 25 MB less on disk, and sooner there; Python compiles what is used, when it is first used.
 $(CORE): | $(PY)
-	$(PIP) -c constraints.txt -e .
+	$(PIP) --no-compile -c constraints.txt -e .
 	@rm -f $(VENV)/.installed-core-* && touch $@
 
 $(DEV): | $(PY)

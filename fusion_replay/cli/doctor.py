@@ -24,17 +24,22 @@ Found = TypeVar("Found")
 
 ALLOWS = "iron allows"
 
-CORE = ("numpy", "ml_dtypes", "h5py", "hdf5plugin", "zstandard", "xxhash", "array-api-compat", "click", "rich")
-OPTIONAL = {
-    "torch": ".torch() and the torch oracles: pip install 'fusion-replay[torch]'",
-    "tokenizers": "real text for the minilm workload: make minilm",
-    "safetensors": "real weights for the minilm workload: make minilm",
+CORE = ("numpy", "ml_dtypes", "h5py", "zstandard", "xxhash", "array-api-compat", "click", "rich")
+EXTRAS = {
+    "hdf5plugin": ("hdf5", "plain h5py reads snapshots; export --as plain-h5 --compression zstd"),
+    "torch": ("torch", ".torch(), replay --array torch and cuda"),
+    "tokenizers": ("minilm", "real text for the minilm workload"),
+    "safetensors": ("minilm", "real weights for the minilm workload"),
 }
+"""Packages that are not needed: the extra that brings each, and what it gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked for. ``needed`` is for recording on an NPU; what is not needed never fails the verb."""
+    """One thing looked for. ``needed`` is for recording on an NPU; what is not needed never fails the verb.
+
+    ``fix``: how to get it, and of an extra what it gives.
+    """
 
     name: str
     ok: bool
@@ -56,7 +61,7 @@ def command(as_json: bool) -> int:
         for c in checks:
             click.echo(encode({"type": "check", **asdict(c)}))
     missing = [c for c in checks if c.needed and not c.ok]
-    rows = [[_mark(c), c.name, c.found, "" if c.ok else c.fix] for c in checks if c.name != ALLOWS]
+    rows = [[_mark(c), c.name, c.found, "" if c.ok and c.needed else c.fix] for c in checks if c.name != ALLOWS]
     out.say(table(rows, indent=""))
     for c in checks:
         if c.name == ALLOWS:
@@ -80,9 +85,10 @@ def examine() -> Iterator[Check]:
     for name in CORE:
         version = _version(name)
         yield Check(name, version is not None, True, version or "not installed", f"pip install {name}")
-    for name, use in OPTIONAL.items():
+    for name, (extra, gives) in EXTRAS.items():
         version = _version(name)
-        yield Check(name, version is not None, False, version or "not installed", use)
+        fix = f"{gives}: pip install 'fusion-replay[{extra}]'"
+        yield Check(name, version is not None, False, version or "not installed", fix)
     yield _module("pyxrt", "the XRT Python binding: install XRT with the NPU plugin and source its setup.sh", _xrt())
     yield _module("aie", "mlir-aie (its wheel brings the module aie): see amd/IRON requirements.txt", _wheels())
     yield from _iron()

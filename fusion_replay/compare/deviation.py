@@ -20,13 +20,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.blocks import BLOCK, Block, Blocks, Mask
+from fusion_replay.model import serialise
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.bf16 import BFLOAT16
 
@@ -91,17 +92,7 @@ class Stats:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; non-finite numbers as "NaN", "Infinity", "-Infinity", the histogram by bucket label."""
-        out: dict[str, Any] = {f.name: json_number(getattr(self, f.name)) for f in fields(self)}
-        out["worst_index"] = None if self.worst_index is None else list(self.worst_index)
-        out["ulp_histogram"] = dict(zip(ULP_BUCKETS, self.ulp_histogram, strict=True))
-        return out
-
-
-def json_number(value: Any) -> Any:
-    """JSON has no NaN and no infinities: they become strings, everything else stays."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-    return value
+        return {**serialise.to_dict(self), "ulp_histogram": dict(zip(ULP_BUCKETS, self.ulp_histogram, strict=True))}
 
 
 @dataclass(frozen=True, slots=True)

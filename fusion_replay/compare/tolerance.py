@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fusion_replay.errors import UsageError
+from fusion_replay.model import serialise
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,16 @@ class Tolerance:
     def from_source(self, source: str) -> Tolerance:
         return replace(self, source=source)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in _FIELDS}
+    to_dict = serialise.to_dict
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Tolerance:
-        return cls(**{k: data[k] for k in _FIELDS if k in data})
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            ValueError: a field is not of its type.
+        """
+        return serialise.from_dict(cls, data, "tolerance")
 
     def __str__(self) -> str:
         parts = []
@@ -69,9 +74,6 @@ class Tolerance:
         if self.error_rate:
             parts.append(f"{self.error_rate:.1%} may fail")
         return ", ".join(parts) or "exact"
-
-
-_FIELDS = ("rtol", "atol", "ulps", "error_rate", "source", "range_frac")
 
 
 def exact() -> Tolerance:

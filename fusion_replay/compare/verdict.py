@@ -13,6 +13,7 @@ from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measur
 from fusion_replay.compare.rules import RULES, Rule, rule_for
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import MismatchError, UsageError
+from fusion_replay.model import serialise
 from fusion_replay.model.arrays import from_torch, native
 from fusion_replay.model.bf16 import BFLOAT16, is_torch
 
@@ -41,14 +42,7 @@ class Verdict:
         return self.ok
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "ok": self.ok,
-            "rule": self.rule,
-            "tolerance": self.tolerance.to_dict(),
-            "n_failing": self.n_failing,
-            "detail": self.detail,
-            "stats": self.stats.to_dict(),
-        }
+        return serialise.pick(self, "ok", "rule", "tolerance", "n_failing", "detail", "stats")
 
     def __str__(self) -> str:
         return f"{'match' if self.ok else 'MISMATCH'} ({self.rule}: {self.tolerance}): {self.detail}"
@@ -61,8 +55,7 @@ class IronVerdict:
     ok: bool | None
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, "note": self.note}
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         word = {True: "ok", False: "MISMATCH", None: "no verdict"}[self.ok]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_replay.compare.deviation import json_number
 from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
+from fusion_replay.model import serialise
 from fusion_replay.replay import replay
 from fusion_replay.replaying.chain import Chain, follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
@@ -79,16 +79,8 @@ class StepShare:
         return "introduced" if self.isolated is not None and self.isolated >= self.inherited else "inherited"
 
     def to_dict(self) -> dict[str, Any]:
-        numbers = {
-            "isolated": self.isolated,
-            "above_floor": self.above_floor,
-            "inherited": self.inherited,
-            "cumulative": self.cumulative,
-            "amplification": self.amplification,
-            "share": self.share,
-        }
-        named = {"address": self.address, "label": self.label, "op": self.op, "origin": self.origin, "ok": self.ok}
-        return named | {k: None if v is None else json_number(v) for k, v in numbers.items()}
+        first = ("address", "label", "op", "origin", "ok", "isolated", "above_floor", "inherited", "cumulative")
+        return serialise.pick(self, *first, "amplification", "share")
 
 
 @dataclass(frozen=True)
@@ -150,13 +142,7 @@ class Attribution:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "invocation": self.invocation,
-            "outputs": list(self.outputs),
-            "total": json_number(self.total),
-            "expected": json_number(self.expected),
-            "reached": self.reached,
-            "rest": None if self.rest is None else json_number(self.rest),
-            "steps": [s.to_dict() for s in self.steps],
+            **serialise.pick(self, "invocation", "outputs", "total", "expected", "reached", "rest", "steps"),
         }
 
     def records(self) -> Iterator[dict[str, Any]]:

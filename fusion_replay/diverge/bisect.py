@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.compare.deviation import json_number
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
 from fusion_replay.diverge.search import Crossing, crossing
 from fusion_replay.errors import UsageError
+from fusion_replay.model import serialise
 from fusion_replay.replay import replay
 from fusion_replay.replaying.judge import Plan
 from fusion_replay.replaying.replay_report import canonical_json
@@ -37,8 +37,7 @@ class Evaluation:
     k: int
     error: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"k": self.k, "error": json_number(self.error)}
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True)
@@ -101,20 +100,9 @@ class Divergence:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "invocation": self.invocation,
-            "outputs": list(self.outputs),
-            "metric": self.metric,
-            "total": json_number(self.total),
-            "steps": self.steps,
-            "evaluations": [e.to_dict() for e in self.evaluations],
-            "step": None if self.step is None else self.step.to_dict(),
+            **serialise.pick(self, "invocation", "outputs", "metric", "total", "steps", "evaluations", "step"),
             "introduced": bool(self),
-            "before": json_number(self.before),
-            "after": json_number(self.after),
-            "share": json_number(self.share),
-            "monotone": self.monotone,
-            "scanned": self.scanned,
-            "stand_ins": list(self.stand_ins),
+            **serialise.pick(self, "before", "after", "share", "monotone", "scanned", "stand_ins"),
         }
 
     def records(self) -> Iterator[dict[str, Any]]:

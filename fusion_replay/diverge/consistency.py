@@ -12,12 +12,13 @@ start at position 0), and says what it rests on. A ``note`` says what the record
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from fusion_replay.diverge.dataflow import CHANGED, Dataflow, dataflow
+from fusion_replay.model import serialise
 from fusion_replay.model.runlist import SequenceDescription, format_address
 from fusion_replay.sources.describe import keeps_old_contents
 
@@ -49,8 +50,7 @@ class Finding:
     addresses: tuple[str, ...]
     buffers: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    to_dict = serialise.to_dict
 
     def record(self) -> dict[str, Any]:
         """JSON Lines: a ``finding``."""

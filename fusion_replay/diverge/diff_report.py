@@ -15,6 +15,7 @@ from fusion_replay.diverge.difference import ALIGNED, KINDS, FinalDifference, Ou
 from fusion_replay.diverge.environment import Change, in_one_line
 from fusion_replay.diverge.pairwise import NOT_KEPT
 from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.model import serialise
 from fusion_replay.replaying.replay_report import canonical_json
 
 if TYPE_CHECKING:
@@ -146,22 +147,11 @@ class DiffReport:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "rule": self.rule,
-            "recorded_on": list(self.recorded_on),
-            "passed": self.passed,
-            "mismatch": self.mismatch,
-            "equal": self.equal,
-            "compared": self.compared,
-            "not_compared": self.not_compared,
-            "counts": self.counts,
+            **serialise.pick(
+                self, "rule", "recorded_on", "passed", "mismatch", "equal", "compared", "not_compared", "counts"
+            ),
             "first": None if self.first is None else self.first.address,
-            "path": list(self.path),
-            "unanswered": list(self.unanswered),
-            "notes": list(self.notes),
-            "steps": [s.to_dict() for s in self.steps],
-            "outside": [o.to_dict() for o in self.outside],
-            "final": [f.to_dict() for f in self.final],
-            "environment": [c.to_dict() for c in self.environment],
+            **serialise.pick(self, "path", "unanswered", "notes", "steps", "outside", "final", "environment"),
         }
 
     @cached_property

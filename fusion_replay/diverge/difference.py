@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusion_replay.compare.deviation import json_number
 from fusion_replay.compare.verdict import Verdict
+from fusion_replay.model import serialise
 
 Kind = Literal["introduced", "inherited", "masked", "missing", "removed", "added"]
 """introduced: the difference began here. inherited: its inputs differ, its outputs do, and its reference explains
@@ -28,9 +28,7 @@ class OutputDifference:
     verdict: Verdict | None
     why: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        verdict = None if self.verdict is None else self.verdict.to_dict()
-        return {"name": self.name, "buffer": self.buffer, "verdict": verdict, "why": self.why}
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,7 @@ class Judged:
     rel_l2: float = 0.0
     ulp_max: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"ok": self.ok, "detail": self.detail, "rel_l2": json_number(self.rel_l2), "ulp_max": self.ulp_max}
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +95,23 @@ class StepDifference:
         return int(self.address.partition(":")[2])
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "address": self.address,
-            "a_address": self.a_address,
-            "op": self.op,
-            "label": self.label,
-            "why": self.why,
-            "changed": self.changed,
-            "status": list(self.status),
-            "inputs": list(self.inputs),
-            "outputs": [o.to_dict() for o in self.outputs],
-            "judged": None if self.judged is None else [j.to_dict() for j in self.judged],
-            "suspect": self.suspect,
-            "vanishes": self.vanishes,
-            "breaks": self.breaks,
-        }
+        return serialise.pick(
+            self,
+            "kind",
+            "address",
+            "a_address",
+            "op",
+            "label",
+            "why",
+            "changed",
+            "status",
+            "inputs",
+            "outputs",
+            "judged",
+            "suspect",
+            "vanishes",
+            "breaks",
+        )
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.label}: {self.why}"
@@ -133,14 +131,7 @@ class OutsideDifference:
     why: str
     after: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "address": self.address,
-            "reads": self.reads,
-            "why": self.why,
-            "after": self.after,
-        }
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +144,7 @@ class FinalDifference:
     verdict: Verdict | None
     why: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "invocation": self.invocation,
-            "buffer": self.buffer,
-            "address": self.address,
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
-            "why": self.why,
-        }
+    to_dict = serialise.to_dict
 
 
 __all__ = [

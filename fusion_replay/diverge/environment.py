@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fusion_replay.model import serialise
+
 NO_ENVIRONMENT = ("time", "command")
 """Keys of a provenance that differ between any two recordings and decide no number."""
 
@@ -24,8 +26,7 @@ class Change:
     old: str | None
     new: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "old": self.old, "new": self.new}
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         if self.old is None or self.new is None:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from fusion_replay.diverge.causes import Pattern
 from fusion_replay.diverge.rounding import Leak
 from fusion_replay.diverge.where import Where
+from fusion_replay.model import serialise
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,7 @@ class Explanation:
     def pattern(self) -> Pattern | None:
         return self.patterns[0] if self.patterns else None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "address": self.address,
-            "output": self.output,
-            "against": self.against,
-            "patterns": [p.to_dict() for p in self.patterns],
-            "where": self.where.to_dict(),
-            "leak": None if self.leak is None else self.leak.to_dict(),
-        }
+    to_dict = serialise.to_dict
 
     @property
     def facts(self) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay import operators, refs
+from fusion_replay.model import serialise
 from fusion_replay.model.bf16 import round_bf16, wide
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ class Leak:
     leaking: str | None
     since: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("affected", "leaking", "since")}
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         if self.leaking is None:

@@ -13,12 +13,13 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fusion_replay.diverge.diff import diff
 from fusion_replay.errors import FusionReplayError, UsageError
+from fusion_replay.model import serialise
 from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.system.attempts import Tries
 from fusion_replay.system.processes import run
@@ -40,8 +41,7 @@ class Try:
     status: int
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         return (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.model import serialise
 from fusion_replay.operators.tiling import ROLES, Tiling
 
 SHADES = " .:-=+*#%@"
@@ -27,8 +28,7 @@ class Part:
     share: float
     """Of all wrong elements."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("index", "wrong", "elements", "share")}
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class Level:
     parts: tuple[Part, ...]
     """At most eight of them."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"role": self.role, "count": self.count, "hit": self.hit, "parts": [p.to_dict() for p in self.parts]}
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         if self.hit == 1:
@@ -67,13 +66,7 @@ class HeatMap:
     """How many of each there are, before any were put together."""
     cells: tuple[tuple[float, ...], ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "down": self.down,
-            "across": self.across,
-            "counts": list(self.counts),
-            "cells": [*map(list, self.cells)],
-        }
+    to_dict = serialise.to_dict
 
     def lines(self) -> list[str]:
         width = 1 if len(self.cells[0]) > 16 else 2
@@ -114,18 +107,9 @@ class Where:
         return {v.role: v.parts[0].index for v in self.levels if v.hit == 1}
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "wrong": self.wrong,
-            "elements": self.elements,
-            "first": self.first,
-            "last": self.last,
-            "contiguous": self.contiguous,
-            "confined": self.confined,
-            "levels": [v.to_dict() for v in self.levels],
-            "heat": None if self.heat is None else self.heat.to_dict(),
-            "source": self.source,
-            "instead": self.instead,
-        }
+        return serialise.pick(
+            self, "wrong", "elements", "first", "last", "contiguous", "confined", "levels", "heat", "source", "instead"
+        )
 
     def __str__(self) -> str:
         span = f"element {self.first}" if self.wrong == 1 else f"elements {self.first} to {self.last}"

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from h5py import h5s
 
+from fusion_replay.errors import MissingDependencyError
 from fusion_replay.export.arrays import step_name, whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
@@ -53,7 +54,8 @@ def write(
     """``/sequences``, ``/invocation_NNNN/step_NNNN_OP/SIDE/ARGUMENT`` and, as JSON text, ``/provenance``, ``/losses``.
 
     Args:
-        compression: "gzip" (level 4) and "zstd" (needs the filter plugin 32015 to read) behind byte shuffle, or "none".
+        compression: "gzip" (level 4) and "zstd" (filter 32015, needs the extra hdf5 to write and to read) behind byte
+            shuffle, or "none".
     """
     with h5py.File(path, "x", libver=("earliest", "v110")) as file:
         for name, value in head.items():
@@ -122,8 +124,12 @@ def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str
 
 
 def _zstd() -> dict[str, Any]:
-    import hdf5plugin
-
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise MissingDependencyError(
+            "plain-h5 with zstd needs the package hdf5plugin: pip install 'fusion-replay[hdf5]', or --compression gzip"
+        ) from None
     return dict(hdf5plugin.Zstd(clevel=1))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusion_replay import __version__
+from fusion_replay.model import serialise
 from fusion_replay.report.text import count, human_bytes
 
 if TYPE_CHECKING:
@@ -63,17 +64,7 @@ class ExportReport:
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "format": self.format,
-            "steps": self.steps,
-            "arrays": self.arrays,
-            "bytes": self.bytes,
-            "missing": self.missing,
-            "dropped": list(self.dropped),
-            "notes": list(self.notes),
-        }
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         lines = [

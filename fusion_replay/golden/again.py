@@ -31,8 +31,8 @@ KINDS = ("matrix", "workload", "python", "command", "test")
 ON_SOFTWARE = ("matrix", "workload")
 """Kinds that run nothing but this package, on the software NPU."""
 
-_PATIENCE = 3600.0  # seconds for a program
-_STEP_PATIENCE = 600.0  # seconds for one of its steps
+PATIENCE = 3600.0  # seconds for a program
+STEP_PATIENCE = 600.0  # seconds for one of its steps
 
 
 def kind_of(recipe: Mapping[str, Any] | None) -> str | None:
@@ -179,12 +179,12 @@ def _entry(where: str, root: Path) -> Callable[[], Any]:
 def _run_program(words: Any, target: Path, root: Path) -> None:
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise UsageError(f"recipe command {words!r}: expected a list of words")
-    options = ["-o", str(target.absolute()), "--step-timeout", f"{_STEP_PATIENCE:g}"]
+    options = ["-o", str(target.absolute()), "--step-timeout", f"{STEP_PATIENCE:g}"]
     arguments = [sys.executable, "-m", "fusion_replay", "record", *options, "--", *words]
     try:
-        done = run(arguments, _PATIENCE, cwd=root)
+        done = run(arguments, PATIENCE, cwd=root)
     except subprocess.TimeoutExpired:
-        raise MissingError(f"{' '.join(words)}: still running after {_PATIENCE:g} s; it was ended") from None
+        raise MissingError(f"{' '.join(words)}: still running after {PATIENCE:g} s; it was ended") from None
     if not target.exists():
         last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise MissingError(f"{' '.join(words)}: recorded nothing, exit status {done.returncode}: {last}")

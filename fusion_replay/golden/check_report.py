@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from fusion_replay.errors import MismatchError, MissingError, SnapshotError
+from fusion_replay.model import serialise
 
 FORMAT = "fusion-replay.golden-check/1"
 
@@ -48,9 +49,7 @@ class StepOutcome:
     def __bool__(self) -> bool:
         return self.state in ("same", "within")
 
-    def to_dict(self) -> dict[str, Any]:
-        names = ("question", "address", "label", "state", "kind", "text")
-        return {n: getattr(self, n) for n in names}
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,7 @@ class Problem:
     where: str
     text: str
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "where": self.where, "text": self.text}
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"
@@ -147,19 +145,20 @@ class GoldenResult:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "path": self.path,
-            "passed": self.passed,
-            "headline": self.headline,
-            "kinds": list(self.kinds),
-            "compared": self.compared,
-            "within": self.within,
-            "problems": [p.to_dict() for p in self.problems],
-            "environment": list(self.environment),
-            "notes": list(self.notes),
-            "pending": self.pending,
-        }
+        return serialise.pick(
+            self,
+            "name",
+            "path",
+            "passed",
+            "headline",
+            "kinds",
+            "compared",
+            "within",
+            "problems",
+            "environment",
+            "notes",
+            "pending",
+        )
 
 
 @dataclass(frozen=True)

@@ -6,26 +6,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusion_replay.model.serialise import unexpected
+
 MAX_TEXT = 1 << 16  # characters
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, found {_kind(value)}")
+        raise unexpected(where, "an object", value)
     return value
 
 
 def sequence(data: Mapping[str, Any], key: str, where: str) -> list[Any]:
     value = data.get(key)
     if not isinstance(value, list):
-        raise ValueError(f"{where}: {key}: expected a list, found {_kind(value)}")
+        raise unexpected(f"{where}: {key}", "a list", value)
     return value
 
 
 def text(data: Mapping[str, Any], key: str, where: str) -> str:
     value = data.get(key)
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise ValueError(f"{where}: {key}: expected a text, found {_kind(value)}")
+        raise unexpected(f"{where}: {key}", "a text", value)
     return value
 
 
@@ -42,9 +44,3 @@ def digests(value: Any, where: str) -> dict[str, str]:
         if not isinstance(digest, str) or len(digest) != 32 or set(digest) - set("0123456789abcdef"):
             raise ValueError(f"{where}: {name}: expected a digest of 32 hexadecimal digits, found {digest!r:.50}")
     return found
-
-
-def _kind(value: Any) -> str:
-    return {"NoneType": "nothing", "dict": "an object", "str": "a text", "list": "a list"}.get(
-        type(value).__name__, repr(value)[:50]
-    )

@@ -61,7 +61,9 @@ class Entry:
 
 
 def make(case: Case, folder: Path) -> Entry:
-    """Record one case and bring its golden in ``folder`` up to date."""
+    """Record one case and bring its golden up to date, in the folder of its device and operator below ``folder``."""
+    folder = folder / case.device / case.operator
+    folder.mkdir(parents=True, exist_ok=True)
     path, kept = document(folder, case.name), folder / f"{case.name}{CONTENTS}"
     with recorded(case) as fresh:
         golden = _golden(case, fresh)
@@ -143,7 +145,7 @@ def _update_text(golden: Golden, path: Path) -> State:
 
 
 def _holds(path: str | os.PathLike[str]) -> object:
-    """What a recording holds, without who made it when, and how long its steps took."""
+    """What a recording holds, without who made it when, in which of our modules, and how long its steps took."""
     try:
         with open_snapshot(path) as snapshot:
             steps = [
@@ -155,7 +157,10 @@ def _holds(path: str | os.PathLike[str]) -> object:
                 )
                 for step in snapshot.steps()
             ]
-            return [sequence_to_json(s) for s in snapshot.sequences], steps
+            sequences = [sequence_to_json(s) for s in snapshot.sequences]
+            for operator in (o for sequence in sequences for o in sequence["operators"]):
+                operator.pop("module", None)
+            return sequences, steps
     except SnapshotError as error:  # made again where it can't be read
         return str(error)
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.compare.deviation import Stats, json_number
+from fusion_replay.compare.deviation import Stats
 from fusion_replay.golden.document import GoldenStep
 from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
+from fusion_replay.model import serialise
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, skip
 from fusion_replay.replaying.write_history import WriteHistory
@@ -82,7 +83,7 @@ def _golden_step(step: Step, evaluation: Evaluation, report: StepReport, known: 
 def _rounded(stats: Stats) -> dict[str, Any]:
     found = {}
     for name in _STATS:
-        value = json_number(getattr(stats, name))
+        value = serialise.json_data(getattr(stats, name))
         found[name] = float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
     return found
 

@@ -28,7 +28,7 @@ _DROPPED = 52 - 7  # float64 fraction bits below bf16's seven
 _SUBNORMAL_MAGIC = 1.5 * 2.0 ** (52 - 133)  # adding it leaves a multiple of 2**-133, ties to even
 _MIN_NORMAL = 2.0**-126
 _OVERFLOW = 2.0**128
-_BLOCK = 1 << 15  # elements; the work of one block fits in a core's cache
+BLOCK = 1 << 15  # elements; the work of one block fits in a core's cache
 
 
 def is_torch(x: Array) -> bool:
@@ -60,8 +60,8 @@ def bits_of(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     source = np.ascontiguousarray(x).reshape(-1)
     out = np.empty(source.shape, np.uint16)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for start in range(0, source.size, _BLOCK):
-            exact = source[start : start + _BLOCK]
+        for start in range(0, source.size, BLOCK):
+            exact = source[start : start + BLOCK]
             single = exact.astype(np.float32)
             back = single.astype(np.float64)
             bits = single.view(np.uint32)
@@ -72,7 +72,7 @@ def bits_of(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
             nan = exact != exact
             if nan.any():
                 bits[nan] = CANONICAL_NAN
-            out[start : start + _BLOCK] = bits
+            out[start : start + BLOCK] = bits
     return out.reshape(np.shape(x))
 
 

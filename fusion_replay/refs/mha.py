@@ -23,7 +23,7 @@ from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, grid
 
-_SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
+SCORES = 1 << 22  # scores held at a time: 32 MiB of float64 (a head of 16,384 rows has 2**28)
 
 
 def key_value_heads(p: SimpleNamespace) -> int:
@@ -82,7 +82,7 @@ def _length(name: str, call: Call, default: int, rows: int) -> int:
 def _head(xp: Any, q: Array, k: Array, v: Array, queries: int, keys: int) -> Array:
     """One head, stored (S, d) queries against float64 keys and values, a band of rows at a time -> stored (S, d)."""
     scale, device = math.sqrt(q.shape[1]), aac.device(q)
-    step = max(1, _SCORES // max(1, k.shape[0]))
+    step = max(1, SCORES // max(1, k.shape[0]))
     bands = []
     for start in range(0, queries, step):
         stop = min(start + step, queries)

@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fusion_replay.compare.deviation import Stats, json_number
+from fusion_replay.compare.deviation import Stats
 from fusion_replay.compare.verdict import IronVerdict, Verdict
+from fusion_replay.model import serialise
 from fusion_replay.model.runlist import OperatorDescription
 
 MISSING = ("unknown_operator", "reference", "weights")
@@ -36,8 +37,7 @@ class NoiseFloor:
         return self.actual_rel_l2 > self.reference_rel_l2
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("actual_ulp_mean", "actual_rel_l2", "reference_ulp_mean", "reference_rel_l2")
-        return {**{n: json_number(getattr(self, n)) for n in names}, "further": self.further}
+        return {**serialise.to_dict(self), "further": self.further}
 
     def __str__(self) -> str:
         side = "further from" if self.further else "no further from"
@@ -58,15 +58,7 @@ class OutputReport:
     iron: IronVerdict
     noise_floor: NoiseFloor | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "position": self.position,
-            "buffer": self.buffer,
-            "verdict": self.verdict.to_dict(),
-            "iron": self.iron.to_dict(),
-            "noise_floor": None if self.noise_floor is None else self.noise_floor.to_dict(),
-        }
+    to_dict = serialise.to_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +151,7 @@ class FinalOutput:
     address: str
     verdict: Verdict
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "invocation": self.invocation,
-            "buffer": self.buffer,
-            "address": self.address,
-            "verdict": self.verdict.to_dict(),
-        }
+    to_dict = serialise.to_dict
 
     def __str__(self) -> str:
         s = self.verdict.stats

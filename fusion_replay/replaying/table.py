@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fusion_replay.compare.deviation import json_number
+from fusion_replay.model import serialise
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import OutputReport, StepReport
@@ -49,8 +49,7 @@ class OperatorRow:
         figures = (f"{self.max_abs:.3g}", f"{self.ulp_max:,}", f"{self.rel_l2:.2e}" if self.rel_l2 else "0")
         return (self.op, f"{self.steps:,}", f"{self.mismatches:,}", *figures, self.iron)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {name: json_number(getattr(self, name)) for name in self.__slots__}
+    to_dict = serialise.to_dict
 
 
 def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from fusion_replay.compare.deviation import json_number
+from fusion_replay.model.serialise import json_data
 
 
 def encode(record: dict[str, Any]) -> str:
@@ -17,7 +17,7 @@ def encode(record: dict[str, Any]) -> str:
     Raises:
         TypeError: something in it is no JSON data.
     """
-    return json.dumps(_strict(record), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(json_data(record), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 @cache
@@ -25,11 +25,3 @@ def schema() -> dict[str, Any]:
     """The published JSON schema (draft 2020-12) of every record that ``--json`` prints."""
     found: dict[str, Any] = json.loads(files(__package__).joinpath("schema.json").read_text("utf-8"))
     return found
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _strict(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(v) for v in value]
-    return json_number(value)

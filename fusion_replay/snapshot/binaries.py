@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError
+from fusion_replay.model import serialise
 from fusion_replay.snapshot.read.store import ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, MAX_CONTENT, MAX_NAME, Index
 
@@ -104,7 +105,7 @@ class DeviceFile:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data: everything but the contents."""
-        return {"name": self.name, "nbytes": self.nbytes, "sha256": self.sha256, "kept": self.kept}
+        return serialise.pick(self, "name", "nbytes", "sha256", "kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,7 @@ class KernelBinaries:
     places: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "sequence": self.sequence,
-            "operator": self.operator,
-            "kernel": self.kernel,
-            "xclbin": None if self.xclbin is None else self.xclbin.to_dict(),
-            "instructions": None if self.instructions is None else self.instructions.to_dict(),
-            "absent": self.absent,
-        }
+        return serialise.pick(self, "sequence", "operator", "kernel", "xclbin", "instructions", "absent")
 
 
 def read_binaries(index: Index, store: ContentStore, name: str) -> tuple[KernelBinaries, ...]:

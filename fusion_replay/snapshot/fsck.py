@@ -21,6 +21,7 @@ from fusion_replay.errors import (
     SnapshotNotFoundError,
     UsageError,
 )
+from fusion_replay.model import serialise
 from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
@@ -86,21 +87,7 @@ class FsckReport:
         lines += [f"removed {path}" for path in self.removed if not self.recovered]
         return "\n".join([*lines, *self.notes])
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "ok": self.ok,
-            "sealed": self.sealed,
-            "problems": list(self.problems),
-            "notes": list(self.notes),
-            "steps": self.steps,
-            "invocations": self.invocations,
-            "tensors": self.tensors,
-            "bytes": self.bytes,
-            "recoverable": self.recoverable,
-            "recovered": self.recovered,
-            "removed": [str(path) for path in self.removed],
-        }
+    to_dict = serialise.to_dict
 
 
 def check(path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None) -> FsckReport:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError
+from fusion_replay.model import serialise
 from fusion_replay.model.runlist import SequenceDescription
 from fusion_replay.model.step import INPUT as INPUT  # the roles of an operand row, which the file stores
 from fusion_replay.model.step import OUTPUT as OUTPUT
@@ -137,8 +138,7 @@ class Loss:
         """Whether it was told not to be kept, by level, filters, limits or the like: no failure."""
         return self.kind == LEFT_OUT
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "detail": self.detail, "count": self.count}
+    to_dict = serialise.to_dict
 
 
 @dataclass(slots=True)

@@ -27,6 +27,8 @@ def test_doctor(run, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("this machine has an NPU")
     assert run("doctor", "--json").status == 4
     text = run("doctor")
+    for extra in ("hdf5", "torch", "minilm"):
+        assert f": pip install 'fusion-replay[{extra}]'" in text.out, "what each extra gives, there or not"
     assert "pyxrt" in next(line for line in text.out.splitlines() if line.startswith("recording on an NPU needs"))
     assert text.out.splitlines()[-1].startswith("FAILED in ")
 
@@ -59,15 +61,18 @@ def test_a_form_that_shows_no_step_is_not_enough(run, tmp_path: Path, monkeypatc
     assert "--whole-calls" in str(form["fix"])
 
 
-def test_versions_stand_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_stand_beside_what_is_there(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyxrt.py").write_text("raise AssertionError('looking is not importing')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(doctor.glob, "glob", lambda pattern: ["/dev/null"])
     monkeypatch.setattr(provenance, "pci_devices", lambda: [{"vbnv": "NPU Phoenix", "fw_version": "1.5.5.391"}])
-    assert doctor._device().found == "/dev/null, NPU Phoenix firmware 1.5.5.391"
     monkeypatch.setattr(provenance, "xrt_version", lambda env: {"build_version": "2.21.0"})
-    assert doctor._xrt() == ", XRT 2.21.0"
+    found = checks(run)
+    assert found["NPU device"]["found"] == "/dev/null, NPU Phoenix firmware 1.5.5.391"
+    assert found["pyxrt"]["found"] == f"{tmp_path / 'pyxrt.py'}, XRT 2.21.0"
 
     def missing(*_: object) -> None:
         raise FileNotFoundError
 
     monkeypatch.setattr(provenance, "pci_devices", missing)
-    assert doctor._device().found == "/dev/null"
+    assert checks(run)["NPU device"]["found"] == "/dev/null"

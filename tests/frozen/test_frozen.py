@@ -139,7 +139,8 @@ def signatures() -> dict[str, str]:
 
 
 def replayed(name: str) -> list[Any]:
-    done = command("replay", f"{name}.h5", "--json", cwd=SNAPSHOTS)
+    (golden,) = SNAPSHOTS.rglob(f"{name}.h5")
+    done = command("replay", golden.name, "--json", cwd=golden.parent)
     summary = json.loads(done.stdout.splitlines()[-1])
     return [done.returncode, summary["digest"], hashlib.sha256(done.stdout).hexdigest()]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,19 @@ LARGE = case("npu2-gemm-M64-K512-N256-c4-bcol-m16-k64-n64-parts4")
 def test_made_again_nothing_is_touched(golden: Case, suffixes: list[str], tmp_path: Path) -> None:
     first = make(golden, tmp_path)
     assert (first.state, first.mismatches) == ("new", ())
-    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    folder = tmp_path / golden.device / golden.operator
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert sorted(before) == [golden.name + s for s in suffixes]
     second = make(golden, tmp_path)
     assert (second.state, second.path, second.file_bytes) == ("unchanged", first.path, sum(map(len, before.values())))
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_the_repository_s_own_is_left_as_it_is(tmp_path: Path) -> None:
+    """Also where the software NPU's operators stand in another module since it was made."""
+    folder = Path(__file__).parents[2] / "snapshots" / SMALL.device / SMALL.operator
+    shutil.copytree(folder, tmp_path / SMALL.device / SMALL.operator)
+    assert make(SMALL, tmp_path).state == "unchanged"
 
 
 def test_another_recording_or_a_damaged_one_is_replaced(tmp_path: Path) -> None:
@@ -49,10 +58,11 @@ def test_another_recording_or_a_damaged_one_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_whole_golden_gives_way_to_a_thin_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make(SMALL, tmp_path)
+    contents = make(SMALL, tmp_path).path.with_name(f"{SMALL.name}.h5")
+    assert contents.exists()
     monkeypatch.setattr(matrix, "MEDIUM", 0)
     assert not make(SMALL, tmp_path).whole
-    assert not (tmp_path / f"{SMALL.name}.h5").exists()
+    assert not contents.exists()
 
 
 def test_versions_alone_change_nothing(tmp_path: Path) -> None:

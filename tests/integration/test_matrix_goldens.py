@@ -27,23 +27,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def place(case: Case) -> str:
+    return f"{case.device}/{case.operator}/{case.name}"
+
+
 def named(case: Case) -> str:
     return case.name
 
 
 def test_every_case_has_its_golden_and_nothing_else_is_there() -> None:
-    expected = {f"{c.name}.h5" for c in WHOLE} | {f"{c.name}{SUFFIX}" for c in cases()} | {"README.md", "conftest.py"}
-    assert {p.name for p in FOLDER.iterdir() if p.name != "__pycache__"} == expected
+    expected = {f"{place(c)}.h5" for c in WHOLE} | {f"{place(c)}{SUFFIX}" for c in cases()}
+    found = {str(p.relative_to(FOLDER)) for p in FOLDER.rglob("*") if p.is_file() and p.parent.name != "__pycache__"}
+    assert found == expected | {"README.md", "conftest.py"}
 
 
 def test_the_folder_stays_small() -> None:
-    assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) < BUDGET
+    assert sum(p.stat().st_size for p in FOLDER.rglob("*") if p.is_file()) < BUDGET
 
 
 @pytest.mark.parametrize("case", cases(), ids=named)
 def test_what_a_golden_says_of_itself(case: Case) -> None:
     """That it holds, and comes out again, is a test of its own: the plugin collects snapshots/."""
-    path = FOLDER / f"{case.name}{SUFFIX}"
+    path = FOLDER / f"{place(case)}{SUFFIX}"
     golden = Golden.read(path)
     assert golden.recipe == recipe_of(case)
     assert golden.mismatches == golden.losses == golden.tolerances == ()
@@ -51,7 +56,7 @@ def test_what_a_golden_says_of_itself(case: Case) -> None:
 
 
 def test_replay_of_a_golden_on_the_command_line() -> None:
-    done = run("replay", str(FOLDER / "npu2-elementwise_add-2048-c8-t256.h5"))
+    done = run("replay", str(FOLDER / "npu2/elementwise_add/npu2-elementwise_add-2048-c8-t256.h5"))
     assert done.returncode == 0, done.stderr
     assert "1 of 1 step matches" in done.stdout
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import hdf5plugin  # noqa: F401 - the zstd filter, for h5py
 import numpy as np
 import pytest
 import xxhash
@@ -18,9 +20,6 @@ from fusion_replay.snapshot.fsck import check
 from fusion_replay.snapshot.seal import chunk_copier as copier_module
 from fusion_replay.snapshot.seal import tree as tree_module
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
-
-h5py = pytest.importorskip("h5py")
-pytest.importorskip("hdf5plugin")
 
 
 def as_float(array: np.ndarray) -> np.ndarray:

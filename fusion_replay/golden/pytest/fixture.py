@@ -22,8 +22,8 @@ from fusion_replay.golden.document import Golden
 from fusion_replay.golden.pending import propose
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.pytest.items import short, tell
-from fusion_replay.golden.pytest.plugin import Settings
 from fusion_replay.golden.pytest.record import name_of_test
+from fusion_replay.golden.pytest.settings import Settings
 from fusion_replay.golden.pytest.update import accept_at_once, accept_waiting
 from fusion_replay.golden.store import CONTENTS, Folder, checked_name, document
 from fusion_replay.refs import plugins

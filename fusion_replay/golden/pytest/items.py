@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from fusion_replay.golden.check import Options, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import folder_problems
-from fusion_replay.golden.pytest.plugin import Settings, results_key, settings_key
+from fusion_replay.golden.pytest.settings import Settings, results_key, settings_key
 from fusion_replay.golden.pytest.update import accept_at_once
 from fusion_replay.golden.store import Folder, name_of
+from fusion_replay.model import serialise
 from fusion_replay.refs import plugins
 
 _STEPS_TOLD = 20
@@ -98,7 +99,7 @@ def short(path: Path) -> Path:
 
 def tell(item: pytest.Item, result: GoldenResult, settings: Settings) -> str:
     """Put a result where reports and JUnit find it; what to say where it does not hold."""
-    item.stash.setdefault(results_key, []).append(asdict(result))
+    item.stash.setdefault(results_key, []).append(serialise.to_dict(result))
     item.user_properties += [
         ("fr_golden", result.name),
         ("fr_compared", result.compared),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plugin: options, and when what happens. Nothing of the package is imported until a test needs it.
+"""The pytest plugin: options, and when what happens.
 
-Results travel from an item to its report as plain data, so that pytest-xdist's workers and a single process come to the
-same summary.
+Of the package nothing but the settings is imported until a test needs it. Results travel from an item to its report as
+plain data, so that pytest-xdist's workers and a single process come to the same summary.
 """
 
 from __future__ import annotations
@@ -11,43 +11,22 @@ import os
 import tempfile
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from fusion_replay.golden.pytest.settings import RESULTS, read, results_key, settings_key
 
 if TYPE_CHECKING:
     from fusion_replay.golden.pytest.fixture import NpuGolden
     from fusion_replay.golden.pytest.tally import Tally
 
 SUFFIX = ".golden.json"
-RESULTS = "fusion_replay_results"
-"""Attribute of a report: what was found of every golden that its test checked."""
 
 _LOST = ("No such device", "device lost")  # ENODEV as XRT words it; our own word
 
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the command line and the ini file say; an option wins over the key of its name."""
-
-    dir: Path | None
-    named: bool  # on the command line
-    update: bool
-    update_new: bool
-    details: bool
-    new_dir: Path | None
-    require_npu: bool
-    on: str | None
-    exact: bool
-    run_recipes: bool
-    record_dir: Path | None
-
-
-settings_key = pytest.StashKey[Settings]()
 tally_key = pytest.StashKey["Tally"]()
-results_key = pytest.StashKey[list[dict[str, Any]]]()
 lost_key = pytest.StashKey[Path]()
 
 
@@ -77,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "npu: needs a real NPU; skipped without one (--fr-require-npu: fails)")
-    settings = _settings(config)
+    settings = read(config)
     config.stash[settings_key] = settings
     if settings.named and settings.dir is not None and not _covered(config, settings.dir):
         config.args.append(str(settings.dir))
@@ -232,55 +211,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)
     if output is not None and tally_key in session.config.stash:
         output["fusion_replay_deselected"] = session.config.stash[tally_key].deselected
-
-
-# --- settings -------------------------------------------------------------------------------------------------------
-
-
-def _settings(config: pytest.Config) -> Settings:
-    def said(key: str) -> Any:
-        given = config.getoption(f"fr_{key}")
-        return given if given is not None else config.getini(f"fr_{key}")
-
-    def folder(key: str) -> Path | None:
-        given = config.getoption(f"fr_{key}")
-        if given:
-            return Path(os.path.abspath(config.invocation_params.dir / given))
-        told = config.getini(f"fr_{key}")
-        return (
-            Path(os.path.abspath((config.inipath.parent if config.inipath else config.rootpath) / told))
-            if told
-            else None
-        )
-
-    update, update_new = bool(config.getoption("fr_update")), bool(config.getoption("fr_update_new_only"))
-    if (update or update_new) and os.environ.get("CI", "").lower() not in ("", "0", "false"):
-        raise pytest.UsageError(
-            "--fr-update: refused where CI is set; keep *.new (--fr-new-dir) and accept at the desk"
-        )
-    on = said("on") or None
-    if on not in (None, "sim", "npu"):
-        raise pytest.UsageError(f"fr_on = {on}: expected sim or npu")
-    goldens, named = folder("dir"), bool(config.getoption("fr_dir"))
-    if named and goldens is not None and not goldens.is_dir():
-        if goldens.exists() or not (update or update_new):
-            raise pytest.UsageError(
-                f"--fr-dir {goldens}: expected a folder of goldens; `fusion-replay golden add` makes one"
-            )
-        goldens.mkdir(parents=True)
-    if goldens == config.rootpath:
-        raise pytest.UsageError(f"--fr-dir {goldens}: the root of the tests; give goldens a folder of their own")
-    flags = {key: bool(said(key)) for key in ("details", "require_npu", "exact", "run_recipes")}
-    return Settings(
-        dir=goldens,
-        named=named,
-        update=update,
-        update_new=update or update_new,
-        new_dir=folder("new_dir"),
-        on=on,
-        record_dir=folder("record_dir"),
-        **flags,
-    )
 
 
 def _covered(config: pytest.Config, folder: Path) -> bool:

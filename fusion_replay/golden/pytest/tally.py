@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fusion_replay.golden import github
-from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem, StepOutcome
-from fusion_replay.golden.pytest.plugin import RESULTS, Settings
+from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem
+from fusion_replay.golden.pytest.settings import RESULTS, Settings
+from fusion_replay.model import serialise
 from fusion_replay.system.messages import count
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Tally:
         if report.when == "call":
             self.npu_ran += "npu" in report.keywords
             for data in getattr(report, RESULTS, ()):
-                result = _revived(data)
+                result = serialise.from_dict(GoldenResult, data, report.nodeid)
                 self.results[report.nodeid, result.name] = result
             self._recorded(report)
         if report.skipped and (why := _reason(report)).startswith(("no NPU here", "not run: the device")):
@@ -136,18 +136,6 @@ class Tally:
             if any(file.is_relative_to(a) for a in asked) and self.outcomes.get(test, "passed") == "passed":
                 text = f"unused golden: {test} does not check it; remove it, or correct its recipe"
                 yield Problem("unused", str(path), text)
-
-
-def _revived(data: dict[str, Any]) -> GoldenResult:
-    """A result from the plain data that a report carries."""
-    found = GoldenResult(**data)
-    return replace(
-        found,
-        steps=tuple(StepOutcome(**s) for s in data["steps"]),
-        problems=tuple(Problem(**p) for p in data["problems"]),
-        environment=tuple(data["environment"]),
-        notes=tuple(data["notes"]),
-    )
 
 
 def _reason(report: pytest.TestReport) -> str:

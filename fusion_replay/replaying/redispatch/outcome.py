@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from fusion_replay.model import serialise
 
 UNCHANGED = "unchanged bits"
 INSIDE = "changed, inside tolerance"
@@ -71,6 +73,9 @@ class Certificate:
     def deterministic(self) -> bool:
         return len(self.distinct) <= 1
 
+    def to_dict(self) -> dict[str, Any]:
+        return {**serialise.to_dict(self), "deterministic": self.deterministic}
+
     def __str__(self) -> str:
         if self.deterministic:
             return f"{self.runs} runs, one output"
@@ -125,37 +130,18 @@ class StepOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``continued`` is left out, which says how it was found and not what."""
-        data = asdict(self)
+        data = serialise.to_dict(self)
         del data["continued"], data["index"]
-        data["step"] = self.index
-        if self.certificate is not None:
-            data["certificate"]["deterministic"] = self.certificate.deterministic
-        data["failed"] = self.failed
-        return _plain(data)  # type: ignore[no-any-return]
+        return {**data, "step": self.index, "failed": self.failed}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StepOutcome:
         """Undo :meth:`to_dict`, as a continued outcome.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            KeyError, ValueError: it is none.
         """
-        given = {k: v for k, v in data.items() if k not in ("failed", "step", "certificate")}
-        found = data["certificate"]
-        certificate = None
-        if found is not None:
-            certificate = Certificate(
-                runs=int(found["runs"]),
-                distinct=tuple((str(d), int(n)) for d, n in found["distinct"]),
-                pattern=tuple(map(int, found["pattern"])),
-                varying=tuple(
-                    Varying(
-                        **{**v, "shape": tuple(v["shape"]), "box": tuple((int(lo), int(hi)) for lo, hi in v["box"])}
-                    )
-                    for v in found["varying"]
-                ),
-            )
-        outcome = cls(**given, index=int(data["step"]), certificate=certificate, continued=True)
+        outcome = serialise.from_dict(cls, {**data, "index": data["step"], "continued": True}, "outcome")
         if outcome.verdict not in VERDICTS:
             raise ValueError(outcome.verdict)
         return outcome
@@ -169,10 +155,3 @@ class StepOutcome:
 
 def _letter(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else "?"
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists: what comes back from JSON."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.model import serialise
 from fusion_replay.replaying.redispatch.outcome import NOT_RUN, VERDICTS, StepOutcome
 from fusion_replay.replaying.replay_report import canonical_json
 
@@ -88,14 +89,7 @@ class RedispatchReport:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "on": self.on,
-            "device": self.device,
-            "recorded_on": list(self.recorded_on),
-            "rule": self.rule,
-            "reference": self.reference,
-            "repeat": self.repeat,
-            "passed": self.passed,
-            "ran": self.ran,
+            **serialise.pick(self, "on", "device", "recorded_on", "rule", "reference", "repeat", "passed", "ran"),
             "failures": len(self.failures),
             "missing": len(self.missing),
             "counts": self.counts,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError, SnapshotNotFoundError, UsageError
+from fusion_replay.model import serialise
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References
 from fusion_replay.snapshot.encodings.place import Place, Regions
@@ -78,8 +79,7 @@ class Weight:
     def key(self) -> WeightKey:
         return self.digest, self.dtype
 
-    def to_dict(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("digest", "dtype", "nbytes", "name", "sha256", "file")}
+    to_dict = serialise.to_dict
 
 
 def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[WeightKey, Weight]:

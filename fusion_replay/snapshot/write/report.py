@@ -6,10 +6,11 @@ Tested in tests/snapshot/test_roundtrip.py and tests/replaying/test_deviating.py
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusion_replay.model import serialise
 from fusion_replay.snapshot.schema import Loss
 
 
@@ -51,7 +52,7 @@ class Deviating:
         return "; ".join(said)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "sentence": str(self)}
+        return {**serialise.to_dict(self), "sentence": str(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +72,7 @@ class WriteReport:
     deviating: Deviating | None = None
     """With ``keep="mismatch"``: what was found."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "path": str(self.path),
-            "steps": self.steps,
-            "invocations": self.invocations,
-            "bytes_seen": self.bytes_seen,
-            "bytes_unique": self.bytes_unique,
-            "file_bytes": self.file_bytes,
-            "seconds_sealing": self.seconds_sealing,
-            "losses": [loss.to_dict() for loss in self.losses],
-            "notes": list(self.notes),
-            "deviating": None if self.deviating is None else self.deviating.to_dict(),
-        }
+    to_dict = serialise.to_dict
 
 
 __all__ = ["Deviating", "WriteReport"]
