@@ -11,6 +11,7 @@ from typing import Any
 
 from fusion_replay.recording.options import IfExists, Keep, Level, OnError, Options, Texts
 from fusion_replay.recording.recorder import ALL_DEFAULTS, Recorder
+from fusion_replay.recording.references import DEFAULT_BUDGET
 from fusion_replay.recording.retention import Decider
 
 
@@ -21,7 +22,8 @@ def record(
     level: Level = "full",
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
-    with_reference: bool = False,
+    with_reference: bool | None = None,
+    reference_budget: str = DEFAULT_BUDGET,
     verify_static: bool = False,
     binaries: bool = True,
     slow_after: float = 10.0,
@@ -53,8 +55,11 @@ def record(
         if_exists: "error", "replace" (once the new file is complete), or "number" (``app-001.h5``, next free).
         on_error: what a failure of the recorder itself does: "warn" (the run goes on, told once on stderr, counted in
             the snapshot) or "raise" (a :class:`RecordingError` stops the run).
-        with_reference: keep what each operator's own ``reference()`` gives too, for ``replay(reference="stored")``;
-            costs its time at every step.
+        with_reference: True keeps what each operator's own ``reference()`` gives, for ``replay(reference="stored")``;
+            False of none. None, the default: of those operators that the catalogue does not cover, which ``replay``
+            judges by it.
+        reference_budget: what that may cost: seconds that the program waits for references in all (10 for one; what
+            takes longer is abandoned), and bytes of what is kept of them, and of one step's inputs: ``"30,1G"``.
         binaries: keep the xclbin and instruction files behind IRON's kernels, each once; otherwise their digests alone.
         slow_after: seconds after which a step that runs far longer than its like is told on stderr; 0: never.
         step_timeout: seconds after which a step is given up: the program gets a KeyboardInterrupt, and is ended

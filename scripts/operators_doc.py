@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fusion_replay.operators import REQUIRED, OperatorSpec, Param
 from fusion_replay.refs import specs as all_specs
+from fusion_replay.refs._identity import HOME, NEUTRAL
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 
@@ -34,12 +35,47 @@ Limits are those of rule `auto`: an element passes if it is equal, within the gi
 max(atol, rtol (|a| + |b|)), or off by at most the given share of the largest expected value. Where a limit depends on
 parameters, the table shows it for the defaults.
 
+Which operator a reference was made for: the class of this name in the module that its section names (`gemv.py` since
+September 2026, `gemv/op.py` before), with the fields in its table. Known to change no number of a call are {neutral},
+and what a class declares as tuning (`auto()`). A recording of format 1.2 has each operator's module, every field that
+is not the class's own, and what is folded into it. One with another field, of another module, with a per-call bound,
+or with other arguments is *not covered*: `replay` takes what IRON's own `reference()` gave while it was recorded
+(`stored`), and lists the step where there is none. Older recordings, arrays and the software NPU name no module;
+theirs are the catalogue's.
+
+Folds (`finish`, `prepare`: amd/IRON iron/common/declare/operator.py) of known operators are composed, link by link,
+rounded between two links but in `exact`: elementwise ones on any tile, others where the tile is a row or the whole.
+The software NPU runs each link's own kernel on the whole operand.
+
 Of every operator: up to IRON's form of August 2026 (V4), compare mode passes an output full of NaN, and any Inf in the
 reference makes the largest relative deviation NaN, so that the whole tensor passes, errors elsewhere in it included.
 Right is that non-finite values must agree.
 """
 
+NOT_COVERED = (
+    (
+        "WeightedRMSNorm",
+        "iron/operators/rms_norm.py, one stored form",
+        "became RMSNorm(weighted=True), which is covered",
+    ),
+    ("Pointwise, SiLUMul", "by name (contract of amd/IRON's newest catalogue)", "the class was not read"),
+    ("FlowKVDecode, FusedDequantGEMV, FusedQKVProj, SwiGLUFusedDecode", "by name", "the class was not read"),
+    (
+        "conv2d, conv3d, avgpool, maxpool",
+        "iron/operators/{conv2d,conv3d,avgpool}",
+        "no declared operator where it was read",
+    ),
+    ("GEMM of iron.operators.flm", "iron/operators/flm/gemm/op.py", "B is packed; shares the plain one's name"),
+    (
+        "DequantBFP, PrefillAttention, PrefillSlidingAttention, DecodeLayer, LMHead, MMPrebuilt",
+        "iron/operators/flm/{dequant,prefill_attn,swa,layer,lm_head,mm_prebuilt}",
+        "model-specific packing",
+    ),
+)
+"""IRON's operators without a reference here: name, where it stands, why; judged by what IRON gave while recording."""
+
 NOT_ESTABLISHED = (
+    "GEMV: which input the newest form declares as prepared was not read; B is taken, the one whose tile is a line.",
     "Clamp: what the core's min and max make of NaN (numpy's clip, which IRON's reference calls, keeps it).",
     "Copy: the class of a walk was not read, only its use (`offset`, `sizes`, `strides`, `bounded`, `elements`); a "
     "recorded walk is taken by those names.",
@@ -67,7 +103,10 @@ def page() -> str:
     specs = sorted(all_specs(), key=lambda s: s.type.lower())
     head = ("operator", "computes", "parameters that decide", "forms", "devices", "limit npu1", "limit npu2", "source")
     rows = [_row(s) for s in specs]
-    parts = [INTRODUCTION, _table(head, rows), *(_section(s) for s in specs)]
+    introduction = INTRODUCTION.replace("{neutral}", _names(NEUTRAL))
+    parts = [introduction, _table(head, rows), *(_section(s) for s in specs)]
+    parts.append("## Not covered\n\nJudged by IRON's own reference as it was recorded (`stored`), else listed:\n")
+    parts.append(_table(("operator", "source", "why"), list(NOT_COVERED)))
     parts.append("## Not established\n\nListed, not guessed:\n")
     parts.append("\n".join(f"- {line}" for line in NOT_ESTABLISHED) + "\n")
     return "\n".join(parts)
@@ -92,6 +131,13 @@ def _section(spec: OperatorSpec) -> str:
     if spec.values:
         facts.append(f"Runtime values: {', '.join(f'`{v}`' for v in spec.values)}.")
     facts.append(f"Flavours: {'; '.join(_answered(form, names) for form, names in spec.forms())}.")
+    facts.append(f"Made for: {spec.type} of `{HOME}.{spec.aliases[0]}`.")
+    if spec.neutral:
+        facts.append(f"Known to change nothing: {_names(spec.neutral)}.")
+    if spec.elementwise:
+        facts.append("Folded into another operator on tiles of any size.")
+    if spec.prepared:
+        facts.append(f"A prologue (`prepare`) is applied to {spec.prepared}.")
     if spec.float32:
         facts.append(f"Results of {_names(spec.float32)} stay float32, as IRON's do.")
     for device in spec.devices:

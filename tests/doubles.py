@@ -146,7 +146,9 @@ class FakeOperator:
 
 
 def operator_class(name: str) -> type[FakeOperator]:
-    return type(name, (FakeOperator,), {})
+    """Under the module that IRON has it in, where it is one of IRON's."""
+    home = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.removeprefix("AIE")).lower()
+    return type(name, (FakeOperator,), {"__module__": f"iron.operators.{home}.op"})
 
 
 class FakeSequence:

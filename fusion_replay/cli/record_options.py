@@ -28,7 +28,8 @@ def recording_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def take_typed(given: dict[str, Any]) -> dict[str, Any]:
     """Those that were typed, out of what click has found: fields of the options, by name."""
     found = {o.name: given.pop(o.name) for o in options() if o.help is not None}
-    typed = {name: value for name, value in found.items() if value is not None and value is not False}
+    unset = {o.name: None if o.default is None else False for o in options()}
+    typed = {name: value for name, value in found.items() if value is not None and value is not unset[name]}
     if "binaries" in typed:
         typed["binaries"] = False  # the switch is --no-binaries
     return typed
@@ -36,6 +37,8 @@ def take_typed(given: dict[str, Any]) -> dict[str, Any]:
 
 def _click_option(option: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     word = option.name.replace("_", "-")
+    if option.kind is bool and option.default is None:
+        return click.option(*option.flags, option.name, default=None, help=option.help)
     if option.kind is bool:
         return click.option(
             f"--no-{word}" if option.default else f"--{word}", option.name, is_flag=True, help=option.help

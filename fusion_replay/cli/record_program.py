@@ -11,6 +11,7 @@ Tested in tests/integration/test_record_program.py.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -31,10 +32,12 @@ from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
 from fusion_replay.recording import child_log
 from fusion_replay.recording.child_log import Process
+from fusion_replay.recording.option import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.recording.options import options as all_options
 from fusion_replay.report.text import count, one_line
 
+_DEPENDENCIES = ("numpy", "ml_dtypes", "h5py", "zstandard", "xxhash", "array_api_compat")
 SITE = Path(recording.__file__).resolve().parent / "site"
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -99,7 +102,17 @@ def _environment(options: Options) -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if k not in ours}
     before = own.get("PYTHONPATH")
     path = os.pathsep.join([str(SITE), before] if before else [str(SITE)])
-    return {**own, **options.to_environ(), "PYTHONPATH": path}
+    return {**own, **options.to_environ(), "PYTHONPATH": path, f"{PREFIX}BEHIND": _behind()}
+
+
+def _behind() -> str:
+    """For programs whose environment has no fusion_replay: our interpreter's kind, and where our packages lie."""
+    places = [os.path.abspath(Path(recording.__file__).parents[2])]
+    for name in _DEPENDENCIES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            places.append(os.path.dirname(os.path.dirname(os.path.abspath(spec.origin))))
+    return os.pathsep.join([sys.implementation.cache_tag or "", *dict.fromkeys(places)])
 
 
 # --- the program ------------------------------------------------------------------------------------------------
@@ -187,6 +200,7 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
     also = f"{said}{where}." + (f" Not recorded: {missed}." if missed else "")
     if written and (found := _found(written[0])):
         also += f" {found[0].upper()}{found[1:]}."
+    also += "".join(f" {told}." for p in written if (told := (p.report or {}).get("references")))
     if not steps and status >= 0:
         also += f" {_why_nothing(processes, words)}"
     ended = _ending(status)

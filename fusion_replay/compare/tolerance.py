@@ -63,6 +63,25 @@ class Tolerance:
         """
         return serialise.from_dict(cls, data, "tolerance")
 
+    @classmethod
+    def of_iron(cls, gate: Mapping[str, Any] | None) -> Tolerance | None:
+        """mlir-aie's ``Tolerance`` as a recording has it; None: there is none, or none of that kind."""
+        found = gate or {}
+        numbers = {k: found.get(k) for k in ("rtol", "atol", "ulps", "range_frac", "max_mismatch_frac")}
+        if all(n is None for n in numbers.values()):
+            return None
+        try:
+            return cls(
+                rtol=float(numbers["rtol"] or 0),
+                atol=float(numbers["atol"] or 0),
+                ulps=None if numbers["ulps"] is None else int(numbers["ulps"]),
+                error_rate=float(numbers["max_mismatch_frac"] or 0),
+                source="IRON's own, as recorded with the operator",
+                range_frac=None if numbers["range_frac"] is None else float(numbers["range_frac"]),
+            )
+        except (TypeError, ValueError, UsageError):
+            return None
+
     def __str__(self) -> str:
         parts = []
         if self.ulps is not None:

@@ -97,7 +97,7 @@ def _changed_between_steps(snapshot: Snapshot, graph: Dataflow) -> Iterator[Find
         (wrote_in, wrote), (read_in, read) = graph.addresses[producer].tolist(), graph.addresses[consumer].tolist()
         number = int(snapshot.index.invocations["sequence"][read_in])
         sequence = snapshot.sequences[number]
-        use = sequence.steps[read].operands[position]
+        use = snapshot.at(consumer).description.operands[position]
         pair = format_address(wrote_in, wrote), format_address(read_in, read)
         if wrote_in == read_in:
             within.setdefault(pair, use.label)

@@ -13,7 +13,7 @@ are in the order in which the steps began, so every edge points forward.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -182,6 +182,7 @@ def dataflow(snapshot: Snapshot) -> Dataflow:
     buffers: list[_Buffers] = [ByteSpans() for _ in plans]
     invocations = index.invocations.tolist()
     steps = list(zip(*(index.steps[c].tolist() for c in ("invocation", "step")), strict=True))
+    details = index.steps["detail"].tolist()
     last = {invocation: row for row, (invocation, _) in enumerate(steps)}
     next_step: defaultdict[int, int] = defaultdict(int)
     edges: list[tuple[int, int, int, int, int, int, int]] = []
@@ -195,19 +196,24 @@ def dataflow(snapshot: Snapshot) -> Dataflow:
         begun = max(begun, invocation)
         sequence, status = invocations[invocation]
         plan, state = plans[sequence], buffers[sequence]
+        if plan.alone:  # the operator is called with other tensors each time
+            state = buffers[sequence] = ByteSpans()
+        reads, wrote = plan.reads[number], plan.writes[number]
+        if places := index.details[details[row]].get("places"):
+            reads, wrote = _placed(reads, places), _placed(wrote, places)
         for missing in range(next_step[invocation], number):
             _write(state, plan.writes[missing], UNRECORDED)
         next_step[invocation] = max(next_step[invocation], number + 1)
-        for position, buffer, start, stop in plan.reads[number]:
+        for position, buffer, start, stop in reads:
             for p in _read(state, buffer, start, stop):
                 same = p.whole and (p.start, p.stop) == (start, stop)
                 edges.append((p.producer, p.wrote, row, position, p.start, p.stop, HANDED if same else UNKNOWN))
-        _write(state, plan.writes[number], row)
+        _write(state, wrote, row)
         if last[invocation] == row:
             if status == COMPLETE:
                 for missing in range(next_step[invocation], len(plan.writes)):
                     _write(state, plan.writes[missing], UNRECORDED)
-            spans = plan.outputs or [(name, lo, hi) for _, name, lo, hi in plan.writes[number]]
+            spans = plan.outputs or [(name, lo, hi) for _, name, lo, hi in wrote]
             finals += [Final(invocation, name, p) for name, lo, hi in spans for p in _read(state, name, lo, hi)]
     table = np.array(edges, EDGES)
     _settle(table, Operands.of(index))
@@ -244,12 +250,19 @@ class _Uses:
         sizes = {b.name: b.nbytes for b in sequence.buffers}
         self.reads: list[list[_Use]] = []
         self.writes: list[list[_Use]] = []
+        self.alone = sequence.origin.get("dispatch") == "operator"
         self.outputs = [(name, 0, sizes[name]) for name in sequence.output_args if sizes.get(name)]
         for step in sequence.steps:
             uses = [(i, u, (i, u.buffer, u.start, u.end)) for i, u in enumerate(step.operands)]
             keeps = partial[step.operator]
             self.reads.append([at for _, u, at in uses if u.spec.reads or keeps])
             self.writes.append([at for _, u, at in uses if u.spec.writes])
+
+
+def _placed(uses: list[_Use], places: Mapping[str, int]) -> list[_Use]:
+    """These uses where a call had them: some of its operands begin elsewhere than the runlist says."""
+    moved = [(i, name, places.get(str(i), lo), lo, hi) for i, name, lo, hi in uses]
+    return [(i, name, start, start + hi - lo) for i, name, start, lo, hi in moved]
 
 
 def _read(buffers: _Buffers, buffer: str, start: int, stop: int) -> Iterator[Piece]:

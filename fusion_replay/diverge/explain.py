@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay import refs
-from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
+from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.compare.verdict import as_numpy
 from fusion_replay.diverge.causes import Case, name
 from fusion_replay.diverge.causes.case import Version
@@ -22,7 +22,7 @@ from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import as_dtype
 from fusion_replay.operators.tiling import Tiling, ruler
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
+from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, own_tolerance
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
@@ -188,9 +188,7 @@ def _expected(step: Step, against: Step | None, plan: Plan) -> tuple[list[NDArra
         results = evaluate_step(step, plan).results
     except NotComparedError:
         return [], None
-    spec = refs.lookup(step.op.type)
-    device = step.sequence.origin.get("device")
-    limits = bf16_ulps(2) if spec is None else spec.tolerance_for(device, step.op.params)
+    limits = own_tolerance(step, refs.spec_of(step.op))
     return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, step.outputs.in_order(), strict=True)], limits
 
 
@@ -217,7 +215,7 @@ def _case(
     repeats: Sequence[Step],
 ) -> Case:
     actual = tensor.numpy().reshape(-1)
-    spec = refs.lookup(step.op.type)
+    spec = refs.spec_of(step.op)
     tiling = _tiling(spec if number == 0 else None, step.op.params, actual.size)
     bare = Case(actual, expected, tiling, tolerance)
     if not bare.count:

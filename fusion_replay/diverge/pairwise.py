@@ -13,7 +13,7 @@ from fusion_replay.compare.tolerance import Tolerance, exact
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
 from fusion_replay.diverge.honest import excuse
-from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge
+from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, own_tolerance
 from fusion_replay.replaying.write_history import WriteHistory
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ class Pairwise:
         return Judged(report.verdict.ok, report.verdict.detail, worst.rel_l2, worst.ulp_max)
 
     def _limits(self, step: Step) -> tuple[Tolerance | None, bool]:
-        spec = refs.lookup(step.op.type)
+        spec = refs.spec_of(step.op)
         if spec is None or self.plan.rule != "auto":
             return None, False
-        return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params), spec.exact_bits
+        return own_tolerance(step, spec), spec.exact_bits
 
     def _loose(self, step: Step) -> Tolerance | None:
         limit = self._limits(step)[0]

@@ -51,7 +51,7 @@ def leak_at(step: Step, known: Evidence) -> Leak:
 
 def rounds(step: Step) -> bool:
     """Would another rounding mode have shown in this step's output? Not where bits are moved, or results are exact."""
-    spec = refs.lookup(step.op.type)
+    spec = refs.spec_of(step.op)
     if spec is None or spec.exact_bits:
         return False
     if spec.raw or not all(t.kept for t in step.inputs.in_order()):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
@@ -77,12 +77,20 @@ class ArgSpec:
 
 @dataclass(frozen=True, slots=True)
 class OperatorDescription:
-    """One operator object of a sequence: IRON's class name, its module, and every field as JSON data."""
+    """One operator object of a sequence: IRON's class name, its module, and every field as JSON data.
+
+    Attributes:
+        given: names of the fields whose value is not the class's own; None where nobody looked (before format 1.2,
+            arrays, the software NPU): it is the catalogue's operator of that name then.
+        gate: the limits that IRON itself judges it by, as data, where it says any.
+    """
 
     type: str
     params: Mapping[str, Any] = field(default_factory=dict)
     module: str = ""
     label: str | None = None
+    given: tuple[str, ...] | None = None
+    gate: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,15 @@ class StepDescription:
     index: int
     operator: int
     operands: tuple[OperandUse, ...]
+
+    def placed(self, places: Mapping[int, int]) -> StepDescription:
+        """The step as one call of it ran: operands of these positions began at these bytes of their buffers."""
+        if not places:
+            return self
+        uses = list(self.operands)
+        for position, start in places.items():
+            uses[position] = replace(uses[position], start=start, stop=start + uses[position].spec.nbytes)
+        return replace(self, operands=tuple(uses))
 
     @property
     def flow(self) -> str:

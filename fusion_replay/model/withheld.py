@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 FILTERED = "outside the filter"
-BEYOND = "beyond max_"
-"""Begins the reason of a limit, which it names: ``beyond max_steps 10``."""
+BEYOND, BEYOND_BUDGET = "beyond max_", "beyond --reference-budget "
+"""Begin the reason of a limit, which they name: ``beyond max_steps 10``."""
 
 AS_IN, AS_REFERENCE = "as in ", "as the reference"
 """Begin the reason of a step that did not deviate, from an earlier snapshot (``as in good.h5``) or its reference."""
 
-__all__ = ["AS_IN", "AS_REFERENCE", "BEYOND", "FILTERED"]
+__all__ = ["AS_IN", "AS_REFERENCE", "BEYOND", "BEYOND_BUDGET", "FILTERED"]

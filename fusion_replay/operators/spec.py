@@ -89,6 +89,9 @@ class OperatorSpec:
         tiling: parameters -> how the first output is spread over columns and tiles, None where they do not divide.
         runlist: of a composite, parameters -> its steps as (operator type, parameters, buffer names); a composite is no
             runlist entry of IRON's.
+        elementwise: an element of the result depends on the elements at its own place alone; its one size is ``size``.
+        prepared: the argument whose tiles a prologue of IRON's (``prepare``) is applied to; None: it takes none.
+        neutral: fields of IRON's that are no parameters here, and change nothing of one call's numbers.
         source: where the definition was read.
     """
 
@@ -112,6 +115,9 @@ class OperatorSpec:
     float32: tuple[str, ...] = ()
     runlist: Callable[[SimpleNamespace], Runlist] | None = None
     tiling: Callable[[SimpleNamespace], Tiling | None] | None = None
+    elementwise: bool = False
+    prepared: str | None = None
+    neutral: tuple[str, ...] = ()
 
     def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:
         """Parameters as attributes: known ones checked and defaulted, unknown ones ignored (IRON adds fields).
@@ -221,6 +227,8 @@ def _coerce(op: str, p: Param, value: Any) -> Any:
     """A recorded JSON value as the parameter's type; integral floats and numpy scalars are accepted as integers."""
     if p.type is object:
         return value
+    if isinstance(value, Mapping) and "class" in value and "value" in value:  # a member of an enumeration
+        value = value["value"]
     if p.type is tuple and isinstance(value, (list, tuple)) and all(_is_integral(v) for v in value):
         return tuple(int(v) for v in value)
     if p.type is bool and isinstance(value, (bool, np.bool_, int)):

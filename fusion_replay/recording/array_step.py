@@ -32,7 +32,7 @@ from fusion_replay.model.runlist import (
     StepDescription,
 )
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
-from fusion_replay.sources.describe import jsonable
+from fusion_replay.sources.fields import jsonable
 from fusion_replay.sources.iron.watching import patches
 from fusion_replay.system.messages import in_words
 
@@ -186,7 +186,7 @@ class ArrayStep:
         sequence = self._recording.writer.sequence(self._steps.number(self._describe()))
         contents = self._read | {(OUTPUT, position): array for position, array in outputs.items()}
         values = {name: jsonable(value) for name, value in self._values.items()}
-        return self._recording.decide(digests, sequence, self._invocation, 0, values, contents, self._withheld)
+        return self._recording.decide(digests, sequence, self._invocation, 0, values, contents, self._withheld, {})
 
     # --- the sequence of one step -------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def RecordingDispatch(
     *,
     if_exists: IfExists = "error",
     on_error: OnError = "warn",
-    with_reference: bool = False,
+    with_reference: bool | None = None,
 ) -> Any:
     """A ``SeparateDispatch`` of the installed IRON whose callables are recorded into ``path``.
 

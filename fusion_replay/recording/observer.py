@@ -15,6 +15,7 @@ from fusion_replay import operators, refs
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import as_dtype
 from fusion_replay.model.runlist import OperandUse, SequenceDescription, StepDescription, format_address
+from fusion_replay.recording.references import Asked, Refused
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.device_files import device_files
 from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
@@ -49,12 +50,17 @@ class Observer:
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
         self._read: dict[Spot, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
         self._withheld = False
+        self._specs: dict[int, operators.OperatorSpec | None] = {}  # the catalogue's for each step that has run
+        self._asked: Asked | None = None  # the operator's own reference, while its kernel runs
+        self._refused: Refused | None = None  # or why it is not asked
 
     def invocation_started(self, sequence: SequenceDescription) -> None:
         with self._recording.guard(f"starting {sequence.name}", "invocation"):
             writer = self._recording.writer
             if not self._begin_call():
                 return
+            if self._description is not sequence:
+                self._specs.clear()
             self._invocation, self._description = None, sequence
             if self._sequence is None:
                 self._sequence = writer.add_sequence(sequence)
@@ -118,16 +124,17 @@ class Observer:
             watched: dict[int, npt.NDArray[Any]] = {}
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
-            self._read = None
+            self._read = self._asked = self._refused = None
             withheld = self._recording.withheld(self._sequence, self._invocation, step.description.index)
             self._withheld = withheld is not None
             if withheld is not None and self._recording.options.only_matching:
                 self._recording.writer.leave_out(f"steps {withheld}; not recorded")
                 return
+            asks = self._asks(step) if withheld is None else False
             for position, use in enumerate(step.description.operands):
                 known = self._known(use)
                 there = known is not None and (withheld is not None or self._recording.writer.holds(known))
-                if known is not None and there and not self._looks_again:
+                if known is not None and there and not (asks or self._looks_again):
                     assumed[position] = known
                 elif use.spec.reads:
                     inputs[position] = step.read(position)
@@ -143,30 +150,37 @@ class Observer:
                 values=step.values,
                 assumed=assumed,
                 withheld=withheld,
+                places=step.places,
             )
             self._begun = True
             self._remember_static(step, contents)
-            if withheld is None and (self._recording.judges or self._recording.options.with_reference):
-                self._remember_read(inputs, previous)
+            if withheld is None and (self._recording.judges or asks):
+                self._read = read = _copied(inputs, previous)
+                if asks:
+                    results = sum(u.spec.nbytes for u in step.description.operands if u.spec.writes)
+                    self._asked = self._recording.references.begin(
+                        self._kind_of(step.description), lambda: self._reference(step, read), results
+                    )
         with self._recording.guard("the step timer"):
-            self._recording.timer.began(self._type_of(step), self._words(step).removeprefix("step "))
-
-    def _remember_read(self, inputs: Arrays, previous: Arrays) -> None:
-        """What the kernel may write over, for whoever asks a reference afterwards."""
-        read = {(INPUT, position): array.copy() for position, array in inputs.items()}
-        for position, array in previous.items():
-            known = read.get((INPUT, position))
-            read[PREVIOUS, position] = array.copy() if known is None else known
-        self._read = read
+            self._recording.timer.began(self._type_of(step.description), self._words(step).removeprefix("step "))
 
     def after(self, step: LiveStep, result: StepResult) -> None:
         self._recording.timer.ended(came_back=True)
         if not self._is_recorded or not self._begun or self._invocation is None:
             return  # its loss was counted when it began
         reference: dict[int, npt.NDArray[Any]] = {}
-        if self._recording.options.with_reference and self._read is not None:
+        if (asked := self._asked) is not None:
+            self._asked = None
             with self._recording.guard(f"reference() of {self._words(step)}", "reference"):
-                reference = self._reference(step, self._read)
+                found = self._recording.references.collect(asked)
+                if isinstance(found, Refused):
+                    self._refused = found
+                else:
+                    reference = found
+        if (refused := self._refused) is not None:
+            self._refused = None
+            with self._recording.guard(f"reference() of {self._words(step)}", "reference"):
+                self._count_refused(step.description, refused)
         with self._recording.guard(f"outputs of {self._words(step)}", "outputs"):
             operands = enumerate(step.description.operands)
             outputs = {position: step.read(position) for position, use in operands if use.spec.writes}
@@ -192,7 +206,7 @@ class Observer:
         contents = (self._read or {}) | {(OUTPUT, position): array for position, array in outputs.items()}
         number = step.description.index
         return self._recording.decide(
-            digests, sequence, self._invocation, number, step.values, contents, self._withheld
+            digests, sequence, self._invocation, number, step.values, contents, self._withheld, step.places
         )
 
     def failed(self, step: LiveStep, error: BaseException) -> None:
@@ -202,6 +216,9 @@ class Observer:
             self._calls.pop(threading.get_ident(), None)
         if not recorded or self._invocation is None:
             return
+        if self._asked is not None:
+            self._recording.references.abandon(self._asked)
+            self._asked = None
         with self._recording.guard(f"the failure of {self._words(step)}", "step", may_raise=False):
             self._recording.writer.fail_step(self._invocation, step.description.index, in_words(error))
             if not self._withheld:
@@ -219,13 +236,40 @@ class Observer:
                 self._recording.writer.end_invocation(self._invocation)
                 self._recording.expect()
 
+    def _asks(self, step: LiveStep) -> bool:
+        """Whether the operator itself is asked: unless told otherwise, where nothing of ours covers it."""
+        wanted = self._recording.options.with_reference
+        if wanted is False or getattr(step, "reference", None) is None or self._description is None:
+            return False
+        described = step.description
+        if wanted is None and self._spec(described) is not None:
+            return False
+        copies = sum(use.spec.nbytes for use in described.operands)
+        self._refused = self._recording.references.refusal(self._kind_of(described), copies)
+        return self._refused is None
+
+    def _count_refused(self, step: StepDescription, refused: Refused) -> None:
+        """Nothing was kept of the operator's own reference: counted, and said of the step."""
+        assert self._invocation is not None
+        detail = f"of {self._type_of(step)}: {refused.why}"
+        if refused.failed:
+            self._recording.writer.lose("reference", detail)
+        else:
+            self._recording.writer.leave_out(f"references {detail}")
+        self._recording.writer.note_step(self._invocation, step.index, {"reference": refused.why})
+
+    def _kind_of(self, step: StepDescription) -> str:
+        """Two packages may have an operator of one name."""
+        op = None if self._description is None else self._description.operator_of(step.index)
+        return "" if op is None else f"{op.module}.{op.type}"
+
     def _reference(self, step: LiveStep, read: Mapping[Spot, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
         """By position, in the outputs' dtypes, what the operator itself expects."""
         ask = getattr(step, "reference", None)
         inputs = {position: array for (role, position), array in read.items() if role == INPUT}
         old = {position: array for (role, position), array in read.items() if role == PREVIOUS}
-        partial = self._is_partial(step.description)
-        previous = [array for position, array in old.items() if partial and position not in inputs]
+        keeps = self._keeps_old_contents(step.description)
+        previous = [array for position, array in old.items() if keeps and position not in inputs]
         results = None if ask is None else ask(list(inputs.values()), previous)
         if results is None:
             raise UsageError("the operator has none")
@@ -236,7 +280,7 @@ class Observer:
 
     @property
     def _looks_again(self) -> bool:
-        return self._recording.judges or self._recording.options.verify_static or self._recording.options.with_reference
+        return self._recording.judges or self._recording.options.verify_static
 
     def _known(self, use: OperandUse) -> int | None:
         """The content that a weight had when it was first read."""
@@ -264,9 +308,8 @@ class Observer:
         address = format_address(self._invocation, step.description.index)
         return f"step {address} {self._description.operator_of(step.description.index).type}"
 
-    def _type_of(self, step: LiveStep) -> str:
-        described = self._description
-        return "" if described is None else described.operator_of(step.description.index).type
+    def _type_of(self, step: StepDescription) -> str:
+        return "" if self._description is None else self._description.operator_of(step.index).type
 
     def _keeps_old_contents(self, step: StepDescription) -> bool:
         """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
@@ -277,9 +320,21 @@ class Observer:
         return spec is not None and spec.partial
 
     def _spec(self, step: StepDescription) -> operators.OperatorSpec | None:
+        """What of the catalogue covers the step; None: nothing does."""
         if self._description is None:
             return None
-        return refs.lookup(self._description.operator_of(step.index).type)
+        if step.index not in self._specs:
+            self._specs[step.index] = refs.coverage(self._description.operator_of(step.index), step.operands).spec
+        return self._specs[step.index]
+
+
+def _copied(inputs: Arrays, previous: Arrays) -> dict[Spot, npt.NDArray[Any]]:
+    """What the kernel may write over, for whoever asks a reference meanwhile or afterwards."""
+    read = {(INPUT, position): array.copy() for position, array in inputs.items()}
+    for position, array in previous.items():
+        known = read.get((INPUT, position))
+        read[PREVIOUS, position] = array.copy() if known is None else known
+    return read
 
 
 __all__ = ["Observer"]

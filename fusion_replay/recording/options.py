@@ -20,6 +20,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.recording.filters import FILTERS, parse_invocations, parse_steps, parts
 from fusion_replay.recording.option import MOST, Option, size_in_bytes
+from fusion_replay.recording.references import DEFAULT_BUDGET, Budget
 
 IfExists = Literal["error", "replace", "number"]
 OnError = Literal["warn", "raise"]
@@ -117,8 +118,19 @@ class Options:
     verify_static: bool = field(
         default=False, metadata=_offer("Look at weights at every step, not only the first time.")
     )
-    with_reference: bool = field(
-        default=False, metadata=_offer("Keep what each operator's own reference() gives, too.")
+    with_reference: bool | None = field(
+        default=None,
+        metadata=_offer(
+            "Keep what each operator's own reference() gives, or none.  "
+            "[default: of what the catalogue does not cover]",
+            flags=("--with-reference/--no-reference",),
+        ),
+    )
+    reference_budget: str = field(
+        default=DEFAULT_BUDGET,
+        metadata=_offer(
+            f"What that may cost: seconds of waiting, bytes kept.  [default: {DEFAULT_BUDGET}]", metavar="S,SIZE"
+        ),
     )
     weights_in: str | None = field(
         default=None, metadata=_offer("Weights go into this side file, which later recordings share.", metavar="W.h5")
@@ -157,6 +169,7 @@ class Options:
             raise UsageError(f"if_exists={self.if_exists!r}: expected 'error', 'replace' or 'number'")
         if self.on_error not in ("warn", "raise"):
             raise UsageError(f"on_error={self.on_error!r}: expected 'warn' or 'raise'")
+        Budget.parse(self.reference_budget)
         if self.weights_in is not None and self.no_weights:
             raise UsageError(f"weights_in={self.weights_in!r}: goes with no_weights=False; leave out one of them")
 

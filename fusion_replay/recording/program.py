@@ -79,6 +79,8 @@ class Program:
                 for (kind, detail), count in self._unseen.items():
                     self._say("unseen", kind=kind, detail=detail, count=count)
                 return
+            with recorder.recording.guard("IRON's statistics of the last steps", "statistics"):
+                self._everything.settle()
             report = recorder.close()
             if report is not None or recorder.unmatched is not None:
                 made = None if report is None else report.to_dict()

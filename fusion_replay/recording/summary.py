@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_replay.model.withheld import BEYOND
+from fusion_replay.model.withheld import BEYOND, BEYOND_BUDGET
 from fusion_replay.system.messages import say
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def tell(path: Path, report: WriteReport, *, told: bool) -> None:
         say(f"nothing was recorded in {path}: {why}")
     elif (lost := [x for x in report.losses if not x.asked_for]) and not told:
         say(f"{path} is incomplete: {in_short(lost)}")
-    elif limits := [x for x in report.losses if x.asked_for and BEYOND in x.detail]:
+    elif limits := [x for x in report.losses if x.asked_for and (BEYOND in x.detail or BEYOND_BUDGET in x.detail)]:
         say(f"{path}: a limit was reached: {in_short(limits)}")
     for note in report.notes:
         say(f"{path}: {note}")

@@ -24,6 +24,7 @@ from fusion_replay.recording import summary
 from fusion_replay.recording.guard import Guard
 from fusion_replay.recording.observer import Observer
 from fusion_replay.recording.options import Options
+from fusion_replay.recording.references import References
 from fusion_replay.recording.retention import Decider, Retention
 from fusion_replay.recording.step_timer import StepTimer
 from fusion_replay.snapshot.write.weights import WeightsKeeper
@@ -50,6 +51,7 @@ class Recording:
         guard: runs recording code so that its failures are losses.
         timer: is told when steps begin and end.
         decider: with ``keep="mismatch"``, who says which steps deviate.
+        references: asks operators for their own references.
         unmatched: after the end, what is wrong with the filters, which matched nothing; else None.
 
     Raises:
@@ -70,6 +72,7 @@ class Recording:
         self.path = self._writer.target
         self.guard = Guard(self.path, options.on_error, self._writer)
         self.timer = StepTimer(options.slow_after, options.step_timeout, f"{self.path}.journal")
+        self.references = References(options.reference_budget)
         self.unmatched: str | None = None
         self._retention = Retention(options, refs.canonical)
         self._expectation_told = False
@@ -163,10 +166,11 @@ class Recording:
         values: Mapping[str, int | float],
         contents: Mapping[Spot, npt.NDArray[Any]],
         withheld: bool,
+        places: Mapping[int, int],
     ) -> str | None:
         """Why the contents of a step that has ended are not to be kept; None: they are, or were left out anyhow."""
         assert self.decider is not None
-        reason = self.decider.decide(digests, sequence, invocation, step, values, contents, withheld)
+        reason = self.decider.decide(digests, sequence, invocation, step, values, contents, withheld, places)
         return reason if withheld or reason is not None else self._retention.admit(invocation)
 
     def count_failed(self, invocation: int) -> None:
@@ -231,6 +235,14 @@ class Recording:
         return report
 
     def _seal(self, writer: SnapshotWriter) -> WriteReport:
+        self.references.close()
+        report = self._sealed(writer)
+        told = self.references.told
+        if told is None:
+            return report
+        return dataclasses.replace(report, references=told, notes=(told, *report.notes))
+
+    def _sealed(self, writer: SnapshotWriter) -> WriteReport:
         if self.decider is None:
             return writer.close()
         found = self.decider.found()

@@ -22,32 +22,44 @@ if TYPE_CHECKING:
         specs,
         template_command,
     )
+    from fusion_replay.refs._folds import Fold
+    from fusion_replay.refs._identity import Coverage, coverage, folds_of, spec_of
     from fusion_replay.refs._registered import user_specs
     from fusion_replay.refs._user import operator
 
 _HOMES = {
+    "Coverage": "_identity",
+    "Fold": "_folds",
     "builtin": "_catalogue",
     "canonical": "_catalogue",
+    "coverage": "_identity",
     "find": "_catalogue",
+    "folds_of": "_identity",
     "lookup": "_catalogue",
     "operator": "_user",
     "plugins": "_plugins",
     "reference": "_catalogue",
     "register": "_catalogue",
+    "spec_of": "_identity",
     "specs": "_catalogue",
     "template_command": "_catalogue",
     "user_specs": "_registered",
 }
 
 __all__ = [
+    "Coverage",
+    "Fold",
     "builtin",
     "canonical",
+    "coverage",
     "find",
+    "folds_of",
     "lookup",
     "operator",
     "plugins",
     "reference",
     "register",
+    "spec_of",
     "specs",
     "template_command",
     "user_specs",

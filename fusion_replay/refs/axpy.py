@@ -37,6 +37,7 @@ SPEC = OperatorSpec(
         Param("scalar_factor", float, 3.0, help="rounded to bf16; default 0.01 before 2026-07"),
     ),
     args=binary_args,
+    elementwise=True,
     flavours={"pr117": _twice, "iron-2026-08": _twice, "iron-2026-09": _once, "exact": _once},
     tolerance={
         # Two roundings of the reference's against the kernel's one differ by at most a ULP of the product, which

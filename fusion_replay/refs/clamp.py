@@ -48,6 +48,7 @@ SPEC = OperatorSpec(
         Param("high", float, help="rounded to bf16"),
     ),
     args=_args,
+    elementwise=True,
     flavours={"iron-2026-09": _clamp, "exact": _clamp},
     tolerance={"*": exact().from_source("amd/IRON iron/operators/clamp.py: min and max are exact in bf16")},
     tiling=streamed,

@@ -2,7 +2,8 @@
 """Copy: gathers elements of A by the walk ``src`` and scatters them into C by the walk ``dst``; the rest of C stays.
 
 September 2026's StridedCopy. A walk (:mod:`fusion_replay.refs._walk`) has ``offset``, ``sizes``, ``strides`` and,
-where a dispatch may shorten one of its dimensions, ``bounded``, the number of that dimension. Runtime values:
+where a dispatch may shorten one of its dimensions, ``bounded``, the number of that dimension (in the newest form a
+field of the operator: ``src_bound``, ``dst_bound``). Runtime values:
 ``in_offset`` and ``out_offset`` (elements, added to the walks' own), ``src_valid`` and ``dst_valid`` (size of the
 bounded dimension).
 """
@@ -53,7 +54,8 @@ def _this_call(call: Call, side: str) -> Walk:
     p, walk = call.params, walk_of(call.params, side)
     valid = call.values.get(f"{side}_valid")
     if valid is not None:
-        axis = _part(getattr(p, side), "bounded")
+        bound = getattr(p, f"{side}_bound")
+        axis = _part(getattr(p, side), "bounded") if bound is None else bound
         if axis is None:
             raise UsageError(f"Copy: runtime value {side}_valid {valid}: {side} has no bounded dimension")
         if not 1 <= valid <= walk.sizes[axis]:
@@ -100,6 +102,8 @@ SPEC = OperatorSpec(
         Param("tile_size", int, None, decides=False),
         Param("num_channels", int, 1, help="splits the innermost dimension of both walks"),
         Param("dtype", object, "bfloat16"),
+        Param("src_bound", int, None, help="dimension of src that a call may shorten, as the newest form has it"),
+        Param("dst_bound", int, None, help="dimension of dst, likewise"),
     ),
     args=_args,
     flavours={"iron-2026-09": _copy, "exact": _copy},

@@ -24,6 +24,7 @@ SPEC = OperatorSpec(
     aliases=("elementwise_add", "AIEElementwiseAdd"),
     params=BINARY_PARAMS,
     args=binary_args,
+    elementwise=True,
     flavours=every(_add),
     tolerance={"*": ONE_ULP},
     tiling=streamed,

@@ -23,6 +23,7 @@ SPEC = OperatorSpec(
     aliases=("elementwise_mul", "AIEElementwiseMul"),
     params=BINARY_PARAMS,
     args=binary_args,
+    elementwise=True,
     flavours=every(_mul),
     tolerance={"*": ONE_ULP},
     tiling=streamed,

@@ -19,6 +19,7 @@ SPEC = OperatorSpec(
     aliases=("gelu", "AIEGELU"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
+    elementwise=True,
     flavours=iron(pointwise(gelu_tanh), exact=pointwise(gelu_tanh_exact)),
     tolerance={
         "npu2": relative(0.05, 0.02).from_source(f"{ACTIVATIONS}: gelu by vtanh, measured on npu2"),

@@ -91,6 +91,8 @@ SPEC = OperatorSpec(
         Param("repeat", int, 1, help="consecutive batches that share a matrix"),
     ),
     args=_args,
+    prepared="B",
+    neutral=("num_matrices",),
     flavours=iron(_gemv, exact=_exact),
     tolerance={"*": _tolerance},
     raw=True,

@@ -6,6 +6,7 @@ torch's layer_norm (float32 inside) and the numpy form round once, so one form s
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 from fusion_replay.compare.tolerance import relative
@@ -19,8 +20,8 @@ _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (X
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
-    rows_of("LayerNorm", p)
-    return ArgSpec("A", "in", (p.size,)), ArgSpec("C", "out", (p.size,))
+    size = math.prod(rows_of("LayerNorm", p))
+    return ArgSpec("A", "in", (size,)), ArgSpec("C", "out", (size,))
 
 
 def _layer_norm(call: Call, a: Array) -> Array:
@@ -35,15 +36,16 @@ SPEC = OperatorSpec(
     summary="C = (A - mean(A)) / sqrt(var(A) + 1e-5), row by row, biased variance",
     aliases=("layer_norm", "AIELayerNorm"),
     params=(
-        Param("size", int, help="elements in all"),
+        Param("size", int, None, help="elements in all"),
         Param("num_aie_columns", int, 1, decides=False),
         Param("num_channels", int, 1, decides=False),
         Param("tile_size", int, help="elements per row"),
+        Param("rows", int, None, help="in place of size since September 2026 (iron/common/elementwise.py, Rowwise)"),
     ),
     args=_args,
     flavours=every(_layer_norm),
     tolerance={"*": relative(0.1, 0.1).from_source("amd/IRON iron/operators/layer_norm: the kernel sums in bf16")},
-    tiling=streamed,
+    tiling=lambda p: streamed(SimpleNamespace(**{**vars(p), "size": math.prod(rows_of("LayerNorm", p))})),
     source="amd/IRON iron/operators/layer_norm",
     no_reference=("pr117",),
 )

@@ -40,6 +40,7 @@ SPEC = OperatorSpec(
     aliases=("leaky_relu", "AIELeakyReLU"),
     params=(*CHANNELLED_PARAMS, Param("alpha", float, 0.01, help="slope of the negative side")),
     args=unary_args,
+    elementwise=True,
     flavours=iron(_torch, exact=_exact),
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/leaky_relu: 0.04 / 1e-6")},
     tiling=streamed,

@@ -23,6 +23,7 @@ SPEC = OperatorSpec(
     aliases=("relu", "AIEReLU", "AIERELU"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
+    elementwise=True,
     flavours=every(_relu),
     tolerance={"*": exact().from_source("Xilinx/mlir-aie python/iron/kernels/activation.py: a selection is exact")},
     tiling=streamed,

@@ -14,6 +14,7 @@ The device puts epsilon under the root: where a row's mean square is not well ab
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 from fusion_replay.compare.tolerance import relative
@@ -34,9 +35,13 @@ def rows_of(op: str, p: SimpleNamespace) -> tuple[int, int]:
     """(rows, tile_size): the rows that a normalisation works on.
 
     Raises:
-        UsageError: ``tile_size`` does not divide ``size``.
+        UsageError: ``tile_size`` does not divide ``size``, or neither that nor ``rows`` is there.
     """
-    if p.tile_size < 1 or p.size % p.tile_size:
+    if p.size is None and p.rows is None:
+        raise UsageError(f"{op}: parameter 'size' (int) is required, or 'rows', as it is since September 2026")
+    if p.size is None:
+        return p.rows, p.tile_size
+    if p.tile_size < 1 or p.size % p.tile_size or p.rows not in (None, p.size // p.tile_size):
         raise UsageError(f"{op}: size {p.size}: expected whole rows of tile_size elements, found {p.tile_size}")
     return p.size // p.tile_size, p.tile_size
 
@@ -74,7 +79,8 @@ def _exact(call: Call, x: Array, *weight: Array) -> Array:
 def _tiling(p: SimpleNamespace) -> Tiling | None:
     # A row is a tile; amd/IRON iron/operators/rms_norm/design.py gives every column and channel a run of rows.
     source = "amd/IRON iron/operators/rms_norm/design.py"
-    return runs(p.size, p.num_aie_columns, channels=p.num_channels, tile=p.tile_size, source=source)
+    size = math.prod(rows_of("RMSNorm", p))
+    return runs(size, p.num_aie_columns, channels=p.num_channels, tile=p.tile_size, source=source)
 
 
 SPEC = OperatorSpec(
@@ -82,12 +88,13 @@ SPEC = OperatorSpec(
     summary="C = A / sqrt(mean(A*A) + epsilon) * B, row by row",
     aliases=("rms_norm", "AIERMSNorm"),
     params=(
-        Param("size", int, help="elements in all"),
+        Param("size", int, None, help="elements in all"),
         Param("num_aie_columns", int, 1, decides=False),
         Param("num_channels", int, 1, decides=False),
         Param("tile_size", int, help="elements per row"),
         Param("weighted", bool, False, help="a second input of tile_size elements multiplies each row"),
         Param("epsilon", float, 1e-5),
+        Param("rows", int, None, help="in place of size since September 2026 (iron/common/elementwise.py, Rowwise)"),
     ),
     args=_args,
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},

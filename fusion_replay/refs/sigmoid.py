@@ -25,6 +25,7 @@ SPEC = OperatorSpec(
     aliases=("sigmoid", "AIESigmoid"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
+    elementwise=True,
     flavours=every(_sigmoid),
     tolerance={
         # A sigmoid made of a bf16 tanh, 0.5 (1 + tanh(A / 2)), steps by 2**-9 where tanh is near -1.

@@ -20,6 +20,7 @@ SPEC = OperatorSpec(
     aliases=("silu", "AIESiLU"),
     params=BINARY_PARAMS,
     args=unary_args,
+    elementwise=True,
     flavours=iron(pointwise(silu), exact=pointwise(silu_exact)),
     tolerance={
         # IRON's harness has 0.04 / 1e-6, on [-2, 2). A sigmoid made of a bf16 tanh loses its last bits below -5 and

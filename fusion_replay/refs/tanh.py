@@ -23,6 +23,7 @@ SPEC = OperatorSpec(
     aliases=("tanh", "AIETanh"),
     params=CHANNELLED_PARAMS,
     args=unary_args,
+    elementwise=True,
     flavours=every(_tanh),
     tolerance={
         "npu2": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/tanh: 0.04 / 1e-6"),

@@ -95,6 +95,10 @@ def follow(step: Step, plan: Plan, chain: Chain) -> Evaluation:
     outputs = step.outputs.in_order()
     try:
         evaluation = evaluate_step(ReplacedStep(step, read=lambda tensor: chain.read(step.invocation, tensor)), plan)
+        if evaluation.flavour == "stored" and plan.reference == "auto":
+            raise NotComparedError(
+                "reference", "its reference is IRON's own, on the recorded inputs and not the chain's"
+            )
     except NotComparedError:
         for output in outputs:
             chain.forget(output)

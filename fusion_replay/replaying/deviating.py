@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class JustRan:
     values: Mapping[str, int | float]
     contents: Mapping[Spot, npt.NDArray[Any]]
     withheld: bool = False
+    places: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -200,7 +201,7 @@ class StepInMemory(Step):
 
     @property
     def description(self) -> StepDescription:
-        return self._ran.sequence.steps[self._ran.index]
+        return self._ran.sequence.steps[self._ran.index].placed(self._ran.places)
 
     @property
     def status(self) -> str:

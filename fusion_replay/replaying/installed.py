@@ -125,9 +125,13 @@ def _simulated(kind: type[Any]) -> bool:
 def _field(op: OperatorDescription, name: str, value: Any, field: dataclasses.Field[Any] | None) -> Any:
     """A recorded JSON value as the field's own type: lists as tuples, dtype names as the scalar types."""
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_field(op, name, item, None) for item in value)
+    if isinstance(value, Mapping) and "class" in value:
+        if "name" in value and "value" in value:  # a member of an enumeration, which IRON's constructors make of it
+            return value["value"]
+        raise MissingError(f"{op.type}: field {name} is an object of class {value['class']}, which is not made again")
     if isinstance(value, str):
-        if re.fullmatch(r"<\w+>", value):
+        if re.fullmatch(r"<\w+>", value):  # before format 1.2
             raise MissingError(f"{op.type}: field {name} was recorded as an object of class {value[1:-1]} only")
         if name.endswith("dtype") or (field is not None and isinstance(field.default, type)):
             return ml_dtypes.bfloat16 if value == "bfloat16" else np.dtype(value).type

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from fusion_replay import operators, refs
-from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
-from fusion_replay.compare.verdict import as_numpy, compare, deviation, iron_verdict
+from fusion_replay.compare.tolerance import Tolerance, bf16_ulps, relative
+from fusion_replay.compare.verdict import IronVerdict, Stats, as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import to_torch
 from fusion_replay.model.bf16 import round_bf16
@@ -52,9 +52,7 @@ class Plan:
         for key in (step.address, step.op.type if spec is None else spec.type):
             if key in self.tolerances:
                 return self.tolerances[key]
-        if spec is None:  # IRON knows it, the catalogue does not
-            return bf16_ulps(2)
-        return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
+        return own_tolerance(step, spec)
 
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -64,6 +62,19 @@ _REFERENCES = os.path.join(_PACKAGE, "refs", "")
 def _is_reference(file: str) -> bool:
     """An operator's file of the catalogue; what begins with an underscore there serves all operators."""
     return file.startswith(_REFERENCES) and not os.path.basename(file).startswith("_")
+
+
+def own_tolerance(step: Step, spec: OperatorSpec | None) -> Tolerance:
+    """The operator's own limits: the catalogue's, or IRON's where it is not covered, or its folds are IRON's to judge.
+
+    ``gate()`` of an operator with folds composes the limits of all its kernels (amd/IRON
+    ``iron/common/declare/operator.py``).
+    """
+    recorded = Tolerance.of_iron(step.op.gate)
+    folded = bool(step.op.params.get("finish") or step.op.params.get("prepare"))
+    if spec is None or (folded and step.op.given is not None and recorded is not None):
+        return recorded or bf16_ulps(2)
+    return spec.tolerance_for(step.sequence.origin.get("device"), step.op.params)
 
 
 FOREIGN = ("installed", "stored")
@@ -105,22 +116,22 @@ def evaluate_step(step: Step, plan: Plan) -> Evaluation:
     if step.sequence.origin.get("dispatch") == WHOLE_CALL:
         why = "a whole call: no step inside was seen; record with separate dispatch to judge steps"
         raise NotComparedError("whole_call", why)
-    spec = refs.lookup(step.op.type)
-    if spec is None and plan.reference not in FOREIGN:
-        template = refs.template_command(step.op.type)
-        why = (
-            f"no reference for operator {step.op.type}; `{template}` prints a description to fill in, --import reads it"
-        )
-        raise NotComparedError("unknown_operator", why)
+    covered = refs.coverage(step.op, step.description.operands)
+    spec = covered.spec
     inputs, outputs = step.inputs.in_order(), step.outputs.in_order()
-    old = [t.previous for t in outputs] if spec is not None and spec.partial else []
-    _need_kept(step, inputs, outputs, old)
-    if plan.reference == "stored":
+    stored = plan.reference == "stored"
+    if spec is None and plan.reference not in FOREIGN:
+        if not any(t.reference is not None for t in outputs):
+            raise NotComparedError("unknown_operator", _uncovered(step, covered.why))
+        stored = True
+    old = [t.previous for t in outputs] if spec is not None and spec.partial and not stored else []
+    _need_kept(step, () if stored else inputs, outputs, old)
+    if stored:
         return _stored(outputs)
     arrays = [t.numpy() for t in inputs]
     previous = [t.numpy() for t in old if t is not None]
     try:
-        if spec is None or plan.reference == "installed":
+        if plan.reference == "installed" or spec is None:
             from fusion_replay.replaying.installed import installed_reference
 
             results = installed_reference(step.op, arrays, previous, step.values)
@@ -144,7 +155,7 @@ def judge(
     excused: Callable[[RecordedTensor], bool],
 ) -> StepReport:
     """Compare every output; ``excused`` says whether one that kept its old contents has a good reason to."""
-    spec = refs.lookup(step.op.type)
+    spec = refs.coverage(step.op, step.description.operands).spec
     tolerance = plan.tolerance(step, spec)
     fails = None if spec is None else spec.iron_failure(step.op.params, plan.flavour(step), step.values)
     exact_bits = spec is not None and spec.exact_bits
@@ -159,7 +170,7 @@ def judge(
         floor = None
         if evaluation.meaning is not None:
             floor = _noise_floor(actual[i], expected, evaluation.meaning[i])
-        iron = iron_verdict(verdict.stats, fails)
+        iron = _iron_verdict(step, actual[i], expected, verdict.stats, fails)
         reports.append(OutputReport(tensor.name, tensor.position, tensor.buffer, verdict, iron, floor))
     return StepReport(
         address=step.address,
@@ -170,6 +181,29 @@ def judge(
         flavour=evaluation.flavour,
         outputs=tuple(reports),
     )
+
+
+def _iron_verdict(step: Step, actual: NDArray, expected: NDArray, stats: Stats, fails: str | None) -> IronVerdict:
+    """What IRON's compare mode says: up to August 2026 by its whole-tensor rule, from V5 on by the operator's limits.
+
+    A limit that is relative to the range is not used there, element by element (amd/IRON
+    ``iron/common/image/callable.py``, ``FALLBACK_TOLERANCE``).
+    """
+    if step.op.given is None or step.sequence.origin.get("variant") not in ("V5", "V6"):
+        return iron_verdict(stats, fails)
+    limits = Tolerance.of_iron(step.op.gate)
+    if limits is None or limits.range_frac is not None:
+        limits = relative(0.025, 1e-2)
+    return IronVerdict(compare(actual, expected, "auto", tolerance=limits).ok)
+
+
+def _uncovered(step: Step, why: str) -> str:
+    """Why a step has no judge, and what gives it one."""
+    template = f"`{refs.template_command(step.op.type)}` prints a description to fill in, --import reads it"
+    own = getattr(step, "noticed", {}).get("reference")
+    if own is not None:
+        return f"{why}, and IRON's own was not kept: {own}; {template}"
+    return f"{why}; {template}"
 
 
 def skip(step: Step, why: NotComparedError) -> Skip:
@@ -228,6 +262,10 @@ def _evaluate(
     outputs: Sequence[RecordedTensor],
     previous: list[NDArray],
 ) -> Evaluation:
+    bound = step.op.params.get("bound_values")
+    for name in bound if isinstance(bound, Mapping) else ():
+        if name in spec.values and name not in step.values:
+            raise MissingError(f"{spec.type}: runtime value {name} is bound per call, and was not recorded")
     declared = spec.arg_specs(step.op.params)
     by_arrays = step.sequence.origin.get("variant") == "arrays"
     given = _by_name_or_place([t.name for t in inputs], [s.name for s in declared if s.reads], arrays, by_arrays)

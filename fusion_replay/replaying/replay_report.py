@@ -139,6 +139,8 @@ class ReplayReport:
     def terms(self) -> str:
         """By which rule and reference, and what the recording ran on."""
         flavours = ", ".join(sorted({s.flavour for s in self.steps})) or self.reference
+        if self.reference == "auto" and (own := sorted({s.op.type for s in self.steps if s.flavour == "stored"})):
+            flavours = flavours.replace("stored", f"IRON's own as recorded ({', '.join(own)})")
         how = "on each step's recorded inputs" if self.mode == "isolated" else "chained from the external inputs"
         on = f"; run on {' and '.join(self.recorded_on)}" if self.recorded_on else ""
         return f"rule {self.rule}, reference {flavours}, {how}{on}"

@@ -83,7 +83,7 @@ class StepView:
             lines.append(f"  error     {self.error}")
         if self.withheld:
             lines.append(f"  contents  not kept, digests alone: {self.withheld}")
-        params = ", ".join(f"{k}={v}" for k, v in self.params.items())
+        params = _fields({k: v for k, v in self.params.items() if v not in ([], {})})
         lines.append(f"  operator  {self.op}({params})" + (f" of {self.module}" if self.module else ""))
         if self.values:
             lines.append("  values    " + ", ".join(f"{k}={v}" for k, v in self.values.items()))
@@ -95,6 +95,8 @@ class StepView:
             )
         for name in self.noticed.get("rewritten", ()):
             lines.append(f"  rewritten {name}, a buffer that no step writes, changed since it was last looked at")
+        if why := self.noticed.get("reference"):
+            lines.append(f"  reference none of its own was kept: {why}")
         if self.noticed.get("assumed"):
             lines.append(f"  assumed   unchanged since first read, not looked at: {', '.join(self.noticed['assumed'])}")
         lines += _tables([_HEADER, *map(_row, self.tensors)])
@@ -135,6 +137,22 @@ def _row(t: TensorView) -> list[str]:
     missing = " (digest only)" if t.digest else " (not recorded)"
     size = human_bytes(t.nbytes) + ("" if t.kept else missing)
     return [t.phase, t.name, t.buffer, t.dtype, shape, size, *numbers]
+
+
+def _fields(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_spelled(value)}" for name, value in values.items())
+
+
+def _spelled(value: Any) -> str:
+    """A field of an operator: objects by class, those that are folded in with the fields that were given."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_spelled, value))}]"
+    if not isinstance(value, dict) or "class" not in value:
+        return str(value)
+    own = {k: v for k, v in value.items() if k != "class"}
+    if isinstance(own.get("params"), dict):
+        own = {k: v for k, v in own["params"].items() if k in own.get("given", ())}
+    return f"{value['class']}({_fields(own)})"
 
 
 def _figures(iron: Mapping[str, Any]) -> Iterator[str]:

@@ -48,10 +48,7 @@ def sequence_to_json(sequence: SequenceDescription) -> dict[str, Any]:
         "origin": dict(sequence.origin),
         "input_args": list(sequence.input_args),
         "output_args": list(sequence.output_args),
-        "operators": [
-            {"type": op.type, "module": op.module, "label": op.label, "params": dict(op.params)}
-            for op in sequence.operators
-        ],
+        "operators": [_operator_to_json(op) for op in sequence.operators],
         "buffers": [[b.name, b.nbytes, b.role, b.external] for b in sequence.buffers],
         "specs": [[s.name, s.direction, list(s.shape), s.dtype] for s in specs],
         "steps": uses,
@@ -66,10 +63,7 @@ def sequence_from_json(data: Any, what: str) -> SequenceDescription:
     """
     try:
         specs = [_spec(entry) for entry in data["specs"]]
-        operators = tuple(
-            OperatorDescription(_name(o["type"]), _mapping(o["params"]), str(o["module"]), o["label"])
-            for o in data["operators"]
-        )
+        operators = tuple(map(_operator, data["operators"]))
         steps = tuple(_step(index, entry, specs, len(operators)) for index, entry in enumerate(data["steps"]))
         return SequenceDescription(
             name=_name(data["name"]),
@@ -84,6 +78,27 @@ def sequence_from_json(data: Any, what: str) -> SequenceDescription:
         raise HostileFileError(f"{what}: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise DamagedSnapshotError(f"{what}: the sequence description does not fit ({error!r})") from error
+
+
+def _operator_to_json(op: OperatorDescription) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": op.type, "module": op.module, "label": op.label, "params": dict(op.params)}
+    if op.given is not None:
+        found["given"] = list(op.given)
+    if op.gate is not None:
+        found["gate"] = dict(op.gate)
+    return found
+
+
+def _operator(entry: Any) -> OperatorDescription:
+    given, gate = entry.get("given"), entry.get("gate")
+    return OperatorDescription(
+        _name(entry["type"]),
+        _mapping(entry["params"]),
+        str(entry["module"]),
+        entry["label"],
+        None if given is None else tuple(map(_name, given)),
+        None if gate is None else _mapping(gate),
+    )
 
 
 def _spec(entry: Any) -> ArgSpec:

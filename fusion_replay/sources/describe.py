@@ -8,7 +8,6 @@ Reads attributes only and imports nothing of IRON, so one description serves all
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -28,8 +27,8 @@ from fusion_replay.model.runlist import (
     external_buffers,
     parse_buffer,
 )
+from fusion_replay.sources.fields import gate_of, given_fields, parameters
 
-_NOT_PARAMETERS = frozenset({"context", "artifacts", "ov", "buffers", "name"})
 _DTYPE_NAMES = {"bf16": "bfloat16", "f32": "float32", "i32": "int32", "i8": "int8", "ui8": "uint8"}
 _BITS_OF = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
@@ -68,8 +67,12 @@ def describe_sequence(sequence: Any, origin: Mapping[str, str]) -> SequenceDescr
 
 
 def describe_operator(op: Any) -> OperatorDescription:
-    """Class name (an old ``AIE`` prefix dropped where that names a known operator), module, and every field."""
+    """Class name (an old ``AIE`` prefix dropped where that names a known operator), module, and every field.
+
+    Which fields were given makes it one operator of several with its name; the software NPU's are the catalogue's own.
+    """
     name = type(op).__name__
+    ours = type(op).__module__.startswith("fusion_replay.")
     known = refs.lookup(name) if name.startswith("AIE") else None
     try:
         label = getattr(op, "name", None)
@@ -80,50 +83,9 @@ def describe_operator(op: Any) -> OperatorDescription:
         params=parameters(op),
         module=type(op).__module__,
         label=label if isinstance(label, str) else None,
+        given=None if ours else given_fields(op),
+        gate=None if ours else gate_of(op),
     )
-
-
-def parameters(op: Any) -> dict[str, Any]:
-    """The operator's fields as JSON data: dataclass fields, else plain attributes; those of its overlay ``ov`` too."""
-    found: dict[str, Any] = {}
-    for owner in (getattr(op, "ov", None), op):
-        if owner is None:
-            continue
-        if dataclasses.is_dataclass(owner):
-            for field in dataclasses.fields(owner):
-                if field.name not in _NOT_PARAMETERS and hasattr(owner, field.name):
-                    found[field.name] = jsonable(getattr(owner, field.name))
-        else:
-            for name, value in getattr(owner, "__dict__", {}).items():
-                if not name.startswith("_") and name not in _NOT_PARAMETERS and _is_plain(value):
-                    found[name] = jsonable(value)
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str, np.generic))
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` as JSON data: tuples as lists, dataclasses as objects, dtypes by name, what else there is by class."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (list, tuple)):
-        return [jsonable(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # IRON's walks and tolerances
-        return {f.name: jsonable(getattr(value, f.name, None)) for f in dataclasses.fields(value)}
-    if isinstance(value, (type, np.dtype)):
-        try:
-            return np.dtype(value).name  # a dtype field holds the scalar type itself
-        except TypeError:
-            return value.__name__ if isinstance(value, type) else str(value)
-    return f"<{type(value).__name__}>"  # no repr: an address in it would differ from run to run
 
 
 # --- arguments --------------------------------------------------------------------------------------------------
@@ -137,14 +99,18 @@ def arg_specs(op: Any, description: OperatorDescription) -> tuple[tuple[ArgSpec,
     """
     declared = getattr(op, "buffers", None)
     raw = list(declared) if isinstance(declared, (list, tuple)) else list(op.get_arg_spec())
+    if any(getattr(spec, "dtype", "") is None for spec in raw):  # one that follows the tuning
+        raw = list(op.resolved().buffers)
     directions = [_direction(spec, last=i == len(raw) - 1) for i, spec in enumerate(raw)]
     names = _names(description, directions, [getattr(spec, "name", None) for spec in raw])
     specs = []
     for name, direction, spec in zip(names, directions, raw, strict=True):
-        dtype, tail = _dtype(getattr(spec, "dtype", "bfloat16"))
+        host = getattr(spec, "host_dtype", None)  # a block-float operand is bytes to the host (iron/common/declare)
+        dtype, tail = _dtype(getattr(spec, "dtype", "bfloat16") if host is None else host)
         placement = getattr(spec, "placement", None)
         place = int(placement[1]) if isinstance(placement, (list, tuple)) and len(placement) > 1 else 0
-        specs.append((ArgSpec(name, direction, (*_shape(spec.shape), *tail), dtype), place))
+        shape = _shape(spec.shape if host is None else getattr(spec, "host_shape", spec.shape))
+        specs.append((ArgSpec(name, direction, (*shape, *tail), dtype), place))
     return tuple(specs)
 
 
@@ -180,7 +146,7 @@ def _dtype(dtype: Any) -> tuple[str, tuple[int, ...]]:
 def _names(
     description: OperatorDescription, directions: Sequence[Direction], own: Sequence[str | None]
 ) -> tuple[str, ...]:
-    spec = refs.lookup(description.type)
+    spec = refs.spec_of(description)
     if spec is not None:
         try:
             declared = spec.arg_specs(description.params)
@@ -263,7 +229,7 @@ def _buffers(
 
 def keeps_old_contents(description: OperatorDescription) -> bool:
     """Whether the operator is known to write only part of its output."""
-    spec = refs.lookup(description.type)
+    spec = refs.spec_of(description)
     return spec is not None and spec.partial
 
 
@@ -283,4 +249,4 @@ def _role(sequence: Any, name: str, layout: Mapping[str, Any]) -> Literal["input
     return "scratch"
 
 
-__all__ = ["arg_specs", "describe_operator", "describe_sequence", "jsonable", "keeps_old_contents", "parameters"]
+__all__ = ["arg_specs", "describe_operator", "describe_sequence", "keeps_old_contents"]

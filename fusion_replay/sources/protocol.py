@@ -70,7 +70,12 @@ class LiveStep(Protocol):
     """One step of the running invocation."""
 
     @property
-    def description(self) -> StepDescription: ...
+    def description(self) -> StepDescription:
+        """As this call runs it: an operand that a per-call value moves is where it lies now (:attr:`places`)."""
+
+    @property
+    def places(self) -> Mapping[int, int]:
+        """First bytes, in their buffers, of the operands that a per-call value moves, by position; else empty."""
 
     @property
     def values(self) -> Mapping[str, int | float]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -527,3 +528,66 @@ def test_steps_that_deviate_from_their_references(tmp_path: Path) -> None:
     assert "None of 7 steps deviates from the reference." in last_line(done)
     with fr.open(tmp_path / "a.h5") as snap:
         assert {s.withheld for s in snap} == {"as the reference"}
+
+
+# --- where the program's environment has no fusion_replay ---------------------------------------------------------
+
+
+def bare_python(folder: Path) -> tuple[str, str]:
+    """An interpreter without us, and a folder with what a program of IRON's has of its own."""
+    own = folder / "its"
+    own.mkdir()
+    for name in ("numpy", "ml_dtypes"):
+        home = Path(str(importlib.import_module(name).__file__)).parent
+        for part in (home, home.parent / f"{name}.libs"):
+            if part.exists():
+                (own / part.name).symlink_to(part)
+    python = sys._base_executable  # type: ignore[attr-defined]
+    probe = "import importlib.util as u; print([u.find_spec(n) is None for n in ('fusion_replay', 'h5py', 'xxhash')])"
+    done = run(python, "-c", probe, cwd=folder, PYTHONPATH=str(own))
+    if done.stdout.strip() != "[True, True, True]":
+        pytest.skip(f"{python} has packages of its own: {done.stdout}{done.stderr}")
+    return python, str(own)
+
+
+def test_a_program_whose_environment_has_none_of_us_is_recorded(tmp_path: Path) -> None:
+    python, own = bare_python(tmp_path)
+    body = """
+    from common_app import *
+    sequence()
+    import numpy
+    print(numpy.__file__.startswith(sys.argv[1]))
+    for name in ("h5py_not_there", "click", "rich"):
+        try:
+            __import__(name)
+        except ImportError:
+            print("no", name)
+    """
+    path = app(tmp_path, "v3", body)
+    plain = run(python, path, own, cwd=tmp_path, PYTHONPATH=own)
+    assert plain.returncode == 0, plain.stderr
+    done = record(python, path, own, cwd=tmp_path, PYTHONPATH=own)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == plain.stdout
+    assert "True\n" in done.stdout
+    assert "Recorded 2 invocations (6 steps)" in last_line(done)
+    assert fr.replay(tmp_path / "app-001.h5").passed
+
+
+def test_another_kind_of_interpreter_is_told_the_command_that_helps(tmp_path: Path) -> None:
+    python, own = bare_python(tmp_path)
+    words = ("env", "FUSION_REPLAY_BEHIND=cpython-399:/nowhere", python, "-c", "print('ran')")
+    done = record(*words, cwd=tmp_path, PYTHONPATH=own)
+    assert (done.returncode, done.stdout) == (4, "ran\n")
+    assert f"install it there: {python} -m pip install fusion-replay" in done.stderr
+
+
+# --- IRON's own comparison ----------------------------------------------------------------------------------------
+
+
+def test_the_figures_of_the_last_step_are_kept_too(tmp_path: Path) -> None:
+    path = app(tmp_path, "v3", "from common_app import *\nsequence(dispatch='compare', calls=2)\n")
+    done = record(sys.executable, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with fr.open(tmp_path / "app-001.h5") as snap:
+        assert [(step.iron or {}).get("max_abs") for step in snap] == [0, 0.25, 0.5] * 2

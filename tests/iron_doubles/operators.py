@@ -415,9 +415,26 @@ _KINDS = (RMSNorm, GEMV, RoPE, StridedCopy, Repeat, ElementwiseAdd, ElementwiseM
 _STRANGERS = (SplitSigns, Accumulate, Scatter)
 
 
+_HOMES = [
+    "rms_norm",
+    "gemv",
+    "rope",
+    "strided_copy",
+    "repeat",
+    "elementwise_add",
+    "elementwise_mul",
+    "silu",
+    "softmax",
+    "transpose",
+]
+
+
 def of_shape(shape: type) -> SimpleNamespace:
-    """All operators in one of the two shapes, under IRON's class names."""
-    return SimpleNamespace(**{k.__name__: type(k.__name__, (k, shape), {}) for k in (*_KINDS, *_STRANGERS)})
+    """All operators in one of the two shapes, under IRON's class names and in its modules (``gemv/op.py``)."""
+    made = {k.__name__: type(k.__name__, (k, shape), {}) for k in (*_KINDS, *_STRANGERS)}
+    for kind, home in zip(_KINDS, _HOMES, strict=True):
+        made[kind.__name__].__module__ = f"iron.operators.{home}.op"
+    return SimpleNamespace(**made)
 
 
 SPEC, DECLARED, CALLED = of_shape(SpecOperator), of_shape(DeclaredOperator), of_shape(CallsReference)

@@ -157,3 +157,18 @@ class StepCallable:
             logger.info("[compare step %d] %s -> %s: max_abs=%.4g", index, kind, held[name], verdict.max_abs_err)
             if not verdict:
                 raise RuntimeError(f"[compare step {index}] {kind} -> {held[name]}: NPU output deviates from reference")
+
+
+class StepCallableV6a(StepCallable):
+    """Another stored form of the file, older: one output per step, its four figures in one text."""
+
+    def _check(self, index: int, op: Any, names: Any, args: Any, at: Any, inputs: Any, expected: Any) -> None:
+        (spec,) = op.outputs
+        npu = args[-1].numpy().reshape(-1)[at[spec.name] :][: spec.elements].astype(np.float32)
+        ref = expected[spec.name].reshape(-1).astype(np.float32)
+        diff = np.abs(npu - ref)
+        figures = (
+            f"max_abs={diff.max():.4g}, mean_abs={diff.mean():.4g}, "
+            f"max_rel={(diff / (np.abs(ref) + 1e-6)).max():.4g}, ref_max={np.abs(ref).max():.4g}"
+        )
+        logger.info("[compare step %d] %s -> %s: %s", index, type(op).__name__, names[-1], figures)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +18,10 @@ from fusion_replay.replaying.redispatch.binaries import Choice, choose
 from fusion_replay.sources.protocol import MemoryUse, Ran
 
 if TYPE_CHECKING:
+    from fusion_replay.model.runlist import ArgSpec
     from fusion_replay.model.step import Step
     from fusion_replay.simulator.alone import LoneKernel
+    from fusion_replay.simulator.folded import FoldedKernel
     from fusion_replay.snapshot import Snapshot
     from fusion_replay.sources.xrt import XrtDevice
 
@@ -111,6 +113,8 @@ class NpuTarget:
         choice = self._choices[self._numbers[id(step.sequence)], step.description.operator]
         if choice.lacks is not None:
             raise CannotRunError(choice.lacks)
+        if step.description is not step.sequence.steps[step.index]:
+            raise CannotRunError("its call moved operands by per-call values, which are not dispatched again")
         return _NpuRunner(self._device, choice, len(step.description.operands))
 
     def alive(self) -> bool:
@@ -136,7 +140,7 @@ def _open_device() -> XrtDevice:
 
 @dataclass(frozen=True, slots=True)
 class _SimRunner:
-    kernel: LoneKernel
+    kernel: LoneKernel | FoldedKernel
     values: dict[str, int | float]
     binaries: str = ""
     places: tuple[int, ...] = ()
@@ -156,24 +160,41 @@ class SimTarget:
         self.generation: str | None = generation
         self.name = f"the software NPU ({generation})"
         self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
-        self._kernels: dict[tuple[int, int, tuple[str, ...]], LoneKernel] = {}
+        self._kernels: dict[tuple[int, int, tuple[str, ...]], LoneKernel | FoldedKernel] = {}
 
     def prepare(self, step: Step) -> Runner:
         from fusion_replay import operators, refs
-        from fusion_replay.simulator.alone import LoneKernel
 
-        spec = refs.lookup(step.op.type)
+        covered = refs.coverage(step.op, step.description.operands)
+        if covered.spec is None and refs.lookup(step.op.type) is not None:
+            raise CannotRunError(f"{covered.why}; the software NPU has no kernel of it")
+        spec = covered.spec
         params = SimpleNamespace(**step.op.params)
         values = {} if spec is None else operators.runtime_values(spec, params, step.values)
         key = (id(step.sequence), step.description.operator, tuple(sorted(values)))
         if key not in self._kernels:
             specs = [use.spec for use in step.description.operands]
             try:
-                made = LoneKernel(step.op.type, step.op.params, specs, values, str(self.generation))
+                made = self._kernel(step, specs, values)
             except FusionReplayError as error:
                 raise CannotRunError(str(error)) from error
             self._kernels[key] = made
         return _SimRunner(self._kernels[key], values)
+
+    def _kernel(self, step: Step, specs: Sequence[ArgSpec], roles: Iterable[str]) -> LoneKernel | FoldedKernel:
+        from fusion_replay import refs
+        from fusion_replay.simulator.alone import LoneKernel
+
+        op, generation = step.op, str(self.generation)
+        folds = refs.folds_of(op) if op.given is not None else ([], [])
+        if not any(folds):
+            return LoneKernel(op.type, op.params, specs, roles, generation)
+        from fusion_replay.simulator.folded import FoldedKernel
+
+        plain = refs.find(op.type)
+        own = plain.arg_specs(op.params)
+        prepared = next((i for i, s in enumerate(own) if s.name == plain.prepared), 0)
+        return FoldedKernel(op.type, op.params, specs, roles, generation, folds=folds, own=len(own), prepared=prepared)
 
     def alive(self) -> bool:
         return True

@@ -147,8 +147,11 @@ class Snapshot:
             of_sequence = self.index.invocations["sequence"][table["invocation"]]
             for number, steps in enumerate(chosen):
                 mask &= (of_sequence != number) | steps[np.where(of_sequence == number, table["step"], 0)]
+        wanted = None if buffer is None else parse_buffer(buffer)
         for row in np.flatnonzero(mask).tolist():
-            yield RecordedStep(self.index, self.store, row)
+            found = RecordedStep(self.index, self.store, row)
+            if wanted is None or any(use.touches(*wanted) for use in found.description.operands):
+                yield found
 
     def buffer(self, name: str) -> BufferDescription:
         """The base buffer of this name, as the last sequence that has one describes it.
@@ -207,8 +210,8 @@ class Snapshot:
         chosen = []
         for sequence in self.sequences:
             types = [wanted_op is None or canonical(o.type) == wanted_op for o in sequence.operators]
-            flags = [
-                types[s.operator] and (wanted is None or any(use.touches(*wanted) for use in s.operands))
+            flags = [  # by the buffer's name: which of its bytes, a call may decide
+                types[s.operator] and (wanted is None or any(use.touches(wanted[0]) for use in s.operands))
                 for s in sequence.steps
             ]
             chosen.append(np.array(flags or [False], np.bool_))

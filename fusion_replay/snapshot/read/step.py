@@ -30,6 +30,8 @@ class RecordedStep(Step):
         self.invocation: int = int(record["invocation"])
         self.sequence: SequenceDescription = index.sequences[int(index.invocations["sequence"][self.invocation])]
         self.description: StepDescription = self.sequence.steps[int(record["step"])]
+        if places := self._detail.get("places"):
+            self.description = self.description.placed(self._checked(places))
 
     def reading_from(self, source: ContentSource) -> RecordedStep:
         """The same step, its tensors read from ``source``."""
@@ -88,9 +90,11 @@ class RecordedStep(Step):
         """What the recorder noticed of the inputs, by argument name; keys that there is nothing of are left out.
 
         ``clobbered``: differs from what an earlier step left there, with that step's index and its argument;
-        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked.
+        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked;
+        ``reference``: why what the operator's own reference gives was not kept, where it was wanted.
         """
-        return {key: self._detail[key] for key in ("clobbered", "rewritten", "assumed") if self._detail.get(key)}
+        keys = ("clobbered", "rewritten", "assumed", "reference")
+        return {key: self._detail[key] for key in keys if self._detail.get(key)}
 
     @property
     def inputs(self) -> OperandMap:
@@ -108,6 +112,20 @@ class RecordedStep(Step):
 
     def __repr__(self) -> str:
         return f"<RecordedStep {self.label} ({self.status})>"
+
+    def _checked(self, places: Any) -> dict[int, int]:
+        """First bytes of the operands that this call had elsewhere than the runlist says, by position."""
+        operands, sizes = self.description.operands, {b.name: b.nbytes for b in self.sequence.buffers}
+        try:
+            found = {int(position): int(start) for position, start in places.items()}
+            fits = all(s >= 0 and s + operands[p].spec.nbytes <= sizes[operands[p].buffer] for p, s in found.items())
+        except (AttributeError, ValueError, TypeError, LookupError):
+            fits = False
+        if not fits or any(position < 0 for position in found):
+            raise DamagedSnapshotError(
+                f"step {self.address}: the places of its operands {places!r} do not fit its buffers"
+            )
+        return found
 
     @property
     def _detail(self) -> dict[str, Any]:

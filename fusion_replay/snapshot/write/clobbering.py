@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fusion_replay.model.byte_spans import ByteSpans
-from fusion_replay.model.runlist import SequenceDescription
+from fusion_replay.model.runlist import SequenceDescription, StepDescription
 
 Operand = tuple[int, int]
 """Step and operand position."""
@@ -31,9 +31,16 @@ class Clobbering:
     def __init__(self) -> None:
         self._producers: list[dict[Operand, Operand]] = []
         self._running: dict[int, _Running] = {}
+        self._uses: list[tuple[StepDescription, ...]] = []
+        self._moved: set[tuple[int, str]] = set()
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self._producers.append(producers(sequence))
+        self._uses.append(sequence.steps)
+
+    def moves(self, sequence: int, buffer: str) -> None:
+        """Calls have operands in this buffer elsewhere than the runlist says: who should have written what is open."""
+        self._moved.add((sequence, buffer))
 
     def wrote(self, sequence: int, invocation: int, step: int, outputs: Mapping[int, bytes]) -> None:
         """Step ``step`` left these digests, by operand position."""
@@ -51,6 +58,8 @@ class Clobbering:
         found = {}
         for position, digest in inputs.items():
             producer = self._producers[sequence].get((step, position))
+            if (sequence, self._uses[sequence][step].operands[position].buffer) in self._moved:
+                continue
             if producer is not None and running.written.get(producer, digest) != digest:
                 found[position] = producer
         return found

@@ -37,11 +37,38 @@ class Rows:
         self.invocations: dict[int, int] = {}
         self._intake, self._notice = intake, notice
         self._clobbering = Clobbering()
+        self._places: dict[tuple[int, int], Mapping[int, int]] = {}  # of the steps that run, where a call moves any
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self.sequences.append(sequence)
         self._intake.add_sequence(sequence)
         self._clobbering.add_sequence(sequence)
+
+    def place(self, invocation: int, step: int, places: Mapping[int, int]) -> None:
+        """In this call these operands of a step that begins are elsewhere than the runlist says, until it has ended.
+
+        Raises:
+            UsageError: they lie outside their buffers, or there are no such operands.
+        """
+        if not places:
+            return
+        sequence = self._sequence(invocation, step)
+        sizes = {b.name: b.nbytes for b in sequence.buffers}
+        for position, start in places.items():
+            if not 0 <= position < len(sequence.steps[step].operands):
+                raise UsageError(f"step {invocation}:{step}: operand {position} of its call is not in the runlist")
+            use = sequence.steps[step].operands[position]
+            if start < 0 or start + use.spec.nbytes > sizes[use.buffer]:
+                raise UsageError(
+                    f"step {invocation}:{step}: argument {use.spec.name} of this call is bytes {start} to "
+                    f"{start + use.spec.nbytes} of buffer {use.buffer!r}, which has {sizes[use.buffer]}; its per-call "
+                    "offset is wrong, or the buffer's size"
+                )
+            self._clobbering.moves(self.invocations[invocation], use.buffer)
+        self._places[invocation, step] = dict(places)
+
+    def ended(self, invocation: int, step: int) -> None:
+        self._places.pop((invocation, step), None)
 
     def of(
         self,
@@ -60,13 +87,8 @@ class Rows:
         """
         if not arrays:
             return []
-        if invocation not in self.invocations:
-            raise UsageError(f"step {invocation}:{step}: invocation {invocation} was never begun")
-        sequence = self.invocations[invocation]
-        steps = self.sequences[sequence].steps
-        if step >= len(steps):
-            raise UsageError(f"step {invocation}:{step}: its sequence has {len(steps)} steps")
-        operands = steps[step].operands
+        self._sequence(invocation, step)
+        sequence, operands = self.invocations[invocation], self._operands(invocation, step)
         keep = keep and role != WATCHED
         rows = []
         for position, array in arrays.items():
@@ -88,7 +110,25 @@ class Rows:
         return invocation, self.invocations.get(invocation, 0), step
 
     def operand(self, invocation: int, step: int, position: int) -> OperandUse:
-        return self.sequences[self.invocations[invocation]].steps[step].operands[position]
+        return self._operands(invocation, step)[position]
+
+    def _operands(self, invocation: int, step: int) -> tuple[OperandUse, ...]:
+        """Where this call has them."""
+        described = self.sequences[self.invocations[invocation]].steps[step]
+        places = self._places.get((invocation, step))
+        return described.operands if places is None else described.placed(places).operands
+
+    def _sequence(self, invocation: int, step: int) -> SequenceDescription:
+        """
+        Raises:
+            UsageError: there is no such step.
+        """
+        if invocation not in self.invocations:
+            raise UsageError(f"step {invocation}:{step}: invocation {invocation} was never begun")
+        sequence = self.sequences[self.invocations[invocation]]
+        if step >= len(sequence.steps):
+            raise UsageError(f"step {invocation}:{step}: its sequence has {len(sequence.steps)} steps")
+        return sequence
 
     def wrote(self, invocation: int, step: int, rows: list[Row]) -> None:
         """The step left these outputs."""

@@ -71,6 +71,8 @@ class WriteReport:
     """What was noticed of the run: steps that deviate, inputs clobbered between steps, weights that changed."""
     deviating: Deviating | None = None
     """With ``keep="mismatch"``: what was found."""
+    references: str | None = None
+    """What keeping operators' own references came to, where any was kept; the notes have it, too."""
 
     to_dict = serialise.to_dict
 

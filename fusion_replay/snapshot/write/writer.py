@@ -207,6 +207,7 @@ class SnapshotWriter(Locked):
         values: Mapping[str, int | float] = NOTHING,
         assumed: Mapping[int, int] = NOTHING,
         withheld: str | None = None,
+        places: Mapping[int, int] = NOTHING,
     ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
 
@@ -218,6 +219,7 @@ class SnapshotWriter(Locked):
             assumed: inputs that nobody looked at, and the content each of them is taken to have still: an id that an
                 earlier call returned. The snapshot says so of the step.
             withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
+            places: first bytes in their buffers of operands that this call has elsewhere than the runlist says.
 
         Returns:
             The content of each of ``inputs`` by position, for those that are kept as this level asks for.
@@ -235,12 +237,15 @@ class SnapshotWriter(Locked):
             elif self._holds:
                 batch.hold = Hold()
             keep = self._level == "full" and withheld is None
+            self._rows.place(invocation, step, places)
             found = self._rows.of(batch, invocation, step, INPUT, inputs, keep)
             self.steps += 1
             rows = found + self._rows.assumed(invocation, step, assumed)
             rows += self._rows.of(batch, invocation, step, PREVIOUS, previous, keep)
             rows += self._rows.of(batch, invocation, step, WATCHED, watched, keep)
             detail: dict[str, Any] = {"values": dict(values)} if values else {}
+            if places:
+                detail["places"] = {str(position): start for position, start in places.items()}
             if assumed:
                 detail["assumed"] = [self._rows.operand(invocation, step, position).spec.name for position in assumed]
             if clobbered := self._rows.clobbered(invocation, step, found):
@@ -381,6 +386,7 @@ class SnapshotWriter(Locked):
 
     def _ended(self, invocation: int, step: int) -> None:
         self._intake.deduplication.ended(invocation, step)
+        self._rows.ended(invocation, step)
         self._withheld.discard((invocation, step))
         if self._holds:
             self._on_hold.pop((invocation, step), None)

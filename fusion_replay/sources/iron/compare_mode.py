@@ -4,18 +4,21 @@
 ``last_step_stats`` (amd/IRON iron/common/sequence.py, ``SequenceCompareCallable``) gets a step's entry after its kernel
 has come back, and not at all where the step raises: there the log record, written just before, has the same numbers.
 Since September 2026 (iron/common/image/callable.py, ``StepCallable``) there is no list, and one record per output at
-level INFO. Records are only looked at; none is added, and none that was off is let through.
+level INFO; in its first form that has the four numbers in one text. Records are only looked at; none is added, and none
+that was off is let through.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-_PREFIX = "[compare step %d] %s -> %s: max_abs=%.4g"
+_FORMS = ("[compare step %d] %s -> %s: max_abs=%.4g", "[compare step %d] %s -> %s: %s")
+_FIGURE = re.compile(r"(\w+)=([^\s,;]+)")
 _KEYS = ("max_abs", "mean_abs", "max_rel", "ref_max")
 
 Statistics = dict[str, Any]
@@ -71,7 +74,11 @@ class CompareListener:
     def heard(self, level: int, args: tuple[Any, ...]) -> None:
         if args[0] != self._step:
             return
-        if self._stats is None:  # one record per output and no list; more outputs of the step may follow
+        if isinstance(args[3], str):
+            found = dict(_FIGURE.findall(args[3]))
+            if set(_KEYS) <= set(found):  # else it says why the step was not compared
+                self._told({"output": str(args[2]), "skipped": False, **{k: float(found[k]) for k in _KEYS}})
+        elif self._stats is None:  # one record per output and no list; more outputs of the step may follow
             self._tell(self._step, {str(args[2]): {"max_abs": float(args[3])}})
         elif level >= logging.WARNING:
             stats: Statistics = dict(zip(_KEYS, map(float, args[3:7]), strict=True))
@@ -113,7 +120,7 @@ class _Ear:
     def _filter(self, record: logging.LogRecord) -> bool:
         with contextlib.suppress(Exception):
             args = record.args
-            if self.running is not None and isinstance(record.msg, str) and record.msg.startswith(_PREFIX):
+            if self.running is not None and isinstance(record.msg, str) and record.msg.startswith(_FORMS):
                 self.running.heard(record.levelno, args if isinstance(args, tuple) else ())
         return record.levelno >= self._threshold
 

@@ -8,6 +8,7 @@ it is :mod:`.iron_variant`'s. Nothing is subclassed, and :meth:`IronSource.detac
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import RunlistError
+from fusion_replay.errors import RunlistError, UsageError
 from fusion_replay.model.arrays import numpy_dtype
 from fusion_replay.model.runlist import DTYPE_BYTES, OperandUse, SequenceDescription, StepDescription, static_buffers
-from fusion_replay.sources.describe import describe_sequence
+from fusion_replay.sources.describe import describe_sequence, keeps_old_contents
 from fusion_replay.sources.iron.binaries import kernel_paths
 from fusion_replay.sources.iron.compare_mode import CompareListener, Statistics, is_mismatch
 from fusion_replay.sources.iron.hook_point import KernelProxy, find_hook
@@ -63,6 +64,10 @@ class IronSource:
         self._compare.stop()
         self._observer = None  # a proxy that somebody else wrapped or kept passes straight through from now on
         self._hook.remove()
+
+    def settle(self) -> None:
+        """The program ends: tell what is known by now of the step that ran last."""
+        self._compare.flush()
 
     def dispatch(self, index: int, kernel: Any, tensors: Sequence[Any], scalars: Mapping[str, Any]) -> Any:
         """Run step ``index`` on the real kernel, telling the observer; what the kernel raises passes unchanged."""
@@ -148,11 +153,27 @@ class LiveIronStep:
     """One step that is about to run, or has just run."""
 
     def __init__(self, source: IronSource, index: int, tensors: Sequence[Any], scalars: Mapping[str, Any]) -> None:
-        self.description: StepDescription = source.sequence.steps[index]
+        self._index = index
         self._source = source
         self._tensors = tensors
         self._scalars = scalars
         self._contents: dict[tuple[Any, ...], npt.NDArray[Any]] = {}
+
+    @cached_property
+    def description(self) -> StepDescription:
+        return self._source.sequence.steps[self._index].placed(self.places)
+
+    @cached_property
+    def places(self) -> Mapping[int, int]:
+        """See the protocol. ``<operand>_offset`` counts elements (amd/IRON iron/common/image/callable.py)."""
+        static = self._source.sequence.steps[self._index]
+        found = {}
+        for position, use in enumerate(static.operands):
+            with contextlib.suppress(KeyError):  # a value that the call has not: reading says so
+                moved = self._moved_by(position)
+                if moved is not None and use.start + moved * DTYPE_BYTES[use.spec.dtype] >= 0:
+                    found[position] = use.start + moved * DTYPE_BYTES[use.spec.dtype]
+        return found
 
     @property
     def static(self) -> frozenset[str]:
@@ -174,8 +195,8 @@ class LiveIronStep:
 
         Until dispatches took scalars, a symbol stood in an operator's ``..._parameter`` field.
         """
-        operator = self._source.operator(self.description.index)
-        params = self._source.sequence.operator_of(self.description.index).params
+        operator = self._source.operator(self._index)
+        params = self._source.sequence.operator_of(self._index).params
         given = self._source.dispatch_values()
         symbols = {v for k, v in params.items() if k.endswith("_parameter") and isinstance(v, str)}
         found = {k: given[k] for k in symbols if k in given} | dict(self._scalars)
@@ -190,11 +211,17 @@ class LiveIronStep:
         self, inputs: Sequence[npt.NDArray[Any]], previous: Sequence[npt.NDArray[Any]]
     ) -> tuple[npt.NDArray[Any], ...] | None:
         """What the operator's own ``reference()`` gives for these contents; None where it has none."""
-        operator = self._source.operator(self.description.index)
-        if not callable(getattr(operator, "reference", None)):
+        operator = self._source.operator(self._index)
+        if not any(callable(getattr(operator, name, None)) for name in ("reference", "call_reference")):
             return None
+        if bounded := getattr(operator, "bound_extents", None):
+            words = ", ".join(sorted(bounded))
+            raise UsageError(f"{words} is bounded per call, and such a step is not compared by IRON either")
         from fusion_replay.sources.iron.own_reference import call_reference
 
+        declared = isinstance(getattr(operator, "buffers", None), (list, tuple))
+        if not (declared or keeps_old_contents(self._source.sequence.operator_of(self._index))):
+            previous = ()  # nobody knows which parameter of its reference would be meant
         return call_reference(operator, inputs, previous, self.values)
 
     def read(self, position: int) -> npt.NDArray[Any]:
@@ -227,18 +254,26 @@ class LiveIronStep:
 
     def _offset(self, position: int) -> int:
         """Elements from the tensor's start: the placement of a placed buffer plus its per-call offset, else 0."""
-        operator = self._source.operator(self.description.index)
-        declared = getattr(operator, "buffers", None)
+        declared = getattr(self._source.operator(self._index), "buffers", None)
         if not isinstance(declared, (list, tuple)):
             return 0
-        spec = declared[position]
-        placement = getattr(spec, "placement", None)
+        placement = getattr(declared[position], "placement", None)
         start = int(placement[1]) if isinstance(placement, (list, tuple)) and len(placement) > 1 else 0
-        word = f"{getattr(spec, 'name', '')}_offset"
-        if word in (getattr(operator, "bound_values", None) or ()):
-            symbol = self._source.symbol_of(operator, operator.value(word))
-            start += int({**self._source.dispatch_values(), **self._scalars}[symbol]) if symbol else 0
-        return start
+        return start + (self._moved_by(position) or 0)
+
+    def _moved_by(self, position: int) -> int | None:
+        """Elements by which this call moves the operand; None where no per-call value does.
+
+        Raises:
+            KeyError: the call has no such value.
+        """
+        operator = self._source.operator(self._index)
+        declared = getattr(operator, "buffers", None)
+        word = f"{getattr(declared[position], 'name', '')}_offset" if isinstance(declared, (list, tuple)) else ""
+        if word not in (getattr(operator, "bound_values", None) or ()):
+            return None
+        symbol = self._source.symbol_of(operator, operator.value(word))
+        return int({**self._source.dispatch_values(), **self._scalars}[symbol]) if symbol else None
 
 
 def _bound_roles(operator: Any) -> Mapping[str, str]:

@@ -61,6 +61,7 @@ class WholeCall:
         self._hooked = hooked
         self._patches = Patches()
         self._observer: StepObserver | None = None
+        self._under_way: _LiveCall | None = None
         self.sequence = _as_one_step(describe_sequence(callable_.op, origin_of(callable_)))
 
     def attach(self, observer: StepObserver) -> None:
@@ -93,6 +94,31 @@ class WholeCall:
         observer.invocation_finished()
         return result
 
+    def started(self) -> bool:
+        """Runs were started, which :meth:`waited` ends: one call. False where another is under way already."""
+        if self._under_way is not None or self._observer is None:
+            return False
+        self._under_way = _LiveCall(self._callable(), self.sequence)
+        self._observer.invocation_started(self.sequence)
+        self._observer.before(self._under_way)
+        return True
+
+    def waited(self, wait: Callable[[], Any]) -> Any:
+        """Run ``wait``, for what was started; what it raises passes unchanged."""
+        step, self._under_way = self._under_way, None
+        observer = self._observer
+        try:
+            with inside():
+                result = wait()
+        except BaseException as error:
+            if step is not None and observer is not None:
+                observer.failed(step, error)
+            raise
+        if step is not None and observer is not None:
+            observer.after(step, StepResult())
+            observer.invocation_finished()
+        return result
+
     def _wrapped(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(this: Any, *args: Any, **kwargs: Any) -> Any:
             if this is not self._callable() or nested():
@@ -104,6 +130,7 @@ class WholeCall:
 
 class _LiveCall:
     values: Mapping[str, int | float] = MappingProxyType({})  # per-call values went to the ELF's scratchpad, unseen
+    places: Mapping[int, int] = MappingProxyType({})
     static: frozenset[str] = frozenset()
 
     def __init__(self, callable_: Any, sequence: SequenceDescription) -> None:

@@ -24,7 +24,8 @@ from doubles import (
 )
 from fusion_replay import sources
 from fusion_replay.errors import NotAttachableError, RunlistError
-from fusion_replay.sources.describe import describe_operator, parameters
+from fusion_replay.sources.describe import describe_operator
+from fusion_replay.sources.fields import parameters
 from fusion_replay.sources.iron.source import origin_of
 
 Double = operator_class("Double")
@@ -344,7 +345,7 @@ def test_parameters_are_json_data_of_the_fields_and_the_overlay() -> None:
         "dtype": "bfloat16",
         "sizes": [1, 2],
         "alpha": 0.5,
-        "hook": "<builtin_function_or_method>",
+        "hook": {"class": "builtin_function_or_method"},
         "tile": 4,
     }
 

@@ -26,6 +26,7 @@ from fusion_replay.sources.iron.watching import separate
 from fusion_replay.sources.iron.watching.after_import import AfterImport
 from fusion_replay.sources.iron.watching.owner import Handles, Only
 from fusion_replay.sources.iron.watching.patches import Patches, inside, nested
+from fusion_replay.system.messages import say
 
 if TYPE_CHECKING:
     from fusion_replay.sources.iron.operator_calls import Call, OperatorCalls
@@ -75,6 +76,7 @@ class Everything:
         self._sources: weakref.WeakValueDictionary[int, IronSource] = weakref.WeakValueDictionary()
         self._whole: dict[int, WholeCall] = {}
         self._refused: dict[int, str] = {}
+        self._fused: dict[int, str] = {}  # sequences that can't be given separate dispatch, and why
 
     def attach(self, host: Host) -> None:
         self._host = host
@@ -85,6 +87,11 @@ class Everything:
         self._patches.undo()
         self._host = None
         self.forget()
+
+    def settle(self) -> None:
+        """The program ends: sources tell what they know by now and have not told."""
+        for source in list(self._sources.values()):
+            source.settle()
 
     def forget(self) -> None:
         """Let go of every callable, so that the next call attaches it anew (a forked child records for itself)."""
@@ -116,12 +123,17 @@ class Everything:
             for cls in own:
                 if name in _CALLABLES and callable(getattr(cls, "get_buffer", None)):
                     self._patches.wrap(cls, "__call__", self._around_sequence)
+                    self._patches.wrap(cls, "start", self._around_start)
+                    self._patches.wrap(cls, "wait", self._around_wait)
+                elif name in _CALLABLES and callable(getattr(cls, "bind_feedback", None)):
+                    self._patches.wrap(cls, "start", self._around_lone_run)
                 elif _is_runtime(name):
                     self._patches.wrap(cls, "load", self._around_load)
                     self._patches.wrap(cls, "run", self._around_run)
                     self._patches.wrap(cls, "load_and_run", self._around_load_and_run)
+                    self._patches.wrap(cls, "run_chain", self._around_chain)
             if self._separate and name in _SEQUENCES:
-                separate.apply(module, self._patches)
+                separate.apply(module, self._patches, self._stays_fused)
 
     def _around_sequence(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(this: Any, *args: Any, **kwargs: Any) -> Any:
@@ -137,6 +149,55 @@ class Everything:
                 return run()
 
         return call
+
+    def _around_start(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """``start(*runs)`` of a fused callable, which ``wait(*runs)`` ends: one call."""
+
+        def start(this: Any, *runs: Any) -> Any:
+            host = self._host
+            if host is None or nested() or self._only is not None:
+                return original(this, *runs)
+            with host.contain(f"attaching to {type(this).__name__}"):
+                self._sequence_called(host, this)
+                whole = self._whole.get(id(this))
+                if whole is not None and not whole.started():
+                    name = whole.sequence.name
+                    host.unseen("sequence", f"sequence {name}: started while its last start was under way, seen as one")
+            with inside():
+                return original(this, *runs)
+
+        return start
+
+    def _around_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wait(this: Any, *runs: Any) -> Any:
+            whole = self._whole.get(id(this)) if self._host is not None and not nested() else None
+            run = functools.partial(original, this, *runs)
+            if whole is not None:
+                return whole.waited(run)
+            with inside():
+                return run()
+
+        return wait
+
+    def _around_lone_run(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def start(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._host is not None and not nested() and self._only is None:
+                name = getattr(this, "name", "?")
+                why = "a run of new_run() was started by itself; only what goes through the callable can be recorded"
+                self._host.unseen("sequence", f"sequence {name}: {why}")
+            return original(this, *args, **kwargs)
+
+        return start
+
+    def _around_chain(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def run_chain(this: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._host is not None and not nested() and self._only is None:
+                kind = type(this).__name__
+                self._host.unseen("dispatch", f"{kind}.run_chain() submits kernels at once, which is not supported")
+            with inside():
+                return original(this, *args, **kwargs)
+
+        return run_chain
 
     def _around_load(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def load(this: Any, kernel: Any, *args: Any, **kwargs: Any) -> Any:
@@ -180,6 +241,16 @@ class Everything:
 
     # --- what was called ----------------------------------------------------------------------------------------
 
+    def _stays_fused(self, sequence: Any, why: str, *, fused: bool) -> None:
+        """A sequence that was to dispatch step by step does so, or else can't, and ``why``."""
+        name = getattr(sequence, "name", type(sequence).__name__)
+        if fused:
+            self._fused[id(sequence)] = why
+            with contextlib.suppress(TypeError):
+                weakref.finalize(sequence, self._fused.pop, id(sequence), None)
+        else:
+            say(f"sequence {name}: {why}")
+
     def _sequence_called(self, host: Host, callable_: Any) -> None:
         key = id(callable_)
         if key in self._sources or key in self._whole:
@@ -196,7 +267,8 @@ class Everything:
                 self._watch_whole(host, callable_)
                 return
             name = getattr(getattr(callable_, "op", None), "name", type(callable_).__name__)
-            self._refused[key] = f"sequence {name}: {error}"
+            why = self._fused.get(id(getattr(callable_, "op", None)))
+            self._refused[key] = f"sequence {name}: {error if why is None else why}"
             with contextlib.suppress(TypeError):
                 weakref.finalize(callable_, self._refused.pop, key, None)
             host.unseen("sequence", self._refused[key])

@@ -12,6 +12,10 @@ from fusion_replay.sources.iron.watching import separate
 from fusion_replay.sources.iron.watching.patches import Patches
 
 
+def untold(sequence: Any, why: str, *, fused: bool) -> None:
+    pass
+
+
 class AutoDispatch:
     pass
 
@@ -48,7 +52,7 @@ def sequence() -> type:
 @pytest.mark.parametrize("given", ["auto", "fused", None, AutoDispatch(), FusedDispatch()])
 def test_whole_dispatch_becomes_separate(given: Any) -> None:
     cls, patches = sequence(), Patches()
-    separate.apply(module(cls), patches)
+    separate.apply(module(cls), patches, untold)
     assert cls("s", [], dispatch=given).dispatch == "separate"
     assert cls("s", [], None, given).dispatch == "separate", "by position, too"
     assert cls("s", []).dispatch == "separate"
@@ -59,19 +63,19 @@ def test_whole_dispatch_becomes_separate(given: Any) -> None:
 @pytest.mark.parametrize("given", ["separate", "compare", "reference", CompareDispatch()])
 def test_what_shows_its_steps_stays(given: Any) -> None:
     cls = sequence()
-    separate.apply(module(cls), Patches())
+    separate.apply(module(cls), Patches(), untold)
     assert cls("s", [], dispatch=given).dispatch is given
 
 
 def test_a_shared_arena_needs_the_whole() -> None:
     cls = sequence()
-    separate.apply(module(cls), Patches())
+    separate.apply(module(cls), Patches(), untold)
     assert cls("s", [], dispatch="fused", arena=object()).dispatch == "fused"
 
 
 def test_errors_are_the_constructors_own() -> None:
     cls = sequence()
-    separate.apply(module(cls), Patches())
+    separate.apply(module(cls), Patches(), untold)
     with pytest.raises(TypeError, match="nonsense"):
         cls("s", [], dispatch="nonsense")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'runlist'"):
@@ -88,7 +92,7 @@ def test_the_class_before_pull_request_117_asks_for_the_device() -> None:
 
     device, patches = NPU2(), Patches()
     made = module(FusedMLIROperator, NPU2=NPU2)
-    separate.apply(made, patches)
+    separate.apply(made, patches, untold)
     assert not isinstance(device, made.NPU2), "so it takes the chained xclbins"
     patches.undo()
     assert made.NPU2 is NPU2

@@ -6,6 +6,20 @@ from aie.utils.npukernel import NPUKernel
 from ..declare import BUILD
 
 
+class FullELFRun:
+    def __init__(self, name, dispatch):
+        self.name, self._dispatch, self.fed = name, dispatch, None
+
+    def bind_feedback(self, bo):
+        self.fed = bo
+
+    def start(self):
+        self._dispatch()
+
+    def wait(self):
+        pass
+
+
 class FullELFCallable:
     def __init__(self, seq):
         self.op = seq
@@ -18,10 +32,24 @@ class FullELFCallable:
     def get_buffer(self, name):
         return self._buffers[name]
 
-    def __call__(self):
+    def _dispatch(self):
         if self._handle is None:
             self._handle = aie_utils.DefaultNPURuntime.load(self.kernel)
         aie_utils.DefaultNPURuntime.run(self._handle, list(self._buffers.values()))
+
+    def new_run(self):
+        return FullELFRun(self.op.name, self._dispatch)
+
+    def start(self, *runs):
+        for run in runs:
+            run.start()
+
+    def wait(self, *runs):
+        for run in runs:
+            run.wait()
+
+    def __call__(self):
+        self._dispatch()
 
 
 class StepCallable:

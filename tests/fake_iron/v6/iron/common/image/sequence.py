@@ -10,8 +10,20 @@ _MODES = ("fused", "separate", "compare", "reference")
 
 class OperatorSequence:
     def __init__(
-        self, name, runlist, input_args, output_args, buffer_sizes=None, dispatch="auto", arena=None, *args, **kwargs
+        self,
+        name,
+        runlist,
+        input_args,
+        output_args,
+        buffer_sizes=None,
+        dispatch="auto",
+        arena=None,
+        feedback_args=(),
+        coresident=(),
     ):
+        for given, what in ((feedback_args, "feedback arguments"), (coresident, "co-residence")):
+            if given and dispatch not in ("auto", None, "fused", "reference"):
+                raise ValueError(f"{what}: dispatch={dispatch!r} has none")
         if dispatch != "auto" and dispatch not in _MODES:
             raise TypeError(f"dispatch {dispatch!r} is not one of {sorted(_MODES)} or 'auto'")
         if not all(isinstance(op, Operator) for op, *_ in runlist):
