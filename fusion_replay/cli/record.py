@@ -129,8 +129,8 @@ def command(
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Where to record can be
     given by the environment too, FUSION_REPLAY_OUT and _IF_EXISTS, and what a program is recorded with: _SEPARATE,
     _WHOLE_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES,
-    _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _BINARIES, _WEIGHTS_IN,
-    _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
+    _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _REFERENCE_BUDGET, _BINARIES,
+    _WEIGHTS_IN, _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
     """
     typed = take_typed(options)
     if "weights_in" in typed and "no_weights" in typed:

@@ -486,7 +486,7 @@ def test_calls_of_one_operator_alone_have_buffers_of_their_own(tmp_path: Path) -
     op = SPEC.StridedCopy((2, 8), (8, 1), 0, (2, 8), (16, 1), 0, 16, 32)
     path = tmp_path / "r.h5"
     with fr.record(path) as recorder:
-        calls = OperatorCalls(recorder.observer)
+        calls = OperatorCalls(recorder.recording.observer)
         for i in range(2):
             tensors = [XRTTensor((16,), BF16), XRTTensor((32,), BF16)]
             for tensor, value in zip(tensors, (i + 1, 5 * i), strict=True):
