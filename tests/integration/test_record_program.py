@@ -542,7 +542,7 @@ def bare_python(folder: Path) -> tuple[str, str]:
         for part in (home, home.parent / f"{name}.libs"):
             if part.exists():
                 (own / part.name).symlink_to(part)
-    python = sys._base_executable  # type: ignore[attr-defined]
+    python = os.path.realpath(sys.executable)
     probe = "import importlib.util as u; print([u.find_spec(n) is None for n in ('fusion_replay', 'h5py', 'xxhash')])"
     done = run(python, "-c", probe, cwd=folder, PYTHONPATH=str(own))
     if done.stdout.strip() != "[True, True, True]":

@@ -266,7 +266,7 @@ class PackedGEMM(GEMM):
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class _Elementwise(Operator):
+class Elementwise(Operator):
     size: int
     num_aie_columns: int | None = None
     num_channels: int | None = None
@@ -279,14 +279,14 @@ class _Elementwise(Operator):
         return [(n, "out" if n == self.arguments[-1] else "in", (self.size,)) for n in self.arguments]
 
 
-class SiLU(_Elementwise):
+class SiLU(Elementwise):
     limits = Tolerance(rtol=0.08, atol=0.02)  # Xilinx/mlir-aie python/iron/kernels/activation.py, npu2
 
     def compute(self, *inputs: np.ndarray) -> np.ndarray:
         return f32(inputs[0]) / (1 + np.exp(-f32(inputs[0])))
 
 
-class ElementwiseMul(_Elementwise):
+class ElementwiseMul(Elementwise):
     limits = Tolerance(rtol=2.0**-7)
     arguments = ("a", "b", "c")
 
@@ -294,7 +294,7 @@ class ElementwiseMul(_Elementwise):
         return f32(inputs[0]) * f32(inputs[1])
 
 
-class ElementwiseAdd(_Elementwise):
+class ElementwiseAdd(Elementwise):
     arguments = ("a", "b", "c")
 
     def compute(self, *inputs: np.ndarray) -> np.ndarray:

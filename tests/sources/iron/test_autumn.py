@@ -187,10 +187,9 @@ def test_a_step_with_folds_is_spelled_as_it_was_written(tmp_path: Path) -> None:
 def test_the_tile_enters_where_the_link_says(tmp_path: Path, at: int) -> None:
     """AXPY is not symmetric: s * x + y."""
 
-    class AXPY(autumn._Elementwise):
+    class AXPY(autumn.Elementwise):
         __module__ = "iron.operators.axpy"
         arguments = ("x", "y", "z")
-        _auto_fields = autumn._Elementwise._auto_fields
 
         def compute(self, *inputs: np.ndarray) -> np.ndarray:
             return 3 * f32(inputs[0]) + f32(inputs[1])
