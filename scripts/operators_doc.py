@@ -31,7 +31,7 @@ A *flavour* says whose rounding a reference follows: `pr117` (amd/IRON pull requ
 no form of its own, the nearest that exists answers and the result says which. All compute in float64 and round where
 IRON's form rounds. *Forms* in the table counts the different functions behind the four names.
 
-Limits are those of rule `auto`: an element passes if it is equal, within the given bf16 ULPs, closer than
+Limits are those of rule `tolerance`: an element passes if it is equal, within the given bf16 ULPs, closer than
 max(atol, rtol (|a| + |b|)), or off by at most the given share of the largest expected value. Where a limit depends on
 parameters, the table shows it for the defaults.
 

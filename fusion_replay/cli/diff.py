@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 @click.command("diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
+@click.option(
+    "--rule",
+    metavar="NAME",
+    default="auto",
+    help="auto, bound, tolerance, iron-compare, iron-test, aie-verify or strict.",
+)
 @click.option("--reference", metavar="NAME", default="auto", help="A flavour; auto: the one each recording names.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")

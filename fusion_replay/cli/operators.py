@@ -148,7 +148,7 @@ def _details(spec: OperatorSpec) -> str:
     if spec.values:
         lines.append(f"runtime values: {', '.join(spec.values)}")
     lines.append(f"devices: {', '.join(spec.devices)}")
-    lines.append("tolerance of rule auto")
+    lines.append("tolerance")
     lines.append(table([[device, str(t), t.source] for device, t in _tolerances(spec)]))
     lines.append("reference flavours, those of one form together")
     lines.append(table([[", ".join(names), _answered_by(form, names)] for form, names in spec.forms()]))

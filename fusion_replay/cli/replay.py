@@ -15,6 +15,7 @@ from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
+    from fusion_replay.replaying.models import KernelModel
     from fusion_replay.replaying.replay_report import ReplayReport
 
 
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
     default="auto",
     help="A flavour; auto: the recording's; installed: IRON's own; stored: kept by record --with-reference.",
 )
-@click.option("--rule", metavar="NAME", default="auto", help="auto, iron-compare, iron-test, aie-verify or strict.")
+@click.option(
+    "--rule",
+    metavar="NAME",
+    default="auto",
+    help="auto, bound, tolerance, iron-compare, iron-test, aie-verify or strict.",
+)
 @click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
 @click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--attribute", is_flag=True, help="What each step introduced and inherited, and its share of the final error."
 )
+@click.option("--models", is_flag=True, help="Which device model each kernel's steps fit, and which steps leave it.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option(
     "--workers",
@@ -65,6 +72,7 @@ def command(
     file: str,
     every: bool,
     attribute: bool,
+    models: bool,
     as_json: bool,
     weights: str | None,
     steps: tuple[str, ...],
@@ -105,14 +113,21 @@ def command(
         selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
         found = () if selected else findings(snapshot)  # they are about the whole recording
         why = explain_first(snapshot, report)
+        fits: tuple[KernelModel, ...] = ()
+        if models:
+            from fusion_replay.replaying.models import kernel_models
+            from fusion_replay.replaying.replayer import select
+
+            names = (options[name] for name in ("op", "buffer", "invocation"))
+            fits = kernel_models(select(snapshot, steps or None, *names))
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
-        out.records([*records, *(f.record() for f in found), *explained, summary])
+        out.records([*records, *(f.record() for f in found), *(m.record() for m in fits), *explained, summary])
     else:
-        from fusion_replay.report.terminal import besides, layout
+        from fusion_replay.report.terminal import besides, fitted, layout
 
-        told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches)
+        told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches), fitted(fits)
         out.say("\n".join(text for text in told if text))
     status = exit_status(report, found)
     out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
@@ -141,6 +156,8 @@ def _next(file: str, report: ReplayReport, found: tuple[Finding, ...], asked: tu
         return command_line("show", file, address)
     if report.unfinished:
         return command_line("show", file, report.unfinished[-1].address)
+    if report.outside:
+        return command_line("show", file, report.outside[0].address)
     unknown = [s.op for s in report.missing if s.kind == "unknown_operator"]
     if unknown:
         return _describe(unknown[0], file)

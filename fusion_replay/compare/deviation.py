@@ -5,7 +5,8 @@ Two families of figures stand side by side:
 
 * IRON's (``max_abs mean_abs max_rel ref_max mismatch``) are computed elementwise in float32 with NaN and Inf treated as
   torch treats them, so that they equal those of IRON's compare mode (amd/IRON ``iron/common/sequence.py``).
-* All others are float64 over the pairs that are finite on both sides; pairs that are not are counted.
+* All others are float64 over the pairs that are finite on both sides, ``n_finite`` of them. Where NaN or Inf stands
+  against anything but itself, ``rel_l2`` is inf and ``cosine`` NaN: the finite rest is not the tensor.
 
 Sums run in a fixed order made of elementwise additions only: element ``i`` of a block goes to lane ``i % 128``, a lane
 adds its elements one after the other, and :func:`math.fsum` joins the lanes. numpy's own ``sum`` and BLAS choose their
@@ -57,8 +58,11 @@ class Stats:
             element. None for an empty tensor. ``worst_actual`` and ``worst_expected`` are the values there.
         ulp_max, ulp_mean, ulp_signed_mean: bf16 ULPs; signed is actual minus expected (floor rounding shows as -0.5).
         ulp_histogram: finite pairs by ULP distance, one count per entry of :data:`ULP_BUCKETS`.
-        rel_l2: ``|a - e| / |e|`` in the Euclidean norm; inf where only the denominator is zero.
-        cosine: of actual and expected as vectors; 1 where both are zero, 0 where one is.
+        n_finite: pairs that are finite on both sides; the figures from ``ulp_max`` on are over these.
+        rel_l2: ``|a - e| / |e|`` in the Euclidean norm; inf where only the denominator is zero or non-finite values
+            disagree, NaN where no pair is finite.
+        cosine: of actual and expected as vectors; 1 where both are zero, 0 where one is; NaN where non-finite values
+            disagree or no pair is finite.
         nan_actual, nan_expected, inf_actual, inf_expected: counts.
         bit_equal: same bits everywhere (for different dtypes: the same values, signs of zeros included).
         min_rtol, min_atol: smallest ``rtol`` (with atol 0) and ``atol`` (with rtol 0) that pass the ``strict`` rule;
@@ -80,6 +84,7 @@ class Stats:
     ulp_mean: float
     ulp_signed_mean: float
     ulp_histogram: tuple[int, ...]
+    n_finite: int
     rel_l2: float
     cosine: float
     nan_actual: int
@@ -106,6 +111,7 @@ class Measured:
     n_disagree: int
     actual_all_zero: bool
     first_failing: tuple[tuple[int, ...], float, float] | None = None
+    shape: tuple[int, ...] = ()
 
 
 Failing = Callable[[Block], Mask]
@@ -117,7 +123,7 @@ def measure(actual: npt.NDArray[Any], expected: npt.NDArray[Any], failing: Faili
     if same:
         ref_max = _largest_if_finite(expected)
         if ref_max is not None:
-            return Measured(_no_deviation(expected, ref_max), 0, ref_max == 0)
+            return Measured(_no_deviation(expected, ref_max), 0, ref_max == 0, shape=actual.shape)
     tally = _Tally()
     view = Blocks(actual, expected)
     with np.errstate(all="ignore"):  # NaN, Inf and overflow are figures here
@@ -175,6 +181,7 @@ def _no_deviation(x: npt.NDArray[Any], ref_max: np.float32) -> Stats:
         ulp_mean=0.0,
         ulp_signed_mean=0.0,
         ulp_histogram=(x.size, *[0] * (len(ULP_BUCKETS) - 1)),
+        n_finite=x.size,
         rel_l2=0.0,
         cosine=1.0,
         nan_actual=0,
@@ -270,6 +277,12 @@ class _Tally:
         above = [self.n_finite, *self.n_above, 0]
         at = _index(self.worst_at, actual.shape)
         first = _index(self.first_failing, actual.shape)
+        rel_l2, cosine = math.inf, math.nan
+        if n and not self.n_finite:
+            rel_l2 = math.inf if self.n_disagree else math.nan
+        elif not self.n_disagree:
+            rel_l2 = _ratio(math.sqrt(total[_SQUARE]), math.sqrt(total[_EXPECTED]))
+            cosine = _cosine(total[_ACTUAL], total[_EXPECTED], total[_CROSS])
         stats = Stats(
             max_abs=max_abs,
             mean_abs=_iron_mean(total[_ABS], max_abs, n),
@@ -286,8 +299,9 @@ class _Tally:
             ulp_mean=self.ulp_sum / self.n_finite if self.n_finite else 0.0,
             ulp_signed_mean=self.ulp_signed / self.n_finite if self.n_finite else 0.0,
             ulp_histogram=tuple(low - high for low, high in itertools.pairwise(above)),
-            rel_l2=_ratio(math.sqrt(total[_SQUARE]), math.sqrt(total[_EXPECTED])),
-            cosine=_cosine(total[_ACTUAL], total[_EXPECTED], total[_CROSS]),
+            n_finite=self.n_finite,
+            rel_l2=rel_l2,
+            cosine=cosine,
             nan_actual=nan_actual,
             nan_expected=nan_expected,
             inf_actual=inf_actual,
@@ -297,7 +311,7 @@ class _Tally:
             min_atol=max(self.worst, 0.0),
         )
         failing = None if first is None else (first, _scalar(actual[first]), _scalar(expected[first]))
-        return Measured(stats, self.n_disagree, not self.any_actual, failing)
+        return Measured(stats, self.n_disagree, not self.any_actual, failing, actual.shape)
 
 
 def _smallest_rtol(block: Block, floor: float) -> float:

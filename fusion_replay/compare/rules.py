@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five rules: which elements of a block fail, and whether the tensor passes.
+"""The rules: which elements of a block fail, and whether the tensor passes.
 
-``auto``          ours: the element rule of ``iron-test`` with the operator's tolerance; non-finite values must agree;
+``tolerance``     ours: the element rule of ``iron-test`` with the operator's tolerance; non-finite values must agree;
                   an output that is all zero against a non-zero reference, or was never written, fails
+``bound``         ours: each element inside the bound that follows from the step's inputs and the kernel's arithmetic
+                  (:mod:`fusion_replay.compare.numerics`); as ``tolerance`` where no bound is known
+``auto``          ours: ``bound`` where nothing in the bound is assumed and on the software NPU, else ``tolerance``
 ``iron-compare``  IRON's compare mode, V1 to V4 (amd/IRON ``iron/common/sequence.py``): the whole tensor mismatches
                   where ``max_abs > atol and max_rel > rtol``; a NaN makes neither true and so passes
 ``iron-test``     IRON's test harness (amd/IRON ``iron/common/test_utils.py``): an element passes if it is equal or
@@ -26,7 +29,10 @@ from fusion_replay.compare.deviation import IRON_ABS_TOL, IRON_REL_TOL, Measured
 from fusion_replay.compare.tolerance import Tolerance, exact, relative
 from fusion_replay.errors import UsageError
 
-RULES: tuple[str, ...] = ("auto", "iron-compare", "iron-test", "aie-verify", "strict")
+OURS = ("auto", "bound", "tolerance")
+"""Rules with an operator's own limits. Two arrays alone have no bound: there all three are ``tolerance``."""
+
+RULES: tuple[str, ...] = (*OURS, "iron-compare", "iron-test", "aie-verify", "strict")
 
 _F32_MAX = float(np.finfo(np.float32).max)
 _F32_TINY = float(np.finfo(np.float32).tiny)
@@ -168,7 +174,7 @@ def _default(rule: str, *dtypes: np.dtype[np.generic]) -> Tolerance:
 
 
 def _default_of(rule: str, dtype: np.dtype[np.generic]) -> Tolerance:
-    table = _DEFAULTS[rule]
+    table = _DEFAULTS["auto" if rule in OURS else rule]
     kind = "integer" if dtype.kind in "iub" else "float"
     return table.get(str(dtype)) or table.get(kind) or exact()
 

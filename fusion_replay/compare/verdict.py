@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare two arrays: statistics, one of five rules, a verdict that says in words what is wrong."""
+"""Compare two arrays: statistics, a rule, a verdict that says in words what is wrong and which limit decided."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measure
-from fusion_replay.compare.rules import RULES, Rule, rule_for
+from fusion_replay.compare.rules import OURS, RULES, Rule, rule_for
 from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.compare.within import Within
 from fusion_replay.errors import MismatchError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.model.arrays import from_torch, native
@@ -28,7 +29,9 @@ class Verdict:
         stats: the deviation.
         n_failing: elements that break the rule (a share of them may be allowed to).
         detail: one line for a person: what is wrong and where, or how close it is.
-        tolerance: the limits in force.
+        tolerance: the hand-set limits in force.
+        within: the output against its bound, where one could be computed; it decided where it says so.
+        unbound: why there is no bound, where the rule asked for one; else empty.
     """
 
     ok: bool
@@ -37,15 +40,39 @@ class Verdict:
     n_failing: int
     detail: str
     tolerance: Tolerance
+    within: Within | None = None
+    unbound: str = ""
 
     def __bool__(self) -> bool:
         return self.ok
 
+    @property
+    def decided_by(self) -> str:
+        """Which limit decided: "bound" or "tolerance"."""
+        return "bound" if self.within is not None and self.within.decides else "tolerance"
+
+    @property
+    def outside(self) -> bool:
+        """It matches by its tolerance, and its bound says that no honest device gives this."""
+        return self.ok and self.within is not None and self.within.n_outside > 0
+
     def to_dict(self) -> dict[str, Any]:
-        return serialise.pick(self, "ok", "rule", "tolerance", "n_failing", "detail", "stats")
+        limits = {
+            **serialise.pick(self, "ok", "rule", "decided_by", "tolerance"),
+            "bound": serialise.json_data(self.within),
+        }
+        return limits | serialise.pick(self, "unbound", "n_failing", "detail", "stats")
 
     def __str__(self) -> str:
-        return f"{'match' if self.ok else 'MISMATCH'} ({self.rule}: {self.tolerance}): {self.detail}"
+        return f"{'match' if self.ok else 'MISMATCH'} ({self.limits}): {self.detail}"
+
+    @property
+    def limits(self) -> str:
+        """``auto: rtol 0.04 atol 1e-06``, or ``auto, by the bound: accepts 3 bf16 values; ...``."""
+        if self.within is not None and self.within.decides:
+            return f"{self.rule}, by the bound: {self.within}"
+        beside = "" if self.within is None else f"; bound: {self.within}"
+        return f"{self.rule}: {self.tolerance}{beside}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +105,7 @@ def compare(
     tolerance: Tolerance | None = None,
     unchanged: bool | None = None,
     exact_bits: bool = False,
+    within: Within | None = None,
 ) -> Verdict:
     """Judge ``actual`` against ``expected``.
 
@@ -87,9 +115,10 @@ def compare(
         rule: one of :data:`RULES`; their formulas stand in :mod:`fusion_replay.compare.rules`.
         rtol, atol: limits in the rule's formula; one given alone leaves the other at the rule's default.
         tolerance: limits as data, instead of rtol and atol.
-        unchanged: rule ``auto`` only: the output kept its old contents bit for bit, so unless they happen to equal
-            ``expected`` bit for bit nothing was written, and that fails.
-        exact_bits: rule ``auto`` only: any difference in bits fails (operators that only move data).
+        unchanged: rules of :data:`OURS` only: the output kept its old contents bit for bit, so unless they happen to
+            equal ``expected`` bit for bit nothing was written, and that fails.
+        exact_bits: likewise: any difference in bits fails (operators that only move data).
+        within: likewise: ``actual`` against the bound of the step it comes from; decides where it says so.
 
     Raises:
         UsageError: shapes differ, a dtype is not numeric, or the rule and its limits don't fit.
@@ -98,9 +127,17 @@ def compare(
     chosen = rule_for(rule, a, e, rtol=rtol, atol=atol, tolerance=tolerance)
     measured = measure(a, e, chosen.failing)
     pattern = _pattern(rule, measured, unchanged, exact_bits)
-    ok = pattern is None and chosen.passes(measured)
-    detail = _detail(chosen, measured, ok, pattern)
-    return Verdict(ok, rule, measured.stats, measured.stats.n_failing, detail, chosen.tolerance)
+    if within is not None and within.decides:
+        kept = bool(unchanged) and pattern is not None  # never written: that its old contents would do says nothing
+        ok = not (within.n_outside or kept)
+        share = within.n_outside / measured.stats.n if measured.stats.n else 0.0
+        stats = replace(measured.stats, n_failing=within.n_outside, share_failing=share)
+        measured = replace(measured, stats=stats)
+        pattern = None if ok else pattern
+    else:
+        ok = pattern is None and chosen.passes(measured)
+    detail = _detail(chosen, measured, ok, pattern, within)
+    return Verdict(ok, rule, measured.stats, measured.stats.n_failing, detail, chosen.tolerance, within)
 
 
 def assert_close(
@@ -166,19 +203,20 @@ def _pair(actual: Any, expected: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any
 def _pattern(rule: str, m: Measured, unchanged: bool | None, exact_bits: bool) -> str | None:
     """What fails a tensor beyond its elements' limits."""
     s = m.stats
-    if rule not in ("auto", "strict") or s.bit_equal:
+    ours = rule in OURS
+    if not (ours or rule == "strict") or s.bit_equal:
         return None
-    kept = rule == "auto" and bool(unchanged) and (s.min_atol != 0 or m.n_disagree > 0)
+    kept = ours and bool(unchanged) and (s.min_atol != 0 or m.n_disagree > 0)
     if m.actual_all_zero and s.ref_max != 0:
         return "all zero, expected is not" + (" (as it was before: zeros or nothing was written)" if kept else "")
     if kept:
         return "never written: the output kept its old contents bit for bit"
-    if rule == "auto" and exact_bits:
+    if ours and exact_bits:
         return "bits differ, and this operator only moves data"
     return None
 
 
-def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None) -> str:
+def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None, within: Within | None = None) -> str:
     s = m.stats
     if s.n == 0:
         return "no elements"
@@ -190,6 +228,8 @@ def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None) -> str:
     if rule.name == "iron-compare":
         parts.append(f"max_abs {s.max_abs:.4g} (limit {rule.tolerance.atol:g}), ")
         parts[-1] += f"max_rel {s.max_rel:.4g} (limit {rule.tolerance.rtol:g})"
+    elif within is not None and within.n_outside:
+        parts.append(_outside(within, m))
     elif s.n_failing:
         allowed = f", {rule.tolerance.error_rate:.1%} may" if rule.tolerance.error_rate else ""
         share = f"{s.share_failing:.2%}" if s.share_failing >= 1e-4 else f"{s.share_failing:.1e}"
@@ -199,6 +239,17 @@ def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None) -> str:
     where = f"at {_index(s.worst_index)} actual {s.worst_actual:.6g}, expected {s.worst_expected:.6g}"
     parts.append(f"largest deviation {s.min_atol:.4g} {where}")
     return "; ".join(parts)
+
+
+def _outside(within: Within, m: Measured) -> str:
+    n, share = m.stats.n, within.n_outside / m.stats.n
+    text = f"{share:.2%}" if share >= 1e-4 else f"{share:.1e}"
+    assert within.first is not None
+    at, value, low, high = within.first
+    index = tuple(int(i) for i in np.unravel_index(at, m.shape))
+    due = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+    where = f"first at {_index(index)} actual {value:.6g}, an honest device gives {due}"
+    return f"{within.n_outside:,} of {n:,} elements outside the bound ({text}), {where}"
 
 
 def _non_finite(s: Stats, n: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fusion_replay import refs
+from fusion_replay.compare.rules import OURS
 from fusion_replay.compare.tolerance import Tolerance, exact
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
@@ -109,7 +110,7 @@ class Pairwise:
 
     def _limits(self, step: Step) -> tuple[Tolerance | None, bool]:
         spec = refs.spec_of(step.op)
-        if spec is None or self.plan.rule != "auto":
+        if spec is None or self.plan.rule not in OURS:
             return None, False
         return own_tolerance(step, spec), spec.exact_bits
 

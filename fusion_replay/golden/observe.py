@@ -36,14 +36,14 @@ class Observation:
 
 
 def observe(snapshot: Snapshot, tolerances: Mapping[str, Tolerance] | None = None) -> Observation:
-    """Judge every step by rule ``auto`` on its recorded inputs.
+    """Judge every step by rule ``tolerance`` (limits are part of a golden) on its recorded inputs.
 
     Args:
         snapshot: the recording.
         tolerances: limits that replace an operator's own, by address or operator type.
     """
     known: set[str | None] = set()
-    plan, history = Plan(tolerances=tolerances or {}), WriteHistory(snapshot)
+    plan, history = Plan("tolerance", tolerances=tolerances or {}), WriteHistory(snapshot)
     steps: list[GoldenStep] = []
     skips: list[Skip] = []
     for step in snapshot.steps():

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fusion_replay.compare.numerics.stages import Numerics
 from fusion_replay.compare.tolerance import Tolerance, bf16_ulps
 from fusion_replay.errors import MissingError, UnknownOperatorError, UsageError
 from fusion_replay.model.bf16 import Array, round_bf16
@@ -87,6 +88,7 @@ class OperatorSpec:
         devices: generations that IRON has a design for.
         float32: flavours whose results stay float32 although the operator stores bf16 (IRON's own do).
         tiling: parameters -> how the first output is spread over columns and tiles, None where they do not divide.
+        numerics: the kernel's arithmetic, from which bounds and causes are computed; None: the tolerance alone decides.
         runlist: of a composite, parameters -> its steps as (operator type, parameters, buffer names); a composite is no
             runlist entry of IRON's.
         elementwise: an element of the result depends on the elements at its own place alone; its one size is ``size``.
@@ -118,6 +120,7 @@ class OperatorSpec:
     elementwise: bool = False
     prepared: str | None = None
     neutral: tuple[str, ...] = ()
+    numerics: Numerics | None = None
 
     def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:
         """Parameters as attributes: known ones checked and defaulted, unknown ones ignored (IRON adds fields).

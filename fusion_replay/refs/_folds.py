@@ -107,6 +107,7 @@ def composed(
         float32=(),
         iron_fails=None,
         elementwise=False,
+        numerics=None,  # the arithmetic of a fold is not stated
         tolerance={device: _limits(spec, params, folds, device) for device in ("npu1", "npu2", "*")},
     )
 

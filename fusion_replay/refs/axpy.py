@@ -8,6 +8,9 @@ the sum is rounded to odd so that the one rounding to bf16 is the correct one.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.model.bf16 import Array, round_bf16
 from fusion_replay.operators import Call, OperatorSpec, Param
@@ -26,6 +29,15 @@ def _twice(call: Call, a: Array, b: Array) -> Array:
 
 def _once(call: Call, a: Array, b: Array) -> Array:
     return add_to_odd(call.xp, _product(call, a), b)
+
+
+def _stages(params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    """The core narrows the float32 scalar itself, so under floor it is cut (Xilinx/mlir-aie pull request 3599)."""
+    return (
+        Stage("scalar", "same", (params.scalar_factor,), BF16),
+        Stage("product", "mul", ("x", "scalar")),
+        Stage("z", "add", ("product", "y"), BF16),
+    )
 
 
 SPEC = OperatorSpec(
@@ -47,6 +59,7 @@ SPEC = OperatorSpec(
         )
     },
     tiling=streamed,
+    numerics=Numerics(_stages, "amd/IRON aie_kernels/generic/axpy.cc"),
     source="amd/IRON iron/operators/axpy.py (1685a4e7), iron/operators/axpy/",
     no_reference=("pr117",),
     defects=(

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import exact
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, round_bf16
@@ -38,6 +39,13 @@ def _clamp(call: Call, a: Array) -> Array:
     return xp.where(a < low, low, xp.where(a > high, high, a))
 
 
+def _stages(params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    low, high = bounds(params)
+    return Stage("raised", "select", ("x", low), BF16, how="max"), Stage(
+        "y", "select", ("raised", high), BF16, how="min"
+    )
+
+
 SPEC = OperatorSpec(
     type="Clamp",
     summary="C = min(max(A, low), high)",
@@ -52,5 +60,6 @@ SPEC = OperatorSpec(
     flavours={"iron-2026-09": _clamp, "exact": _clamp},
     tolerance={"*": exact().from_source("amd/IRON iron/operators/clamp.py: min and max are exact in bf16")},
     tiling=streamed,
+    numerics=Numerics(_stages, "amd/IRON iron/operators/clamp.py", unary=True),
     source="amd/IRON iron/operators/clamp.py (5158403e)",
 )

@@ -8,8 +8,14 @@ before row 0, as in IRON's form.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
@@ -41,6 +47,19 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.rows * p.channels, p.num_aie_columns, tile=p.channels, source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    x = inputs[0].view(np.uint16).reshape(p.rows, p.channels)
+    padded = np.concatenate((np.zeros((TAPS - 1, p.channels), np.uint16), x))
+    taps = inputs[1].view(np.uint16).reshape(1, TAPS, p.channels).swapaxes(1, 2)
+    return {"window": np.lib.stride_tricks.sliding_window_view(padded, TAPS, axis=0), "taps": taps}
+
+
+def _stages(_params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    return Stage("products", "mul", ("window", "taps")), Stage("y", "sum", ("products",), BF16, how=1)
+
+
 SPEC = OperatorSpec(
     type="DepthwiseConv1d",
     summary="y[t] = sum over j of weight[j] x[t + j - 4], per channel",
@@ -58,5 +77,6 @@ SPEC = OperatorSpec(
         )
     },
     tiling=_tiling,
+    numerics=Numerics(_stages, "Xilinx/mlir-aie aie_kernels/conv/dwconv1d_channels_last.cc", _arrange),
     source="amd/IRON iron/operators/depthwise_conv1d.py (073bacfb)",
 )

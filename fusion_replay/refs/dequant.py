@@ -11,9 +11,14 @@ device's bf16 against float32); ``exact`` is that product rounded once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, bits_to_float32, is_torch
@@ -75,6 +80,21 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.size, p.num_aie_columns, channels=p.num_channels, tile=min(tile, 16384), source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    tiles, groups, nbytes = geometry(p)
+    packed = inputs[0].reshape(tiles, nbytes)
+    split = nbytes - 2 * groups
+    weights = np.stack((packed[:, :split] & 15, packed[:, :split] >> 4), axis=-1).astype(np.float32)
+    scales = np.ascontiguousarray(packed[:, split:]).view(np.dtype("<u2")).astype(np.uint16)
+    return {"weight": weights.reshape(tiles * groups, p.group_size), "scale": scales.reshape(-1, 1)}
+
+
+def _stages(_params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    return (Stage("y", "mul", ("weight", "scale"), BF16),)
+
+
 SPEC = OperatorSpec(
     type="Dequant",
     summary="C = 4-bit integers of A times their group's bf16 scale",
@@ -96,6 +116,7 @@ SPEC = OperatorSpec(
     raw=True,
     float32=("pr117", "iron-2026-08", "iron-2026-09"),
     tiling=_tiling,
+    numerics=Numerics(_stages, "Xilinx/mlir-aie aie_kernels/datamovement/expand.cc", _arrange),
     source="amd/IRON iron/operators/dequant.py (1a475cbe), iron/operators/dequant/reference.py (2df6d082)",
     no_reference=("pr117",),
     defects=(

@@ -8,14 +8,21 @@ rounds both products and the activation to bf16; so does the kernel. ``exact`` r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.products import Dot
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage, sets_conv_even
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, wide
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
+from fusion_replay.refs import _kernels
 from fusion_replay.refs.arithmetic.activation import silu
 from fusion_replay.refs.arithmetic.products import matvec
 
@@ -64,6 +71,31 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.M, p.num_aie_columns, tile=p.tile_size_output or p.tile_size_input, source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    return {"a": inputs[0].reshape(1, 2 * p.M, p.K), "b": inputs[1].reshape(1, p.K)}
+
+
+def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    shape = (-1, 2, block_rows(p))
+    return (
+        Stage("both", "matvec", ("a", "b"), BF16, how=Dot(64)),
+        Stage("left", "part", ("both",), BF16, how=(shape, 1, 0)),
+        Stage("right", "part", ("both",), BF16, how=(shape, 1, 1)),
+        Stage("gate", "through", ("left",), BF16, how=_kernels.silu(device)),
+        Stage("y", "mul", ("gate", "right"), BF16),
+    )
+
+
+_NUMERICS = Numerics(
+    _stages,
+    "amd/IRON aie_kernels/aie2/dual_gemv_silu_mul.cc, aie2p/dual_gemv_silu_mul.cc",
+    _arrange,
+    sets=sets_conv_even,
+)
+
+
 SPEC = OperatorSpec(
     type="DualGEMVSiLUMul",
     summary="C = silu(A1 B) * (A2 B), A1 and A2 interleaved in A",
@@ -84,5 +116,6 @@ SPEC = OperatorSpec(
     },
     raw=True,
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/dual_gemv_silu_mul (24d4d055, 116b2477)",
 )

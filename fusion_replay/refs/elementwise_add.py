@@ -12,6 +12,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
+from fusion_replay.refs._kernels import elementwise
 
 
 def _add(call: Call, a: Array, b: Array) -> Array:
@@ -28,5 +29,6 @@ SPEC = OperatorSpec(
     flavours=every(_add),
     tolerance={"*": ONE_ULP},
     tiling=streamed,
+    numerics=elementwise("add", "amd/IRON aie_kernels/generic/add.cc"),
     source="amd/IRON iron/operators/elementwise_add",
 )

@@ -11,6 +11,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import BINARY_PARAMS, ONE_ULP, binary_args
+from fusion_replay.refs._kernels import elementwise
 
 
 def _mul(call: Call, a: Array, b: Array) -> Array:
@@ -27,5 +28,6 @@ SPEC = OperatorSpec(
     flavours=every(_mul),
     tolerance={"*": ONE_ULP},
     tiling=streamed,
+    numerics=elementwise("mul", "amd/IRON aie_kernels/generic/mul.cc"),
     source="amd/IRON iron/operators/elementwise_mul",
 )

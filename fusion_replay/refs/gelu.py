@@ -11,6 +11,7 @@ from fusion_replay.compare.tolerance import relative
 from fusion_replay.operators import OperatorSpec, iron, pointwise
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import ACTIVATIONS, CHANNELLED_PARAMS, table_limit, unary_args
+from fusion_replay.refs._kernels import GELU
 from fusion_replay.refs.arithmetic.activation import gelu_tanh, gelu_tanh_exact
 
 SPEC = OperatorSpec(
@@ -26,6 +27,7 @@ SPEC = OperatorSpec(
         "*": table_limit(0.02, ", floor as npu2"),
     },
     tiling=streamed,
+    numerics=GELU,
     source="amd/IRON iron/operators/gelu",
     no_reference=("pr117",),
     defects=(

@@ -10,9 +10,14 @@ bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.products import Tiles
+from fusion_replay.compare.numerics.stages import BF16, CONV_EVEN, FLOOR, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
@@ -21,6 +26,7 @@ from fusion_replay.operators import Call, OperatorSpec, Param, Runlist, iron
 from fusion_replay.operators.tiling import CORE_ROWS, Tiling, grid
 from fusion_replay.refs._dtypes import dtype_name
 from fusion_replay.refs._epilogue import check_epilogue, finisher
+from fusion_replay.refs._kernels import gelu
 from fusion_replay.refs.arithmetic.products import matmul
 
 
@@ -102,6 +108,52 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return grid(p.M * p.N, axes, "amd/IRON iron/operators/gemm/design.py, C_tile")
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    b = inputs[1].reshape(p.N, p.K) if p.b_col_maj else inputs[1].reshape(p.K, p.N).T
+    return {"a": inputs[0].reshape(p.M, p.K), "b": b}
+
+
+def _place(p: SimpleNamespace, results: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return results[0].T if p.c_col_maj else results[0]
+
+
+def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    """npu1 has the native bfloat16 product alone; the epilogue works on the stored tile."""
+    emulated = device != "npu1" and p.emulate_bf16_mmul_with_bfp16
+    unknown = [n for n in ("dtype_in", "dtype_out") if dtype_name("GEMM", getattr(p, n)) != "bfloat16"]
+    unknown += ["use_scalar"] if p.use_scalar else []
+    if unknown or p.tile_k < 1 or (emulated and (p.K % 8 or p.tile_k % 8)):
+        what = ", ".join(f"{n}={getattr(p, n)!r}" for n in unknown or ("K", "tile_k"))
+        raise UsageError(f"GEMM: {what}: the kernel's arithmetic is known for bfloat16 tiles of eights")
+    product = Stage("c", "matmul", ("a", "b"), BF16, how=Tiles(p.tile_k, not p.prio_accuracy, emulated))
+    if p.epilogue == "none":
+        return (product,)
+    return product, Stage("y", "through", ("c",), BF16, how=gelu(device))
+
+
+def _sets(p: SimpleNamespace, device: str) -> str | None:
+    """npu1 puts the old mode back; npu2 leaves what it set."""
+    if p.round_conv_even:
+        return CONV_EVEN
+    return FLOOR if device == "npu2" else None
+
+
+_NUMERICS = Numerics(
+    _stages,
+    "amd/IRON aie_kernels/aie2/mm.cc, aie2p/mm.cc, iron/operators/gemm",
+    _arrange,
+    place=_place,
+    sets=_sets,
+    candidates={
+        "emulate_bf16_mmul_with_bfp16": (True, False),
+        "tile_k": (16, 32, 64, 128, 256),
+        "prio_accuracy": (True, False),
+    },
+)
+
+
 SPEC = OperatorSpec(
     type="GEMM",
     summary="C = A B",
@@ -132,6 +184,7 @@ SPEC = OperatorSpec(
     raw=True,
     runlist=_partitioned,
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/gemm",
     defects=(
         "July and August 2026 call torch's bf16 product, whose last bit depends on the torch build: in up to one "

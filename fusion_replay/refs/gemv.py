@@ -8,8 +8,14 @@ float32. With ``epilogue="gelu"`` IRON's forms round the product before the acti
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.products import Dot
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array, wide
@@ -17,6 +23,7 @@ from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import Tiling, runs
 from fusion_replay.refs._epilogue import check_epilogue, finisher
+from fusion_replay.refs._kernels import gelu
 from fusion_replay.refs.arithmetic.products import matvec
 
 
@@ -75,6 +82,24 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.num_batches * p.M, p.num_aie_columns, tile=tile, batches=p.num_batches, source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    return {"a": inputs[0].reshape(-1, p.M, p.K), "b": inputs[1].reshape(-1, p.K)}
+
+
+def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    """The widest vector up to ``kernel_vector_size`` that divides K; the epilogue works on the stored tile."""
+    lanes = next((w for w in (64, 32, 16) if w <= p.kernel_vector_size and p.K % w == 0), 1)
+    product = Stage("product", "matvec", ("a", "b"), BF16, how=Dot(lanes, p.repeat))
+    if p.epilogue == "none":
+        return (product,)
+    return product, Stage("y", "through", ("product",), BF16, how=gelu(device))
+
+
+_NUMERICS = Numerics(_stages, "amd/IRON aie_kernels/generic/mv.cc", _arrange)
+
+
 SPEC = OperatorSpec(
     type="GEMV",
     summary="C = A B, per batch",
@@ -97,6 +122,7 @@ SPEC = OperatorSpec(
     tolerance={"*": _tolerance},
     raw=True,
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/gemv",
     iron_fails=_iron_fails,
     defects=(

@@ -8,9 +8,14 @@ of two bf16 values is exact there). ``exact`` sums in float64 and rounds once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.products import Dot
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage, sets_conv_even
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
@@ -74,6 +79,21 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     )
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    cache = inputs[0].reshape(p.groups, p.seq_len, p.head_dim).swapaxes(1, 2)
+    return {"cache": cache, "weights": inputs[1].reshape(-1, p.seq_len)}
+
+
+def _stages(p: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    how = Dot(lanes(p.seq_len), p.heads_per_group)
+    return (Stage("ctx", "matvec", ("cache", "weights"), BF16, how=how),)
+
+
+_NUMERICS = Numerics(_stages, "amd/IRON iron/operators/gqa_context.py", _arrange, sets=sets_conv_even)
+
+
 SPEC = OperatorSpec(
     type="GQAContext",
     summary="ctx = weights cache, per group of heads",
@@ -93,5 +113,6 @@ SPEC = OperatorSpec(
         )
     },
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/gqa_context.py (507a54ff)",
 )

@@ -7,13 +7,20 @@ torch's layer_norm (float32 inside) and the numpy form round once, so one form s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage, sets_conv_even
 from fusion_replay.compare.tolerance import relative
+from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import streamed
+from fusion_replay.refs._kernels import rsqrt
 from fusion_replay.refs.rms_norm import rows_of
 
 _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (Xilinx/mlir-aie layer_norm.cc)
@@ -31,6 +38,40 @@ def _layer_norm(call: Call, a: Array) -> Array:
     return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + _EPSILON)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    return {"x": inputs[0].reshape(rows_of("LayerNorm", p))}
+
+
+def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    """The sum is kept in bfloat16 lanes and the variance is a difference: rows with a large mean come out wrong."""
+    lanes, count = 16 if device == "npu1" else 32, float(p.tile_size)
+    if p.tile_size % lanes:
+        raise UsageError(
+            f"LayerNorm: tile_size {p.tile_size}: the kernel's arithmetic is known for multiples of {lanes}"
+        )
+    return (
+        Stage("sum", "lossy_sum", ("x",), how=lanes),
+        Stage("mean", "div", ("sum", count)),
+        Stage("squares", "mul", ("x", "x")),
+        Stage("total", "sum", ("squares",), how=lanes),
+        Stage("mean square", "div", ("total", count)),
+        Stage("squared mean", "mul", ("mean", "mean")),
+        Stage("variance", "sub", ("mean square", "squared mean")),
+        Stage("shifted", "add", ("variance", _EPSILON)),
+        rsqrt("scale", "shifted", device, BF16),
+        Stage("centre", "same", ("mean",), BF16),
+        Stage("centred", "sub", ("x", "centre"), BF16),
+        Stage("y", "mul", ("centred", "scale"), BF16),
+    )
+
+
+_NUMERICS = Numerics(
+    _stages, "amd/IRON aie_kernels/aie2/layer_norm.cc, aie2p/layer_norm.cc", _arrange, sets=sets_conv_even
+)
+
+
 SPEC = OperatorSpec(
     type="LayerNorm",
     summary="C = (A - mean(A)) / sqrt(var(A) + 1e-5), row by row, biased variance",
@@ -46,6 +87,7 @@ SPEC = OperatorSpec(
     flavours=every(_layer_norm),
     tolerance={"*": relative(0.1, 0.1).from_source("amd/IRON iron/operators/layer_norm: the kernel sums in bf16")},
     tiling=lambda p: streamed(SimpleNamespace(**{**vars(p), "size": math.prod(rows_of("LayerNorm", p))})),
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/layer_norm",
     no_reference=("pr117",),
 )

@@ -10,12 +10,15 @@ device's deviation, which the tolerance covers.
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, Param, iron
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, through_float32, unary_args
+from fusion_replay.refs._kernels import bf16_constant
 from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
@@ -34,6 +37,13 @@ def _exact(call: Call, a: Array) -> Array:
     return xp.where(a > 0, a, add_to_odd(xp, upper * a, lower))
 
 
+def _stages(params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    return (
+        Stage("product", "mul", ("x", bf16_constant(params.alpha)), BF16),
+        Stage("y", "select", ("x", "product"), BF16, how="max"),
+    )
+
+
 SPEC = OperatorSpec(
     type="LeakyReLU",
     summary="C = A where A > 0, else alpha A",
@@ -44,6 +54,7 @@ SPEC = OperatorSpec(
     flavours=iron(_torch, exact=_exact),
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/operators/leaky_relu: 0.04 / 1e-6")},
     tiling=streamed,
+    numerics=Numerics(_stages, "amd/IRON aie_kernels/aie2/leaky_relu.cc, aie2p/leaky_relu.cc", unary=True),
     source="amd/IRON iron/operators/leaky_relu.py (1a475cbe), iron/operators/leaky_relu/",
     no_reference=("pr117",),
     defects=(

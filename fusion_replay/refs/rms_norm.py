@@ -15,14 +15,20 @@ The device puts epsilon under the root: where a row's mean square is not well ab
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage, sets_conv_even
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.operators.tiling import Tiling, runs
+from fusion_replay.refs._kernels import rsqrt
 
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
@@ -83,6 +89,36 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(size, p.num_aie_columns, channels=p.num_channels, tile=p.tile_size, source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    weight = {"w": inputs[1].reshape(1, p.tile_size)} if p.weighted else {}
+    return {"x": inputs[0].reshape(-1, p.tile_size), **weight}
+
+
+def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    """AIE2 has no float32 vector multiply: its scale is a pair of bfloat16 values. The weight is a second core's."""
+    normal = Stage("normal", "pair" if device == "npu1" else "mul", ("scale", "x"), BF16)
+    weighted = (Stage("y", "mul", ("normal", "w"), BF16),) if p.weighted else ()
+    return (
+        Stage("squares", "mul", ("x", "x")),
+        Stage("total", "sum", ("squares",), how=32),
+        Stage("mean", "div", ("total", float(p.tile_size))),
+        Stage("shifted", "add", ("mean", p.epsilon)),
+        rsqrt("scale", "shifted", device),
+        normal,
+        *weighted,
+    )
+
+
+_NUMERICS = Numerics(
+    _stages,
+    "amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc, iron/operators/rms_norm/design_weighted.py",
+    _arrange,
+    sets=sets_conv_even,
+)
+
+
 SPEC = OperatorSpec(
     type="RMSNorm",
     summary="C = A / sqrt(mean(A*A) + epsilon) * B, row by row",
@@ -100,6 +136,7 @@ SPEC = OperatorSpec(
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/rms_norm",
     defects=(
         "Pull request 117 adds epsilon after the root, x / (sqrt(mean(x x)) + epsilon), where later versions and "

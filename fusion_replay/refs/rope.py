@@ -9,8 +9,14 @@ takes August's meaning for method 1. All forms round once, from float32 in IRON.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, Numerics, Stage
 from fusion_replay.compare.tolerance import relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
@@ -81,6 +87,36 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.rows * p.cols, p.num_aie_columns, tile=p.cols, source=source)
 
 
+def _arrange(
+    p: SimpleNamespace, _values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    x = inputs[0].reshape(_angle_rows(p), -1, p.cols)
+    angles = inputs[1].reshape(-1, 1, p.cols)
+    half = p.cols // 2
+    a, b = (x[..., :half], x[..., half:]) if p.method_type == 0 else (x[..., 0::2], x[..., 1::2])
+    return {"a": a, "b": b, "cos": angles[..., 0::2], "sin": angles[..., 1::2]}
+
+
+def _place(p: SimpleNamespace, results: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate(results, axis=-1) if p.method_type == 0 else np.stack(results, axis=-1)
+
+
+def _stages(_params: SimpleNamespace, _device: str) -> tuple[Stage, ...]:
+    return (
+        Stage("a cos", "mul", ("a", "cos"), BF16),
+        Stage("b sin", "mul", ("b", "sin"), BF16),
+        Stage("b cos", "mul", ("b", "cos"), BF16),
+        Stage("a sin", "mul", ("a", "sin"), BF16),
+        Stage("first", "sub", ("a cos", "b sin"), BF16),
+        Stage("second", "add", ("b cos", "a sin"), BF16),
+    )
+
+
+_NUMERICS = Numerics(
+    _stages, "amd/IRON aie_kernels/generic/rope.cc", _arrange, results=("first", "second"), place=_place
+)
+
+
 SPEC = OperatorSpec(
     type="RoPE",
     summary="rotates pairs of each row: (x1 cos - x2 sin, x2 cos + x1 sin)",
@@ -100,6 +136,7 @@ SPEC = OperatorSpec(
         "*": relative(0.05, 0.0, range_frac=0.02).from_source("amd/IRON iron/operators/rope; range from the kernel")
     },
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/rope",
     iron_fails=_iron_fails,
     defects=(

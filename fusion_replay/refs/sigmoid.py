@@ -13,6 +13,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, table_limit, unary_args
+from fusion_replay.refs._kernels import SIGMOID
 
 
 def _sigmoid(call: Call, a: Array) -> Array:
@@ -33,6 +34,7 @@ SPEC = OperatorSpec(
         "*": table_limit(2.0**-8),
     },
     tiling=streamed,
+    numerics=SIGMOID,
     source="amd/IRON iron/operators/sigmoid.py (1a475cbe), iron/operators/sigmoid/",
     no_reference=("pr117",),
     defects=("In float32 exp(-A) overflows below -88.7: IRON's forms give 0 where the true value is up to 3e-39.",),

@@ -8,10 +8,15 @@ the masked part with the lowest bf16 value, which a row of nothing else can tell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fusion_replay.compare.numerics.stages import BF16, RELATIVE, Constant, Numerics, Stage
 from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
@@ -80,6 +85,65 @@ def _tiling(p: SimpleNamespace) -> Tiling | None:
     return runs(p.rows * p.cols, p.num_aie_columns, channels=p.num_channels, tile=p.cols, source=source)
 
 
+_EXP2 = Constant(
+    -(2.0**-7),
+    2.0**-7,
+    RELATIVE,
+    "amd/IRON aie_kernels/aie2p/softmax.cc: a bf16 instruction; accuracy not given",
+    "assumed",
+)
+_EXP_TABLES = Constant(
+    math.exp(-1 / 256) * (1 - 2.0**-8) ** 2 - 1,
+    (1 + 2.0**-8) ** 2 - 1,
+    RELATIVE,
+    "Xilinx/mlir-aie aie_runtime_lib/AIE2/lut_based_ops.h: input cut to 1/256, two bf16 entries",
+    "documented",
+)
+_LOG2_E = 1.4453125  # as bfloat16, 0.18 % too large
+
+
+def _arrange(
+    p: SimpleNamespace, values: Mapping[str, int | float], inputs: Sequence[npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    return {"x": inputs[0].reshape(p.rows, p.cols)[:, : _valid(p, values)]}
+
+
+def _place(p: SimpleNamespace, results: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Zeros behind the valid part; in a row of which nothing is known they are not known either."""
+    (valid,) = results
+    if valid.shape[1] == p.cols:
+        return valid
+    out = np.zeros((p.rows, p.cols), np.float32)
+    out[:, : valid.shape[1]] = valid
+    out[:, valid.shape[1] :] = np.where(np.isfinite(valid[:, :1]), 0, valid[:, :1])
+    return out
+
+
+def _stages(_params: SimpleNamespace, device: str) -> tuple[Stage, ...]:
+    """AIE2 takes no maximum off; AIE2P's starts at 0 and is rounded."""
+    if device == "npu1":
+        table = (Stage("power", "exp", ("x",), BF16, by="exp_tables", error=_EXP_TABLES),)
+        powers: tuple[Stage, ...] = (Stage("power", "through", ("x",), BF16, how=table),)
+    else:
+        powers = (
+            Stage("scaled", "mul", ("x", _LOG2_E)),
+            Stage("narrow", "same", ("scaled",), BF16),
+            Stage("most", "largest", ("narrow",)),
+            Stage("top", "maximum", ("most", 0.0)),
+            Stage("below", "sub", ("scaled", "top")),
+            Stage("power", "exp2", ("below",), BF16, error=_EXP2),
+        )
+    return (
+        *powers,
+        Stage("total", "sum", ("power",), how=16 if device == "npu1" else 64),
+        Stage("inverse", "reciprocal", ("total",), BF16),
+        Stage("y", "mul", ("power", "inverse"), BF16),
+    )
+
+
+_NUMERICS = Numerics(_stages, "amd/IRON aie_kernels/aie2/softmax.cc, aie2p/softmax.cc", _arrange, place=_place)
+
+
 SPEC = OperatorSpec(
     type="Softmax",
     summary="C = exp(A) / sum(exp(A)) over the valid part of each row, 0 behind it",
@@ -101,6 +165,7 @@ SPEC = OperatorSpec(
     },
     values=("vector_size",),
     tiling=_tiling,
+    numerics=_NUMERICS,
     source="amd/IRON iron/operators/softmax",
     iron_fails=_iron_fails,
     defects=(

@@ -11,6 +11,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.operators import Call, OperatorSpec, every
 from fusion_replay.operators.tiling import streamed
 from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, table_limit, unary_args
+from fusion_replay.refs._kernels import TANH_KERNEL
 
 
 def _tanh(call: Call, a: Array) -> Array:
@@ -30,6 +31,7 @@ SPEC = OperatorSpec(
         "*": table_limit(2.0**-8),
     },
     tiling=streamed,
+    numerics=TANH_KERNEL,
     source="amd/IRON iron/operators/tanh.py (1a475cbe), iron/operators/tanh/",
     no_reference=("pr117",),
 )

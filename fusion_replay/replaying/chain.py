@@ -103,6 +103,7 @@ def follow(step: Step, plan: Plan, chain: Chain) -> Evaluation:
         for output in outputs:
             chain.forget(output)
         raise
+    evaluation = replace(evaluation, given=None)  # the outputs were made of the recorded inputs, not of the chain's
     for output, result in zip(outputs, evaluation.results, strict=True):
         same_size = result.nbytes == output.nbytes  # else wider than the buffer (float32 for a bf16 output)
         chain.write(step.invocation, output, result if same_size else as_dtype(result, output.dtype))

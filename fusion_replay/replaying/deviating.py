@@ -155,7 +155,7 @@ class _Reference:
     name, reason = "the reference", AS_REFERENCE
 
     def __init__(self) -> None:
-        self._plan = Plan()
+        self._plan = Plan("tolerance")
         self._history = RunningHistory()
 
     def check(self, sequences: list[SequenceDescription]) -> None:

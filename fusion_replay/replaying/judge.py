@@ -5,25 +5,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from fusion_replay import operators, refs
+from fusion_replay.compare.rules import OURS
 from fusion_replay.compare.tolerance import Tolerance, bf16_ulps, relative
 from fusion_replay.compare.verdict import IronVerdict, Stats, as_numpy, compare, deviation, iron_verdict
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import to_torch
 from fusion_replay.model.bf16 import round_bf16
-from fusion_replay.model.runlist import WHOLE_CALL
+from fusion_replay.model.runlist import WHOLE_CALL, ArgSpec
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE, FILTERED
+from fusion_replay.replaying.bounds import bound_of
 from fusion_replay.replaying.outcome import NoiseFloor, OutputReport, Skip, StepReport
+from fusion_replay.replaying.specials import born
 from fusion_replay.snapshot.read.store import NOT_KEPT
 from fusion_replay.system.messages import in_words, line_in, way_of
 
 if TYPE_CHECKING:
+    from fusion_replay.compare.within import Within
     from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.operators import OperatorSpec
 
@@ -47,12 +51,15 @@ class Plan:
         recorded = step.sequence.origin.get("flavour", "exact")
         return recorded if self.reference in ("auto", *FOREIGN) else self.reference
 
+    def tolerance_given(self, step: Step, spec: OperatorSpec | None) -> Tolerance | None:
+        """The limits that somebody gave for this step or its operator."""
+        keys = (step.address, step.op.type if spec is None else spec.type)
+        return next((self.tolerances[key] for key in keys if key in self.tolerances), None)
+
     def tolerance(self, step: Step, spec: OperatorSpec | None) -> Tolerance:
-        """The limits for this step: its own, its operator's as given, or the operator's."""
-        for key in (step.address, step.op.type if spec is None else spec.type):
-            if key in self.tolerances:
-                return self.tolerances[key]
-        return own_tolerance(step, spec)
+        """The limits for this step: those given, or its operator's."""
+        given = self.tolerance_given(step, spec)
+        return own_tolerance(step, spec) if given is None else given
 
 
 _PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -89,11 +96,13 @@ class Evaluation:
     """What the outputs should be, in the recorded order and shapes.
 
     ``meaning``: the flavour's own meaning rounded once, where the flavour itself rounds on the way; else None.
+    ``given``: what the kernel read, in arg-spec order, where these are the step's recorded inputs; else None.
     """
 
     flavour: str
     results: tuple[NDArray, ...]
     meaning: tuple[NDArray, ...] | None
+    given: tuple[NDArray, ...] | None = None
 
 
 class NotComparedError(Exception):
@@ -128,7 +137,7 @@ def evaluate_step(step: Step, plan: Plan) -> Evaluation:
     _need_kept(step, () if stored else inputs, outputs, old)
     if stored:
         return _stored(outputs)
-    arrays = [t.numpy() for t in inputs]
+    recorded = arrays = [t.numpy() for t in inputs]
     previous = [t.numpy() for t in old if t is not None]
     try:
         if plan.reference == "installed" or spec is None:
@@ -139,7 +148,8 @@ def evaluate_step(step: Step, plan: Plan) -> Evaluation:
         if plan.array != "numpy":
             device = "cuda" if plan.array == "cuda" else "cpu"
             arrays, previous = ([to_torch(x, device) for x in given] for given in (arrays, previous))
-        return _evaluate(step, spec, plan.flavour(step), inputs, arrays, outputs, previous)
+        evaluation = _evaluate(step, spec, plan.flavour(step), inputs, arrays, outputs, previous)
+        return replace(evaluation, given=tuple(_in_order(step, spec, inputs, recorded)))
     except (UsageError, MissingError) as error:
         raise NotComparedError("reference", str(error)) from error
     except Exception as error:
@@ -159,14 +169,22 @@ def judge(
     tolerance = plan.tolerance(step, spec)
     fails = None if spec is None else spec.iron_failure(step.op.params, plan.flavour(step), step.values)
     exact_bits = spec is not None and spec.exact_bits
-    limit = tolerance if plan.rule == "auto" else None
+    ours = plan.rule in OURS
+    limit = tolerance if ours else None
+    bounded: Within | str = ""
+    if plan.rule in ("auto", "bound") and len(actual) == 1:
+        own = plan.tolerance_given(step, spec) is not None
+        bounded = bound_of(step, spec, evaluation, actual[0], always=plan.rule == "bound", never=own)
+    known = None if isinstance(bounded, str) else bounded
     reports = []
     for i, tensor in enumerate(step.outputs.in_order()):
         expected = evaluation.results[i]
-        against = partial(compare, actual[i], expected, plan.rule, tolerance=limit, exact_bits=exact_bits)
+        against = partial(compare, actual[i], expected, plan.rule, tolerance=limit, exact_bits=exact_bits, within=known)
         verdict = against()
-        if tensor.unchanged and plan.rule == "auto" and not verdict.stats.bit_equal and not excused(tensor):
+        if tensor.unchanged and ours and not verdict.stats.bit_equal and not excused(tensor):
             verdict = against(unchanged=True)
+        if isinstance(bounded, str) and bounded:
+            verdict = replace(verdict, unbound=bounded)
         floor = None
         if evaluation.meaning is not None:
             floor = _noise_floor(actual[i], expected, evaluation.meaning[i])
@@ -180,6 +198,7 @@ def judge(
         label=step.label,
         flavour=evaluation.flavour,
         outputs=tuple(reports),
+        born=born(step, [o.verdict.stats for o in reports]),
     )
 
 
@@ -267,8 +286,7 @@ def _evaluate(
         if name in spec.values and name not in step.values:
             raise MissingError(f"{spec.type}: runtime value {name} is bound per call, and was not recorded")
     declared = spec.arg_specs(step.op.params)
-    by_arrays = step.sequence.origin.get("variant") == "arrays"
-    given = _by_name_or_place([t.name for t in inputs], [s.name for s in declared if s.reads], arrays, by_arrays)
+    given = _given(step, declared, inputs, arrays)
     order = _output_order([t.name for t in outputs], [s.name for s in declared if s.writes])
     old = [previous[order.index(i)] for i in range(len(order))] if previous else None
     rounded = False
@@ -308,6 +326,20 @@ def _as_recorded(
             found = f"{results[at].size} elements {results[at].shape} for output {tensor.name}"
             raise UsageError(f"the reference gives {found}, recorded were {tensor.use.spec.size} {tensor.shape}")
     return tuple(results[at].reshape(t.shape) for t, at in zip(outputs, order, strict=True))
+
+
+def _given(
+    step: Step, declared: Sequence[ArgSpec], inputs: Sequence[RecordedTensor], arrays: list[NDArray]
+) -> Mapping[str, NDArray] | list[NDArray]:
+    by_arrays = step.sequence.origin.get("variant") == "arrays"
+    return _by_name_or_place([t.name for t in inputs], [s.name for s in declared if s.reads], arrays, by_arrays)
+
+
+def _in_order(step: Step, spec: OperatorSpec, inputs: Sequence[RecordedTensor], arrays: list[NDArray]) -> list[NDArray]:
+    """The inputs in the order of the operator's arg specs."""
+    declared = spec.arg_specs(step.op.params)
+    given = _given(step, declared, inputs, arrays)
+    return [given[s.name] for s in declared if s.reads] if isinstance(given, Mapping) else given
 
 
 def _by_name_or_place(

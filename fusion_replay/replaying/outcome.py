@@ -66,6 +66,7 @@ class StepReport:
     """One compared step. ``flavour`` is the form that really answered; outputs are in arg-spec order.
 
     ``verdict``, ``stats`` and ``iron`` are those of the first output that mismatches, else of the first output.
+    ``born``: what outputs have and inputs do not (:mod:`.specials`): "NaN", "NaN of Inf" (inputs have Inf), "Inf", "".
     """
 
     address: str
@@ -75,6 +76,7 @@ class StepReport:
     label: str
     flavour: str
     outputs: tuple[OutputReport, ...]
+    born: str = ""
 
     def __bool__(self) -> bool:
         return self.verdict.ok
@@ -96,6 +98,11 @@ class StepReport:
         return self.deciding.iron
 
     @property
+    def outside(self) -> OutputReport | None:
+        """The first output that is outside its bound while the step matches."""
+        return next((o for o in self.outputs if self and o.verdict.outside), None)
+
+    @property
     def noise_floor(self) -> NoiseFloor | None:
         return self.deciding.noise_floor
 
@@ -108,6 +115,8 @@ class StepReport:
             "label": self.label,
             "flavour": self.flavour,
             "ok": self.verdict.ok,
+            "outside_bound": self.outside is not None,
+            "born": self.born,
             "outputs": [o.to_dict() for o in self.outputs],
         }
 

@@ -14,6 +14,7 @@ from typing import Any
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import MISSING, UNFINISHED, FinalOutput, Skip, StepReport
+from fusion_replay.replaying.specials import INF, NAN, NAN_OF_INF
 from fusion_replay.system.messages import count
 
 FORMAT = "fusion-replay.replay/1"
@@ -57,6 +58,36 @@ class ReplayReport:
         return self.mismatches[0] if self.mismatches else None
 
     @cached_property
+    def outside(self) -> tuple[StepReport, ...]:
+        """Steps that match by their tolerance and are outside their bound: no honest device gives that."""
+        return tuple(s for s in self.steps if s.outside is not None)
+
+    @cached_property
+    def first_nan(self) -> StepReport | None:
+        """The first step with NaN in its output and none in its inputs."""
+        return next((s for s in self.steps if s.born in (NAN, NAN_OF_INF)), None)
+
+    @cached_property
+    def first_non_finite(self) -> StepReport | None:
+        """The first step with NaN or Inf in its output and neither in its inputs."""
+        return next((s for s in self.steps if s.born in (NAN, INF)), None)
+
+    @property
+    def first_lines(self) -> list[str]:
+        """What comes before all else: steps outside their bound, and where NaN and Inf begin."""
+        lines = []
+        if self.outside:
+            first = self.outside[0]
+            detail = first.outside.verdict.detail if first.outside is not None else ""
+            what = f"{count(len(self.outside), 'step')} inside the tolerance and outside the bound, first"
+            lines.append(f"{what} {first.label}: {detail}")
+        if self.first_nan is not None:
+            lines.append(f"first NaN: {_born(self.first_nan)}")
+        if self.first_non_finite is not None and self.first_non_finite is not self.first_nan:
+            lines.append(f"first {self.first_non_finite.born} from finite inputs: {_born(self.first_non_finite)}")
+        return lines
+
+    @cached_property
     def missing(self) -> tuple[Skip, ...]:
         """Skips because something needed is not here: an operator, a reference that takes these inputs."""
         return tuple(s for s in self.skips if s.kind in MISSING)
@@ -87,6 +118,9 @@ class ReplayReport:
             "mismatches": len(self.mismatches),
             "skipped": self.skipped,
             "first_mismatch": None if first is None else first.address,
+            "outside_bound": [s.address for s in self.outside],
+            "first_nan": None if self.first_nan is None else self.first_nan.address,
+            "first_non_finite": None if self.first_non_finite is None else self.first_non_finite.address,
             "steps": [s.to_dict() for s in self.steps],
             "skips": [s.to_dict() for s in self.skips],
             "final": [f.to_dict() for f in self.final],
@@ -162,8 +196,9 @@ class ReplayReport:
         yield from ({"type": "skip", **s} for s in data["skips"])
         yield from ({"type": "final", **f} for f in data["final"])
         tail = ("passed", "compared", "mismatches", "skipped", "first_mismatch")
+        begins = ("outside_bound", "first_nan", "first_non_finite")
         rows = [row.to_dict() for row in self.operators]
-        yield {"type": "summary", **{k: data[k] for k in tail}, "operators": rows, "digest": self.digest}
+        yield {"type": "summary", **{k: data[k] for k in (*tail, *begins)}, "operators": rows, "digest": self.digest}
 
     @property
     def skip_lines(self) -> list[str]:
@@ -179,11 +214,20 @@ class ReplayReport:
     def __str__(self) -> str:
         lines = [self.sentence, f"  {self.terms}"]
         lines += [f"  {self.caution}"] if self.caution else []
+        lines += self.first_lines
         lines += table.text([table.HEADER, *(row.cells() for row in self.operators)]) if self.steps else []
         if self.first_mismatch is not None:
             lines += str(self.first_mismatch).splitlines()
         lines += [str(f) for f in self.final] + self.skip_lines
         return "\n".join(lines)
+
+
+def _born(step: StepReport) -> str:
+    """``1:34 GEMV W, x -> y: 12 NaN in its output, none in its inputs; its reference has them too``."""
+    s = step.stats
+    n, kind = (s.inf_actual, INF) if step.born == INF else (s.nan_actual, NAN)
+    agrees = "; its reference has them too" if step and (s.nan_expected or s.inf_expected) else ""
+    return f"{step.label}: {n:,} {kind} in its output, none in its inputs{agrees}"
 
 
 def canonical_json(data: Any) -> str:

@@ -13,7 +13,7 @@ from fusion_replay.model import serialise
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import OutputReport, StepReport
 
-HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "iron")
+HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "limit", "iron")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class OperatorRow:
         max_abs: IRON's figure, NaN if it is NaN anywhere; ``ulp_max`` in bf16 ULPs; ``rel_l2`` of one output.
         iron_ok, iron_mismatch, iron_raises, iron_blind: steps by IRON's own verdict; blind are those among the ok ones
             where NaN or Inf hid the figures from its rule.
+        by_bound: steps that the bound decided; ``accepts``: bf16 values that it accepts, the median of their medians.
+        outside: steps that match by their tolerance and are outside their bound.
     """
 
     op: str
@@ -37,6 +39,17 @@ class OperatorRow:
     iron_mismatch: int
     iron_raises: int
     iron_blind: int
+    by_bound: int
+    accepts: int
+    outside: int
+
+    @property
+    def limit(self) -> str:
+        """Which limit decided, and how many bf16 values the bound accepts."""
+        words = [f"bound of {self.accepts:,}"] if self.by_bound else []
+        words += ["tolerance"] if self.by_bound < self.steps else []
+        words += [f"{self.outside:,} outside bound"] if self.outside else []
+        return ", ".join(words)
 
     @property
     def iron(self) -> str:
@@ -47,7 +60,7 @@ class OperatorRow:
 
     def cells(self) -> tuple[str, ...]:
         figures = (f"{self.max_abs:.3g}", f"{self.ulp_max:,}", f"{self.rel_l2:.2e}" if self.rel_l2 else "0")
-        return (self.op, f"{self.steps:,}", f"{self.mismatches:,}", *figures, self.iron)
+        return (self.op, f"{self.steps:,}", f"{self.mismatches:,}", *figures, self.limit, self.iron)
 
     to_dict = serialise.to_dict
 
@@ -76,6 +89,7 @@ def text(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
 def _row(op: str, steps: list[StepReport]) -> OperatorRow:
     outputs: list[OutputReport] = [o for s in steps for o in s.outputs]
     verdicts = [s.iron for s in steps]
+    accepts = sorted(o.verdict.within.accepts for o in outputs if o.verdict.within and o.verdict.within.decides)
     return OperatorRow(
         op=op,
         steps=len(steps),
@@ -87,6 +101,9 @@ def _row(op: str, steps: list[StepReport]) -> OperatorRow:
         iron_mismatch=sum(v.ok is False for v in verdicts),
         iron_raises=sum(v.ok is None for v in verdicts),
         iron_blind=sum(v.ok is True and bool(v.note) for v in verdicts),
+        by_bound=sum(s.verdict.decided_by == "bound" for s in steps),
+        accepts=accepts[len(accepts) // 2] if accepts else 0,
+        outside=sum(s.outside is not None for s in steps),
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from fusion_replay.compare.verdict import IronVerdict
+from fusion_replay.compare.verdict import IronVerdict, Stats
 from fusion_replay.model.text import clip, height, printable, wrap
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import Skip, StepReport
@@ -15,6 +15,7 @@ from fusion_replay.report.text import count
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.diverge.explanation import Explanation
+    from fusion_replay.replaying.models import KernelModel
     from fusion_replay.replaying.replay_report import ReplayReport
 
 
@@ -26,6 +27,7 @@ def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None
         why: of the first mismatch: pattern and place, with ``every`` as a map too.
     """
     head = [*wrap(report.sentence, ""), *wrap(report.terms, "  "), *wrap(report.caution or "", "  ")]
+    head += [line for text in report.first_lines for line in wrap(text, "", lines=3)]
     rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
     foot = [line for f in report.final for line in wrap(str(f), "")]
     foot += [line for s in report.skip_lines for line in wrap(s, "")]
@@ -49,6 +51,12 @@ def besides(found: Iterable[Finding], *, agrees: bool) -> str:
     return "\n".join(clip([head, *(line for f in told for line in wrap(f.sentence, "  - "))]))
 
 
+def fitted(models: Iterable[KernelModel]) -> str:
+    """Which device model each kernel fits."""
+    lines = [line for model in models for line in wrap(str(model), "  - ")]
+    return "\n".join(clip(["steps that a device model reproduces:", *lines])) if lines else ""
+
+
 def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mismatch") -> list[str]:
     """A step that mismatches, everything known of it."""
     s, out = step.stats, step.deciding
@@ -57,9 +65,9 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
         ("output", f"{out.name} ({out.buffer}), {s.n:,} elements, reference {step.flavour}"),
         ("verdict", step.verdict.detail),
         *(why.facts if why is not None else ()),
-        ("limits", f"{step.verdict.rule}: {step.verdict.tolerance}; strict would pass {min_rtol}, or {min_atol}"),
+        ("limits", f"{step.verdict.limits}{_unbound(step)}; strict would pass {min_rtol}, or {min_atol}"),
         ("ulp", f"max {s.ulp_max:,}, mean {s.ulp_mean:.3g}, signed mean {s.ulp_signed_mean:.3g}"),
-        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}"),
+        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}{_over(s)}"),
         ("iron", f"{step.iron}; {_iron_figures(step)}"),
     ]
     if step.noise_floor is not None:
@@ -68,6 +76,16 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
     for name, text in facts:
         lines += wrap(text, f"  {name:<8} ", lines=3)
     return lines
+
+
+def _unbound(step: StepReport) -> str:
+    """Why no bound was computed, where the rule asked for one."""
+    return f"; no bound, {step.verdict.unbound}" if step.verdict.unbound else ""
+
+
+def _over(s: Stats) -> str:
+    """Figures that leave out what is not finite say so."""
+    return "" if s.n_finite == s.n else f"; ulp over the {s.n_finite:,} of {s.n:,} pairs that are finite"
 
 
 def _iron_figures(step: StepReport) -> str:

@@ -107,6 +107,11 @@ def every_figure_against_the_oracle(bits: list[tuple[int, int]]) -> None:
 
     norm_d = math.sqrt(math.fsum(float(d) ** 2 for d in exact))
     norm_a, norm_e = (math.sqrt(math.fsum(x[i] ** 2 for x in finite)) for i in (0, 1))
+    assert s.n_finite == len(finite)
+    if max(apart) == INF or not finite:  # the finite rest is not the tensor
+        assert same(s.rel_l2, INF if max(apart) == INF else NAN)
+        assert math.isnan(s.cosine)
+        return
     if norm_e:
         assert s.rel_l2 == pytest.approx(norm_d / norm_e, rel=1e-12)
     else:

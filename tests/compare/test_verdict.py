@@ -252,7 +252,7 @@ def test_integers_are_exact_unless_limits_are_given() -> None:
     ("call", "words"),
     [
         (lambda: compare(bf(1), bf(1, 2)), "shape (1,)"),
-        (lambda: compare(bf(1), bf(1), "loose"), "expected one of auto, iron-compare"),
+        (lambda: compare(bf(1), bf(1), "loose"), "expected one of auto, bound, tolerance, iron-compare"),
         (lambda: compare(bf(1), bf(1), rtol=0.1, tolerance=exact()), "not both"),
         (lambda: compare(bf(1), bf(1), "iron-compare", tolerance=bf16_ulps(1)), "rtol and atol only"),
         (lambda: compare(np.array(["a"]), np.array(["a"])), "dtype <U1"),

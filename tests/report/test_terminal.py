@@ -42,8 +42,8 @@ def test_one_screen_says_it_all(mixed: Path) -> None:
     assert lines[0] == "1 of 3 steps mismatches, first 1:0 ElementwiseMul A, B -> C"
     assert "rule auto, reference exact, on each step's recorded inputs" in lines[1]
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  Elementwise")}
-    assert rows["ElementwiseMul"] == ["2", "1", "1", "128", "5.00e-01", "1", "MISMATCH"]
-    assert rows["ElementwiseAdd"] == ["1", "0", "0", "0", "0", "ok"]
+    assert rows["ElementwiseMul"] == ["2", "1", "1", "128", "5.00e-01", "tolerance", "1", "MISMATCH"]
+    assert rows["ElementwiseAdd"] == ["1", "0", "0", "0", "0", "tolerance", "ok"]
     assert next(iter(rows)) == "ElementwiseMul"  # what is wrong comes first
     for words in ("first mismatch: 1:0 ElementwiseMul A, B -> C", "actual 1, expected 2", "max_rel 0.5",
                   "signed mean -128", "cosine 1.0", "atol 1 with rtol 0",

@@ -94,7 +94,8 @@ def redispatch(
         try:
             if not force:
                 _same_generation(snap, selected, target)
-            plan = Plan(rule, reference, tolerances=tolerances or {})
+            # What is dispatched to need not be what was recorded on, so no bound decides unless it is asked for.
+            plan = Plan("tolerance" if rule == "auto" else rule, reference, tolerances=tolerances or {})
             where = Path(journal) if journal is not None else None
             identity = _digest(snap, target, plan, repeat)
             if where is None and on == "npu":
