@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ import click
 
 from fusion_replay import __version__
 from fusion_replay.cli.imports import with_imports
-from fusion_replay.cli.terminal import verbosity_options
+from fusion_replay.cli.terminal import Terminal, verbosity_options
 from fusion_replay.errors import FusionReplayError
+from fusion_replay.model.text import one_line, shell
 from fusion_replay.refs import plugins
-from fusion_replay.report.text import one_line
 
 PROGRAM = "fusion-replay"
 
@@ -93,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with plugins.reading_project():
+        with plugins.reading_project(tell=Terminal().note):
             status = program.main(args=list(arguments), prog_name=PROGRAM, standalone_mode=False)
         if sys.stdout is not None:  # closed by the caller: fusion-replay ... >&-
             sys.stdout.flush()
@@ -130,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
 def _no_verb(word: str) -> str:
     near = difflib.get_close_matches(word, VERBS)
     if os.path.isfile(word):
-        return f"{word} is a file, no verb; look at it with: {shlex.join([PROGRAM, 'show', word])}"
+        return f"{word} is a file, no verb; look at it with: {shell([PROGRAM, 'show', word])}"
     return f"no verb {word!r}; {'nearest' if near else 'verbs'}: {', '.join(near or VERBS)}"
 
 

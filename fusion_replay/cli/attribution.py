@@ -28,7 +28,7 @@ def attribution(file: str, every: bool, weights: str | None, out: Terminal, opti
     else:
         from fusion_replay.report.attribution import layout
 
-        out.say(layout(found, every=every))
+        out.report(layout(found, every=every))
     wrong = [s for s in found.steps if s.ok is False]
     bad = bool(wrong) or not found.reached
     first = next(iter(found.attributed or found.suspects), None) if found.total else None

@@ -97,7 +97,7 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
     else:
         from fusion_replay.report.divergence import layout
 
-        out.say(layout(found, why))
+        out.report(layout(found, why))
     next_ = None if found.step is None else command_line("show", file, found.step.address)
     out.close(not found, next=next_)
     return MismatchError.exit_code if found else 0
@@ -105,12 +105,11 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
 
 def _one_try(run: str, against: str, rule: str, timeout: float | None, out: Terminal) -> int:
     from fusion_replay.diverge.versions import GOOD, one_try
-    from fusion_replay.report.text import one_line
 
     found = one_try(run, against, rule=rule, timeout=timeout)
     if out.as_json:
         out.records([{"type": "try", **found.to_dict()}])
-    out.close(found.status == GOOD, also=one_line(str(found)))
+    out.close(found.status == GOOD, also=str(found))
     return found.status
 
 
@@ -121,12 +120,12 @@ def _versions(
     from fusion_replay.model.text import wrap
 
     def told(one: object) -> None:
-        out.say("\n".join(wrap(str(one), "")))
+        out.report("\n".join(wrap(str(one), "")))
 
     found = find_version(run, against, names, rule=rule, timeout=timeout, journal=journal, told=told)
     if out.as_json:
         out.records(list(found.records()))
-    out.say("\n".join(wrap(found.sentence, "")))
+    out.report("\n".join(wrap(found.sentence, "")))
     out.close(not found.first_bad and found.good is not None)
     if found.first_bad:
         return MismatchError.exit_code

@@ -47,20 +47,20 @@ def command(output: str, if_exists: IfExists) -> int:
     victim = _victim(good)
     address = f"{good.invocations - 1}:{victim.index}"
     fault = f"{address}:{KIND}"
-    out.say(f"\nThe same decode with one fault inside ({fault}, as in {_report_of(KIND)}), recorded:")
+    out.report(f"\nThe same decode with one fault inside ({fault}, as in {_report_of(KIND)}), recorded:")
     typed = command_line("record", "--workload", "llama-decode", "--sim", DEVICE, "--fault", fault, "-o", output)
     out.say(f"  $ {typed}")
     path, bad_tokens = _record(_build(fault), Path(output), if_exists, out)
     out.say(f"  tokens {bad_tokens}, although every step reported success")
 
-    out.say("\nReplay knows nothing but that file, and judges every step on the inputs it really had:")
-    out.say(f"  $ {command_line('replay', path)}\n")
+    out.report("\nReplay knows nothing but that file, and judges every step on the inputs it really had:")
+    out.report(f"  $ {command_line('replay', path)}\n")
     found, text = _replay(path, out)
-    out.say(text)
+    out.report(text)
     label = f"{address} {good.callable.op.runlist[victim.index][0].__class__.__name__}"
     if found != [address]:
         raise MismatchError(f"demo: the fault is in {label}, replay names {', '.join(found) or 'no step'}")
-    out.say(f"\nReplay names {label}: the step that was broken, and no other. Go on with")
+    out.report(f"\nReplay names {label}: the step that was broken, and no other. Go on with")
     for words in (("show", path, address), ("show", path, "--buffer", victim.operands[-1].buffer), ("operators",)):
         out.say(f"  {command_line(*words)}")
     out.close(True, next=command_line("show", path, address))

@@ -64,7 +64,7 @@ def command(
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
         out.records([*records, *explained, summary])
     else:
-        out.say(report.text(every=every, why=why))
+        out.report(report.text(every=every, why=why))
     status = exit_status(report)
     also = "" if report.equal or status else "all differences lie inside the tolerance"
     out.close(status == 0, also=also, next=_next(split_invocation(a)[0], split_invocation(b)[0], report))

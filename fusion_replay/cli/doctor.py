@@ -62,10 +62,10 @@ def command(as_json: bool) -> int:
             click.echo(encode({"type": "check", **asdict(c)}))
     missing = [c for c in checks if c.needed and not c.ok]
     rows = [[_mark(c), c.name, c.found, "" if c.ok and c.needed else c.fix] for c in checks if c.name != ALLOWS]
-    out.say(table(rows, indent=""))
+    out.report(table(rows, indent=""))
     for c in checks:
         if c.name == ALLOWS:
-            out.say("this IRON records:\n" + "\n".join(f"  {line}" for line in c.found.split("; ")))
+            out.report("this IRON records:\n" + "\n".join(f"  {line}" for line in c.found.split("; ")))
     if missing:
         out.say(f"recording on an NPU needs what is missing here: {', '.join(c.name for c in missing)}")
         out.say("recording on the software NPU and replaying any snapshot work without it")

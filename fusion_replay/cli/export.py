@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, program, verbosity_options, weights_option
+from fusion_replay.model.text import shell
 
 if TYPE_CHECKING:
     from fusion_replay.export import ExportReport
@@ -54,7 +54,7 @@ def command(file: str, as_json: bool, weights: str | None, **options: Any) -> in
 
         click.echo(encode({"type": "export", **report.to_dict()}))
     else:
-        out.say(str(report))
+        out.report(str(report))
     out.close(True, next=_next(report))
     return 0
 
@@ -65,7 +65,7 @@ def _next(report: ExportReport) -> str | None:
         case "h5":
             return command_line("replay", path)
         case "issue":
-            return shlex.join([program("python"), str(path / "repro.py")])
+            return shell([program("python"), str(path / "repro.py")])
         case "xrt":
-            return shlex.join(["xrt-runner", "--replay", str(path / "replay.json"), "--dir", str(path)])
+            return shell(["xrt-runner", "--replay", str(path / "replay.json"), "--dir", str(path)])
     return None

@@ -30,7 +30,7 @@ def command(file: str, recover: bool, weights: str | None, as_json: bool) -> int
         from fusion_replay.report.jsonl import encode
 
         click.echo(encode({"type": "fsck", **report.to_dict()}))
-    out.say(str(report))
+    out.report(str(report))
     out.close(report.ok, next=_next(file, report))
     return 0 if report.ok else 3
 

@@ -14,7 +14,7 @@ from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.errors import UsageError
-from fusion_replay.report.text import count, human_bytes, one_line
+from fusion_replay.report.text import count, human_bytes
 
 if TYPE_CHECKING:
     from fusion_replay.golden.check import Options
@@ -85,6 +85,7 @@ def add_(
 @click.option("--run-recipes", is_flag=True, help="Recipes may run the programs and functions that they name.")
 @click.option("--write-new", is_flag=True, help="Write *.new beside what moved, for golden review.")
 @click.option("--new-dir", metavar="D", type=click.Path(path_type=Path), help="As --write-new, into this folder.")
+@click.option("--fetch-private", is_flag=True, help="Fetch contents from this machine's network too, and over http.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Goldens at a time; the report is the same.")
 @json_option
 @verbosity_options
@@ -96,6 +97,7 @@ def check_(
     run_recipes: bool,
     write_new: bool,
     new_dir: Path | None,
+    fetch_private: bool,
     workers: int | None,
     as_json: bool,
 ) -> int:
@@ -108,7 +110,7 @@ def check_(
     out = Terminal(as_json)
     if exact and on is None:
         raise UsageError("golden check: --exact is for --on sim or --on npu")
-    options = Options(on, exact, run_recipes, write_new or new_dir is not None, new_dir)
+    options = Options(on, exact, run_recipes, write_new or new_dir is not None, new_dir, fetch_private)
     folder = default_folder() if folder is None else folder
     with Progress("checking goldens", quiet=out.quiet) as progress:
         report = check_folder(folder, options, only=only, workers=workers, progress=progress)
@@ -126,13 +128,12 @@ def check_(
 
 
 def _lines(report: GoldenReport) -> list[str]:
-    lines = [one_line(f"{p}") for p in report.problems]
+    lines = list(map(str, report.problems))
     for result in report.failed[:_FAILURES_SHOWN]:
-        first, *rest = result.lines
-        lines += [one_line(first), *(f"  {one_line(line)}" for line in rest)]
+        lines += result.lines
     if (left := len(report.failed) - _FAILURES_SHOWN) > 0:
         lines.append(f"and {count(left, 'golden')} more that fail; --json has all")
-    lines += [f"{r.name}: note: {one_line(n)}" for r in report.results if r for n in r.notes]
+    lines += [f"{r.name}: note: {n}" for r in report.results if r for n in r.notes]
     return lines
 
 

@@ -12,7 +12,7 @@ import click
 
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.errors import FusionReplayError, MismatchError, SnapshotError, UsageError
-from fusion_replay.report.text import count, human_bytes, one_line
+from fusion_replay.report.text import count, human_bytes
 
 if TYPE_CHECKING:
     from fusion_replay.golden.review import Pending
@@ -51,14 +51,14 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
 
             click.echo(encode({"type": "golden_pending", **each.to_dict()}))
         for line in each.lines(every=out.verbosity > 0):
-            out.say(one_line(line) if not line.startswith(" ") else f"  {one_line(line)}")
+            out.say(line)
         answer = click.prompt("accept, reject or skip", type=click.Choice("ars"), default="s") if ask else "s"
         if answer == "a":
             try:
                 out.say(_accepted(each, folder if into is None else into, accept_mismatch))
                 continue
             except FusionReplayError as error:  # the others can be decided all the same
-                click.echo(f"error: {one_line(str(error))}", err=True)
+                out.error(str(error))
         elif answer == "r":
             reject(each)
             out.say(f"{each.path}: removed")
@@ -135,7 +135,7 @@ def lint(folder: Path | None, allow: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         out.records(report.records())
     for problem in report.problems[:_SHOWN]:
-        out.say(one_line(f"{problem.kind}: {problem}"))
+        out.say(f"{problem.kind}: {problem}")
     if len(report.problems) > _SHOWN:
         out.say(f"and {len(report.problems) - _SHOWN} more; --json has all")
     found = count(len(report.problems), "finding")

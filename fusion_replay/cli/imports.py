@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--import MODULE``, the option that every verb has: user operators for this one command."""
+"""``--import MODULE`` and ``--no-import``, options of every verb: whose operators this one command knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion_replay.refs import plugins
 
 
 def with_imports(command: click.Command) -> click.Command:
-    """The command with the option; it is added once."""
+    """The command with the options; they are added once."""
     if not any(p.name == _OPTION for p in command.params):
         command.params.append(
             click.Option(
@@ -23,6 +23,16 @@ def with_imports(command: click.Command) -> click.Command:
                 help="Python that declares operators (@fusion_replay.operator); repeatable.",
             )
         )
+        command.params.append(
+            click.Option(
+                [_NO_PROJECT],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_skip,
+                help="Run no code that pyproject.toml names.",
+            )
+        )
     return command
 
 
@@ -31,6 +41,8 @@ def load_named(arguments: Sequence[str]) -> None:
     for i, word in enumerate(arguments):
         if word == "--":
             return
+        if word == _NO_PROJECT:
+            plugins.skip_project()
         if word == "--import" and i + 1 < len(arguments):
             plugins.load(arguments[i + 1])
         elif word.startswith("--import="):
@@ -38,6 +50,12 @@ def load_named(arguments: Sequence[str]) -> None:
 
 
 _OPTION = "user_operators"
+_NO_PROJECT = "--no-import"
+
+
+def _skip(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        plugins.skip_project()
 
 
 def _load(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:

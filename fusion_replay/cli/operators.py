@@ -42,7 +42,7 @@ def command(name: str | None, new: str | None, recording: str | None, as_json: b
         for spec in chosen:
             click.echo(encode(record(spec)))
     elif name:
-        out.say(_details(chosen[0]))
+        out.report(_details(chosen[0]))
         if not chosen[0].shapeless:
             out.next(command_line("record", "--workload", f"op:{chosen[0].type}", "--sim", "npu2"))
     else:

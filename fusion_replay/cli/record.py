@@ -186,7 +186,7 @@ def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Map
 
     ``recipe`` goes into the provenance: a golden of this recording can be recorded again.
     """
-    out.say(one_line(run.describe()))
+    out.say(run.describe())
     with (
         Progress("recording", quiet=out.quiet) as progress,
         counting_steps(run, progress),
@@ -202,12 +202,12 @@ def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Map
             for reason, types in callable_.exact_kinds.items():
                 out.say(f"may match to the bit: {', '.join(types)}: {reason}")
     else:
-        what = f"the recorded run failed: {type(failure).__name__}: {one_line(str(failure))}"
-        click.echo(f"error: {'interrupted' if isinstance(failure, KeyboardInterrupt) else what}", err=True)
+        what = f"the recorded run failed: {type(failure).__name__}: {failure}"
+        out.error("interrupted" if isinstance(failure, KeyboardInterrupt) else what)
     status = _status(failure)
     report = recorder.report
     if recorder.unmatched is not None:
-        click.echo(f"error: {one_line(recorder.unmatched)}", err=True)
+        out.error(recorder.unmatched)
         out.close(False, next=None if report is None else command_line("show", report.path))
         return status or UsageError.exit_code
     if report is None:  # could not be sealed; the recorder has said why, and how to get at what was recorded
@@ -216,7 +216,7 @@ def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Map
     out.say(describe(report))
     said = [f"{x.kind if x.asked_for else f'lost: {x.kind}'}: {x.detail} ({x.count})" for x in report.losses]
     if report.deviating is not None:
-        said.insert(0, one_line(str(report.deviating)))
+        said.insert(0, str(report.deviating))
     if isinstance(failure, KeyboardInterrupt):
         said.insert(0, f"sealed {report.path}")
     next_ = _next(report, options.against) if failure is None else command_line("show", report.path)

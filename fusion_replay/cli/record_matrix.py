@@ -39,7 +39,7 @@ def record_matrix(device: str | None, only: str | None, output: str | None, out:
             try:
                 entry = make(case, folder)
             except FusionReplayError as error:  # the other cases are worth having all the same
-                out.say(f"{case.name}: FAILED: {one_line(str(error))}")
+                out.say(f"{case.name}: FAILED: {error}")
                 status = status or error.exit_code
             else:
                 entries.append(entry)

@@ -73,7 +73,7 @@ def run(file: str, every: bool, weights: str | None, out: Terminal, options: dic
     else:
         for line in report.lines(every=every):
             indent = line[: len(line) - len(line.lstrip(" "))]
-            out.say("\n".join(wrap(line, indent, lines=3)))
+            out.report("\n".join(wrap(line, indent, lines=3)))
     out.close(report.passed, next=_next(file, report))
     return report.exit_status
 

@@ -11,7 +11,6 @@ from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
-from fusion_replay.report.text import one_line
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
@@ -107,7 +106,7 @@ def command(
             with Progress("replaying", quiet=out.quiet) as progress:
                 report = replay(snapshot, steps=steps or None, progress=progress, **options)
         except NothingComparedError as error:
-            click.echo(f"error: {one_line(str(error))}", err=True)
+            out.error(str(error))
             out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
         selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
@@ -128,7 +127,7 @@ def command(
         from fusion_replay.report.terminal import besides, fitted, layout
 
         told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches), fitted(fits)
-        out.say("\n".join(text for text in told if text))
+        out.report("\n".join(text for text in told if text))
     status = exit_status(report, found)
     out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
     return status

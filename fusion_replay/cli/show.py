@@ -118,7 +118,7 @@ def _steps(snapshot: Snapshot, file: str, op: str | None, invocation: int | None
     if out.as_json:
         out.records(_step_record(step) for step in found)
     rows = [[s.label, s.status, human_bytes(_nbytes(s)), human_ns(s.elapsed_ns)] for s in found]
-    out.say(table(rows, indent="", right=(2, 3)))
+    out.report(table(rows, indent="", right=(2, 3)))
     out.next(command_line("show", file, found[0].address))
 
 
@@ -142,7 +142,7 @@ def _print(view: _View, out: Terminal) -> None:
     if out.as_json:
         out.records(view.records())
     else:
-        out.say(str(view))
+        out.report(str(view))
 
 
 def _provenance(provenance: Any, prefix: str = "") -> list[str]:

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import keyword
 import re
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from fusion_replay.model.text import shell
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, RecordedTensor
@@ -73,22 +74,23 @@ def {name}({signature}):
 
 def runnable(op: str) -> str:
     """A whole example: the operator, a device to replace, a recording, its replay. It runs as it is."""
-    return _RUNNABLE.format(op=json.dumps(op), text=_plain(op), name=_snake(op))
+    return _quiet(_RUNNABLE.format(op=json.dumps(op), text=_plain(op), name=_snake(op)))
 
 
 def of_recorded_step(step: RecordedStep, recording: str) -> str:
     """The operator with the arguments and parameters of a recorded step; what it computes is left to write."""
     inputs = [*step.inputs.values()]
     lines = [_line("in ", t) for t in inputs] + [_line("out", t) for t in step.outputs.values()]
-    return _RECORDED.format(
+    made = _RECORDED.format(
         op=json.dumps(step.op.type),
         text=_plain(step.op.type),
         address=step.address,
         lines="\n".join(lines),
-        command=_plain(shlex.join(["fusion-replay", "replay", recording, "--import", f"{_snake(step.op.type)}.py"])),
+        command=_plain(shell(["fusion-replay", "replay", recording, "--import", f"{_snake(step.op.type)}.py"])),
         name=_snake(step.op.type),
         signature=_signature([t.name for t in inputs], step.op.params),
     )
+    return _quiet(made)
 
 
 def _line(side: str, tensor: RecordedTensor) -> str:
@@ -98,6 +100,11 @@ def _line(side: str, tensor: RecordedTensor) -> str:
 def _plain(text: str) -> str:
     """Text that cannot end the docstring it stands in: a snapshot may come from a stranger."""
     return ascii(text)[1:-1].replace('"', "'")
+
+
+def _quiet(source: str) -> str:
+    """It may be printed into a log of GitHub Actions; only a string or docstring holds what is a command there."""
+    return source.replace("##[", "\\x23#[")
 
 
 def _signature(inputs: list[str], params: Mapping[str, Any]) -> str:

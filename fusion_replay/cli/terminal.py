@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fusion_replay.model.text import columns, fold, one_line, printable
+from fusion_replay.model.text import columns, fold, one_line, printable, shell
 from fusion_replay.report.text import human_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -71,7 +70,7 @@ def program(name: str = "fusion-replay") -> str:
 
 def command_line(*words: str | os.PathLike[str]) -> str:
     """A command to type next, quoted for the shell."""
-    return shlex.join([program(), *map(str, words)])
+    return shell([program(), *words])
 
 
 @dataclass
@@ -93,13 +92,16 @@ class Terminal:
     def quiet(self) -> bool:
         return self.verbosity < 0
 
-    def say(self, text: str) -> None:
-        """A report, or a line of one; on a terminal no line is wider than it."""
-        if self.quiet or self.as_json:
-            return
-        room = columns()
-        for line in map(printable, text.split("\n")):
-            click.echo(line if room is None else "\n".join(fold(line, room)))
+    def say(self, line: str) -> None:
+        """One line, whatever is in it; on a terminal no wider than it."""
+        if not (self.quiet or self.as_json):
+            room = columns()
+            click.echo(printable(line) if room is None else "\n".join(fold(printable(line), room)))
+
+    def report(self, text: str) -> None:
+        """A text that was laid out: its line breaks are ours (:func:`fusion_replay.model.text.block`)."""
+        for line in text.split("\n"):
+            self.say(line)
 
     def records(self, records: Iterable[Any]) -> None:
         """JSON Lines on stdout, whatever the verbosity."""
@@ -111,6 +113,10 @@ class Terminal:
     def note(self, text: str) -> None:
         if not self.quiet:
             click.echo(f"note: {one_line(text)}", err=True)
+
+    def error(self, text: str) -> None:
+        """What went wrong and does not end the verb; also where it is to be quiet."""
+        click.echo(f"error: {one_line(text)}", err=True)
 
     def notes(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -125,6 +131,6 @@ class Terminal:
         """The last line: ``PASSED in 1.2 s; ALSO; next: COMMAND``."""
         word = colour("PASSED", "1;32") if passed else colour("FAILED", "1;31")
         parts = [f"{word} in {human_seconds(time.monotonic() - self.started)}"]
-        parts += [also] if also else []
+        parts += [one_line(also)] if also else []
         parts += [f"next: {next}"] if next else []
         click.echo("; ".join(parts), err=self.as_json)

@@ -20,6 +20,7 @@ import numpy as np
 
 from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
 from fusion_replay.model import serialise
+from fusion_replay.model.text import block
 from fusion_replay.replay import replay
 from fusion_replay.replaying.chain import Chain, follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
@@ -152,7 +153,7 @@ class Attribution:
         yield {"type": "attribution", **whole}
 
     def __str__(self) -> str:
-        return "\n".join([self.sentence, *(f"  {s.share:7.1%}  {s.label}" for s in self.attributed)])
+        return block([self.sentence, *(f"  {s.share:7.1%}  {s.label}" for s in self.attributed)])
 
 
 def attribute(

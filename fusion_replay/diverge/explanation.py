@@ -9,6 +9,7 @@ from fusion_replay.diverge.causes import Pattern
 from fusion_replay.diverge.rounding import Leak
 from fusion_replay.diverge.where import Where
 from fusion_replay.model import serialise
+from fusion_replay.model.text import block
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Explanation:
 
     def __str__(self) -> str:
         what = f"output {self.output} of {self.address}" if self.address else self.output
-        return "\n".join([f"{what}, against {self.against}", *self.lines()])
+        return block([f"{what}, against {self.against}", *self.lines()])
 
     def lines(self) -> list[str]:
         """Plain text, one fact a line, the heat map below them."""

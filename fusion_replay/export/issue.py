@@ -19,7 +19,8 @@ from fusion_replay.export.redact import Redactor
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
 from fusion_replay.replay import replay
-from fusion_replay.report.text import count, human_bytes, one_line, ran_on
+from fusion_replay.report.markdown import code, fenced, table, text
+from fusion_replay.report.text import count, human_bytes, ran_on
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.seal.subset import subset, write_subset
 
@@ -47,8 +48,8 @@ def export(request: Request, step: Step) -> ExportReport:
     with output(request.target, request.if_exists, folder=True) as out:
         file = write_subset(part, out.part / "step.h5")
         with open_snapshot(file) as redacted:
-            text = "\n".join(_issue(redacted, redacted[step.address], judged, dropped, request)) + "\n"
-        (out.part / "issue.md").write_text(text, encoding="utf-8")
+            issue = "\n".join(_issue(redacted, redacted[step.address], judged, dropped, request)) + "\n"
+        (out.part / "issue.md").write_text(issue, encoding="utf-8")
         (out.part / "repro.py").write_text(_script(step.address, "\n".join(judged.lines)), encoding="utf-8")
     kept = len(part.index.contents) - len({t.row for t in weights})
     return request.report("issue", out.path, kept, dropped=tuple(dropped))
@@ -112,25 +113,28 @@ def _dropped(request: Request, step: Step, weights: Sequence[RecordedTensor]) ->
 
 
 def _issue(snapshot: Snapshot, step: Step, judged: Judged, dropped: Sequence[str], request: Request) -> Iterator[str]:
-    yield f"# {_cell(judged.sentence)}"
+    yield f"# {text(judged.sentence)}"
     yield ""
-    yield f"Step `{_code(step.label)}` of a recording with fusion-replay, on {_cell(ran_on(step.sequence.origin))}."
+    yield f"Step {code(step.label)} of a recording with fusion-replay, on {text(ran_on(step.sequence.origin))}."
     yield ""
     yield "## Verdict"
-    yield from _fenced(judged.lines)
+    yield from fenced(judged.lines)
     yield "## Operator"
-    yield from _table(("", ""), _facts(step))
+    yield from table(("", ""), _facts(step))
+    yield ""
     yield "## Arrays"
     head = ("side", "argument", "buffer", "dtype", "shape", "bytes", "xxh3-128", "in step.h5")
-    yield from _table(head, _arrays(step))
+    yield from table(head, _arrays(step))
+    yield ""
     yield "## Recorded with"
-    yield from _table(("", ""), _flat(snapshot.provenance))
+    yield from table(("", ""), _flat(snapshot.provenance))
+    yield ""
     yield "## To reproduce"
-    yield from _fenced(("pip install fusion-replay", "python repro.py"))
+    yield from fenced(("pip install fusion-replay", "python repro.py"))
     yield _reproduction(step, request)
     yield ""
     yield "## Left out"
-    yield from (f"- {_cell(what)}" for what in dropped or ["nothing"])
+    yield from (f"- {text(what)}" for what in dropped or ["nothing"])
     yield ""
     yield (
         "What is in `step.h5`: contents of the arrays marked above (activations may tell of the input they come from), "
@@ -143,7 +147,7 @@ def _reproduction(step: Step, request: Request) -> str:
     told = f"`step.h5` holds {count(len(request.steps), 'step')}; "
     if bare:
         return told + (
-            f"contents of {', '.join(map(_cell, bare))} are not in it, so `repro.py` can only repeat the verdict "
+            f"contents of {', '.join(map(text, bare))} are not in it, so `repro.py` can only repeat the verdict "
             "above; ask for an export with `--with-weights` to have it computed again."
         )
     return told + "`repro.py` computes the verdict again from its arrays (exit status 1: it is reproduced)."
@@ -174,28 +178,6 @@ def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", str(value)
-
-
-def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + "---|" * len(head)
-    yield from ("| " + " | ".join(map(_cell, row)) + " |" for row in rows)
-    yield ""
-
-
-def _fenced(lines: Sequence[str]) -> Iterator[str]:
-    yield "```"
-    yield from (one_line(line).replace("```", "'''") if line.strip() else "" for line in lines)
-    yield "```"
-
-
-def _cell(text: str) -> str:
-    """A text of the recording inside Markdown: on one line, nothing in it obeyed."""
-    return "".join(f"\\{c}" if c in "\\`*|<>[]#" else c for c in one_line(text))
-
-
-def _code(text: str) -> str:
-    return one_line(text).replace("`", "'")
 
 
 def _script(address: str, reported: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,8 +37,8 @@ PUBLIC_MODULES = ("iron.", "aie.", "fusion_replay.")
 # From a separator that starts something: not the slash of "and/or". Windows paths have a drive.
 _PATH = re.compile(r"(?<![\w.<])(?:~[\w.-]*|[A-Za-z]:)?[/\\](?:[\w.@+=~-]+[/\\]+)*[\w.@+=~-]+")
 _HOME = re.compile(r"[/\\](?:home|Users)[/\\]([\w.-]+)")
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_RELEASE = re.compile(r"(\d+\.\d+(?:\.\d+)?)\S*")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_RELEASE = re.compile(r"(?<!\d)(\d+\.\d+(?:\.\d+)?)\S*")
 _COMMON = {"root", "user", "home", "localhost", "runner", "npu", "test"}
 _TOKENS = {
     "path": "paths",
@@ -54,6 +55,7 @@ class Redactor:
     names: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     replaced: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, index: Index) -> Redactor:
@@ -76,15 +78,17 @@ class Redactor:
 
     def _without(self, words: Iterable[str], kind: str, text: str) -> str:
         for word in words:
-            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda m: self._token(kind, m[0]), text)
+            if word in text:  # cheap, and nearly never so
+                text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", lambda m: self._token(kind, m[0]), text)
         return text
 
     def count(self, kind: str) -> int:
-        return sum(token.startswith(f"<{kind}-") for token in self.replaced.values())
+        return self.counts[kind]
 
     def _token(self, kind: str, what: str) -> str:
         if what not in self.replaced:
-            self.replaced[what] = f"<{kind}-{self.count(kind) + 1}>"
+            self.counts[kind] += 1
+            self.replaced[what] = f"<{kind}-{self.counts[kind]}>"
         return self.replaced[what]
 
     # --- whole recordings ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusion_replay import __version__
 from fusion_replay.model import serialise
+from fusion_replay.model.text import block
 from fusion_replay.report.text import count, human_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ExportReport:
             lines.append(f"  left out: {count(self.missing, 'array')} kept as digests only")
         lines += [f"  left out: {what}" for what in self.dropped]
         lines += [f"  {note}" for note in self.notes]
-        return "\n".join(lines)
+        return block(lines)
 
 
 def size_of(path: Path) -> int:

@@ -54,6 +54,7 @@ class Options:
         run_recipes: recipes may run the code that they name.
         write_new: put what was found where a person can review it, wherever something moved.
         new_dir: the folder for that; beside each golden where it is None.
+        fetch_private: contents may be fetched from addresses that are not public, and over http there.
     """
 
     on: Literal["sim", "npu"] | None = None
@@ -61,6 +62,7 @@ class Options:
     run_recipes: bool = False
     write_new: bool = False
     new_dir: Path | None = None
+    fetch_private: bool = False
 
 
 def check_folder(
@@ -161,7 +163,7 @@ class _Check:
 
     def _recorded(self, stack: ExitStack) -> Snapshot | None:
         try:
-            contents = contents_of(self.golden, self.path, self.project)
+            contents = contents_of(self.golden, self.path, self.project, private=self.options.fetch_private)
             return None if contents is None else stack.enter_context(open_snapshot(contents, cache_bytes=_CACHE))
         except FusionReplayError as error:
             kind = "contents" if isinstance(error, SnapshotError) else "missing"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fusion_replay.errors import MismatchError, MissingError, SnapshotError
 from fusion_replay.model import serialise
+from fusion_replay.model.text import one_line, printable
 
 FORMAT = "fusion-replay.golden-check/1"
 
@@ -63,7 +64,7 @@ class Problem:
     to_dict = serialise.to_dict
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
+        return one_line(f"{self.where}: {self.text}")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class GoldenResult:
         if not said:
             said = ["nothing was compared"]
         changed = f"; environment moved: {', '.join(self.environment)}" if self.environment and self.wrong else ""
-        return f"{self.name}: {'; '.join(said)}{changed}"
+        return one_line(f"{self.name}: {'; '.join(said)}{changed}")
 
     @property
     def lines(self) -> list[str]:
@@ -142,7 +143,7 @@ class GoldenResult:
         found += [f"  {n:,} more step{'' if n == 1 else 's'}: {names.get(k, f'{k} moved')}" for k, n in more.items()]
         found += [f"  note: {n}" for n in self.notes]
         found += [f"  for review: {self.pending}"] if self.pending else []
-        return found
+        return list(map(printable, found))
 
     def to_dict(self) -> dict[str, Any]:
         return serialise.pick(
@@ -222,7 +223,7 @@ class GoldenReport:
             parts.append(f"{self.left_out:,} left out by the filter")
         if self.problems:
             parts.append(f"{len(self.problems)} problem{'' if len(self.problems) == 1 else 's'} of the folder")
-        return "; ".join(parts)
+        return one_line("; ".join(parts))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """JSON Lines, typed: every golden, its steps that are not the same, the folder's problems, one summary."""

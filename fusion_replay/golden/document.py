@@ -23,7 +23,9 @@ from fusion_replay.diverge.moved import Digests
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.golden import fields
 from fusion_replay.golden.tolerances import StepTolerance, limits_from_dict, limits_to_dict
+from fusion_replay.model.text import one_line
 from fusion_replay.replaying.replay_report import canonical_json
+from fusion_replay.system.files import regular
 
 FORMAT, VERSION = "fusion-replay.golden", 1
 SUFFIX = ".golden.json"
@@ -60,7 +62,7 @@ class GoldenStep:
 
     @property
     def label(self) -> str:
-        return f"{self.address} {self.op} {self.flow}"
+        return one_line(f"{self.address} {self.op} {self.flow}")
 
     @property
     def reference(self) -> dict[str, str]:
@@ -193,10 +195,12 @@ class Golden:
             raise ValueError(f"it says {said} steps and has {len(steps)}: lines were deleted or added by hand")
         if twice := [address for address, n in Counter(s.address for s in steps).items() if n > 1]:
             raise ValueError(f"step {twice[0]} is there twice")
-        recipe = data.get("recipe")
+        name, recipe = fields.text(data, "name", "golden"), data.get("recipe")
+        if not is_name(name):
+            raise ValueError(f"golden: name {name!r:.100}: expected letters, digits and ._-+=, at most 200")
         contents = data.get("contents")
         return cls(
-            name=fields.text(data, "name", "golden"),
+            name=name,
             steps=steps,
             recorded_on=fields.texts(data, "recorded_on", "golden"),
             recipe=None if recipe is None else fields.mapping(recipe, "recipe"),
@@ -207,6 +211,12 @@ class Golden:
             accepted_mismatch=fields.text(data, "accepted_mismatch", "golden") if "accepted_mismatch" in data else "",
             replaces=fields.text(data, "replaces", "golden") if "replaces" in data else "",
         )
+
+
+def is_name(text: str) -> bool:
+    """Whether a golden, and so a file, can be called so."""
+    plain = all(c.isalnum() or c in "._-+=" for c in text)
+    return bool(text) and not text.startswith((".", "-")) and len(text) <= 200 and plain
 
 
 def refuse_lfs_pointer(raw: bytes, where: str) -> None:
@@ -226,7 +236,7 @@ def read_bounded(path: Path) -> bytes:
         SnapshotError: no such file, no permission, or longer than any document.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise SnapshotError(f"{path}: can't be read: {error.strerror or error}") from None
@@ -273,4 +283,4 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-__all__ = ["FORMAT", "SUFFIX", "VERSION", "Contents", "Golden", "GoldenStep", "sha256_of"]
+__all__ = ["FORMAT", "SUFFIX", "VERSION", "Contents", "Golden", "GoldenStep", "is_name", "sha256_of"]

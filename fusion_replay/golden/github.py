@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_replay.model.text import one_line, printable
+from fusion_replay.report import markdown
+
 if TYPE_CHECKING:
     from fusion_replay.golden.check_report import GoldenReport
 
@@ -31,18 +34,18 @@ def error_lines(report: GoldenReport) -> Iterator[str]:
 
 
 def annotation(file: str, title: str, text: str) -> str:
-    """A workflow command; whatever would end or change it is escaped."""
-    return f"::error file={_property(file)},title={_property(title)}::{_escape(text)}"
+    """A workflow command on one line; whatever would end or change it, or a screen obey, is escaped."""
+    shown = "\n".join(map(printable, text.split("\n")))
+    return f"::error file={_property(file)},title={_property(title)}::{_escape(shown)}"
 
 
 def summary(report: GoldenReport) -> str:
     """Markdown: the sentence, and a table of what fails."""
-    lines = [f"### Goldens: {'passed' if report.passed else 'FAILED'}", "", _cell(report.sentence), ""]
+    lines = [f"### Goldens: {'passed' if report.passed else 'FAILED'}", "", markdown.text(report.sentence), ""]
     rows = [(r.name, ", ".join(r.kinds) or "nothing compared", r.headline) for r in report.failed]
     rows += [(p.where, p.kind, p.text) for p in report.problems]
     if rows:
-        lines += ["| Golden | What moved | First |", "|---|---|---|"]
-        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows[:_ROWS]]
+        lines += markdown.table(("Golden", "What moved", "First"), rows[:_ROWS])
         if len(rows) > _ROWS:
             lines.append(f"\nand {len(rows) - _ROWS} more")
     return "\n".join(lines) + "\n"
@@ -57,18 +60,11 @@ def write_summary(report: GoldenReport, environ: Mapping[str, str] | None = None
 
 
 def _escape(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return text.replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:
-    return _escape(text).replace(":", "%3A").replace(",", "%2C")
-
-
-def _cell(text: str) -> str:
-    """One cell of a table: names in a file from elsewhere are text, not markup."""
-    for character in "\\`|<>[]*_":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
+    return _escape(one_line(text)).replace(":", "%3A").replace(",", "%2C")
 
 
 __all__ = ["active", "annotation", "error_lines", "summary", "write_summary"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import shutil
 import threading
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.golden.document import SUFFIX, Contents, Golden, sha256_of
 from fusion_replay.golden.store import CONTENTS, NEW, name_of
+from fusion_replay.model.text import shell
 
 
 def propose(path: Path, golden: Golden, contents: Path | None, new_dir: Path | None = None) -> Path | None:
@@ -51,7 +51,7 @@ def propose(path: Path, golden: Golden, contents: Path | None, new_dir: Path | N
         accept = [name, *where, *(() if new_dir is None else ("--into", str(path.parent)))]
         raise TargetExistsError(
             f"{target}: left over from before, it was not overwritten; `fusion-replay golden accept "
-            f"{shlex.join(accept)}` or `reject {shlex.join([name, *where])}`, then check again"
+            f"{shell(accept)}` or `reject {shell([name, *where])}`, then check again"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

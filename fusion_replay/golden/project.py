@@ -22,7 +22,7 @@ class Project:
     Attributes:
         root: the folder of ``pyproject.toml``, which relative paths start from.
         dir: where goldens live, for verbs that are given no folder.
-        contents: folder or URL (file, http, https) of contents that do not lie beside their golden.
+        contents: folder or URL (https; file) of contents that do not lie beside their golden.
         max_bytes: of one golden's contents: what lint allows beside a golden, and what is fetched at most.
         max_total_bytes: of all that lies in the folder.
     """

@@ -15,6 +15,7 @@ from fusion_replay.golden.document import Golden, sha256_of
 from fusion_replay.golden.observe import Observation
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.store import CONTENTS, NEW, Folder, document, name_of
+from fusion_replay.model.text import one_line, printable
 from fusion_replay.system.messages import count
 
 
@@ -47,7 +48,7 @@ class Pending:
     def lines(self, every: bool = False) -> list[str]:
         """The difference for a person: what else changed, then the steps that differ."""
         if self.new is None:
-            return [f"{self.name}: {self.problem}"]
+            return [one_line(f"{self.name}: {self.problem}")]
         if self.old is None:
             return [f"{self.name}: new, {count(len(self.new.steps), 'step')}"]
         outcomes, extra = moves.of_remade(self.old, Observation(self.new.steps, ()), None, reference_too=True)
@@ -58,7 +59,7 @@ class Pending:
         shown = wrong if every else wrong[:10]
         lines += [f"  {o.label}: {'after it, ' if o.state == 'follows' else ''}{o.text}" for o in shown]
         lines += [f"  and {len(wrong) - len(shown):,} more steps; -v shows all"] if len(wrong) > len(shown) else []
-        return lines + ([f"  {self.problem}"] if self.problem else [])
+        return list(map(printable, lines + ([f"  {self.problem}"] if self.problem else [])))
 
     def to_dict(self) -> dict[str, object]:
         return {

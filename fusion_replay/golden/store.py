@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
@@ -15,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion_replay.errors import DamagedSnapshotError, MissingError, UsageError
-from fusion_replay.golden.document import SUFFIX, Contents, Golden, refuse_lfs_pointer, sha256_of
+from fusion_replay.golden import remote
+from fusion_replay.golden.document import SUFFIX, Contents, Golden, is_name, refuse_lfs_pointer, sha256_of
 from fusion_replay.golden.project import Project
+from fusion_replay.system.files import regular
 
 NEW = ".new"
 """Suffix of a pending golden and its contents."""
 CONTENTS = ".h5"
-
-_SCHEMES = ("file", "http", "https")
-_TIMEOUT = 60.0  # seconds without a byte
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +85,15 @@ def checked_name(name: str) -> str:
     Raises:
         UsageError: empty, hidden, too long, or with characters that a file name should not have.
     """
-    if not name or name.startswith((".", "-")) or len(name) > 200 or not all(c.isalnum() or c in "._-+=" for c in name):
+    if not is_name(name):
         raise UsageError(f"golden name {name!r}: expected letters, digits and ._-+=, at most 200; give another --name")
     return name
 
 
-def contents_of(golden: Golden, path: Path, project: Project) -> Path | None:
+def contents_of(golden: Golden, path: Path, project: Project, *, private: bool = False) -> Path | None:
     """The recording that belongs to the golden at ``path``, checked by size and SHA-256; None for a thin golden.
+
+    ``private``: it may also be fetched from addresses that are not public, see :func:`fusion_replay.golden.remote`.
 
     Raises:
         MissingError: it lies neither beside the golden nor where ``golden-contents`` says.
@@ -114,13 +113,13 @@ def contents_of(golden: Golden, path: Path, project: Project) -> Path | None:
             f"{beside}: its contents are missing; restore the file, or say where they lie with "
             "golden-contents in pyproject.toml, [tool.fusion-replay]"
         )
-    if not _is_url(project.contents):
-        elsewhere = project.root / project.contents / contents.file
+    if (folder := _folder(project)) is not None:
+        elsewhere = folder / contents.file
         if not elsewhere.exists():
             raise MissingError(f"{elsewhere}: no such file (golden-contents = {project.contents!r})")
         _check(elsewhere, contents)
         return elsewhere
-    return _fetched(contents, project)
+    return _fetched(contents, project, private)
 
 
 def cache_folder() -> Path:
@@ -129,9 +128,25 @@ def cache_folder() -> Path:
     return Path(base) / "fusion-replay" / "goldens"
 
 
+def _folder(project: Project) -> Path | None:
+    """Where contents lie that need not be fetched; None: at a URL."""
+    assert project.contents is not None
+    if not remote.is_url(project.contents):
+        return project.root / project.contents
+    parts = urllib.parse.urlsplit(project.contents)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost"):
+        raise UsageError(f"golden-contents {project.contents!r}: a file: URL of another machine; expected file:///...")
+    return Path(urllib.request.url2pathname(parts.path))
+
+
 def _check(path: Path, expected: Contents) -> None:
-    with path.open("rb") as file:
-        refuse_lfs_pointer(file.read(200), str(path))
+    try:
+        with open(path, "rb", opener=regular) as file:
+            refuse_lfs_pointer(file.read(200), str(path))
+    except OSError as error:
+        raise DamagedSnapshotError(f"{path}: can't be read: {error.strerror or error}") from None
     size = path.stat().st_size
     if size != expected.size:
         raise DamagedSnapshotError(
@@ -144,7 +159,7 @@ def _check(path: Path, expected: Contents) -> None:
         )
 
 
-def _fetched(contents: Contents, project: Project) -> Path:
+def _fetched(contents: Contents, project: Project, private: bool) -> Path:
     assert project.contents is not None
     url = f"{project.contents.rstrip('/')}/{urllib.parse.quote(contents.file)}"
     if contents.size > project.max_bytes:
@@ -162,7 +177,7 @@ def _fetched(contents: Contents, project: Project) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as part:
         try:
-            digest = _download(url, part, contents.size)
+            digest = _download(url, part, contents.size, private)
             if digest != contents.sha256:
                 raise DamagedSnapshotError(
                     f"{url}: SHA-256 {digest[:16]}..., the golden was accepted with {contents.sha256[:16]}...: not used"
@@ -175,34 +190,19 @@ def _fetched(contents: Contents, project: Project) -> Path:
     return kept
 
 
-def _download(url: str, target: tempfile._TemporaryFileWrapper[bytes], size: int) -> str:
+def _download(url: str, target: tempfile._TemporaryFileWrapper[bytes], size: int, private: bool) -> str:
     """Write exactly ``size`` bytes of ``url``; their SHA-256."""
     digest, left = hashlib.sha256(), size
-    try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            while block := answer.read(min(_BLOCK, left + 1)):
-                left -= len(block)
-                if left < 0:
-                    raise DamagedSnapshotError(f"{url}: longer than the {size:,} bytes that were accepted: not used")
-                digest.update(block)
-                target.write(block)
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        if isinstance(error, DamagedSnapshotError):
-            raise
-        why = " ".join(str(getattr(error, "reason", error)).split())  # of a redirect it has lines
-        raise MissingError(f"{url}: can't be fetched: {why}") from None
+    with contextlib.closing(remote.fetch(url, private=private)) as blocks:
+        for block in blocks:
+            left -= len(block)
+            if left < 0:
+                raise DamagedSnapshotError(f"{url}: longer than the {size:,} bytes that were accepted: not used")
+            digest.update(block)
+            target.write(block)
     if left:
         raise DamagedSnapshotError(f"{url}: {size - left:,} bytes, the golden was accepted with {size:,}: not used")
     return digest.hexdigest()
-
-
-def _is_url(where: str) -> bool:
-    scheme, separator, _ = where.partition("://")
-    if not separator:
-        return False
-    if scheme not in _SCHEMES:
-        raise UsageError(f"golden-contents {where!r}: expected a folder, or a URL of {', '.join(_SCHEMES)}")
-    return True
 
 
 def _hidden(relative: Path) -> bool:

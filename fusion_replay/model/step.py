@@ -21,6 +21,7 @@ from fusion_replay.model.runlist import (
     StepDescription,
     format_address,
 )
+from fusion_replay.model.text import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -251,7 +252,7 @@ class Step(Protocol):
     @property
     def label(self) -> str:
         """``3:412 GEMV W_ffn_down_7, ffn_hidden -> ffn_output``."""
-        return f"{self.address} {self.op.type} {self.description.flow}"
+        return one_line(f"{self.address} {self.op.type} {self.description.flow}")
 
     def tensors(self) -> Iterator[tuple[str, RecordedTensor]]:
         """Every tensor of the step with its side, named as in the file's tree: inputs, outputs, previous, reference.

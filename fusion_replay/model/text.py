@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+
+from fusion_replay.system.messages import one_line as one_line
 
 WIDTH = 100
 """Columns of a report that goes to a file or a pipe: the same text on every machine."""
@@ -37,14 +41,30 @@ def height() -> int:
     return LINES if columns() is None else max(LINES, shutil.get_terminal_size((WIDTH, LINES + 1)).lines - 1)
 
 
-def one_line(text: str) -> str:
-    """``text`` on one line, control characters (of a hostile file's names) shown instead of obeyed."""
-    return "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text.strip())
-
-
 def printable(line: str) -> str:
     """As :func:`one_line`, of a line that keeps its indent."""
     return line[: len(line) - len(line.lstrip(" "))] + one_line(line)
+
+
+def block(parts: Iterable[str]) -> str:
+    """One text of lines, each :func:`printable`: a line break inside one of them makes no line of its own."""
+    return "\n".join(map(printable, parts))
+
+
+def shell(words: Iterable[str | os.PathLike[str]]) -> str:
+    """A command line to copy into a shell: quoted, and what no screen should get spelled as in ``$'\\x1b'``."""
+    return " ".join(map(_word, map(os.fspath, words)))
+
+
+def _word(text: str) -> str:
+    if one_line(text) == text:
+        return shlex.quote(text)
+    plain = (c if c.isprintable() and c not in "\\'#:" else _bytes(c) for c in text)
+    return f"$'{''.join(plain)}'"
+
+
+def _bytes(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
 
 
 def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
@@ -84,4 +104,17 @@ def fold(line: str, room: int) -> list[str]:
     )
 
 
-__all__ = ["LINES", "WIDTH", "clip", "columns", "fold", "height", "one_line", "printable", "width", "wrap"]
+__all__ = [
+    "LINES",
+    "WIDTH",
+    "block",
+    "clip",
+    "columns",
+    "fold",
+    "height",
+    "one_line",
+    "printable",
+    "shell",
+    "width",
+    "wrap",
+]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from fusion_replay.errors import UnknownOperatorError, UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
+from fusion_replay.model.text import shell
 from fusion_replay.operators.evaluation import evaluate
 from fusion_replay.operators.spec import OperatorSpec
 from fusion_replay.refs._plugins import ready
@@ -95,7 +95,7 @@ def _nearest(op_type: str) -> list[str]:
 
 def template_command(op_type: str) -> str:
     """The command that prints a description of this operator to fill in."""
-    return shlex.join(["fusion-replay", "operators", "--new", op_type])
+    return shell(["fusion-replay", "operators", "--new", op_type])
 
 
 def lookup(op_type: str) -> OperatorSpec | None:

@@ -3,8 +3,9 @@
 
 Each is Python code that uses ``@fusion_replay.operator`` when it is imported. Files and modules run because somebody
 named them; ``[tool.fusion-replay] import = [...]`` (on the command line) and the entry-point group
-``fusion_replay.operators`` are read before the first question to the registry: whoever asks none pays nothing. As with
-pytest's ``conftest.py``, working in a directory runs the code that its project names.
+``fusion_replay.operators`` are read before the first question to the registry: whoever asks none pays nothing. A
+project's code runs only where the project is that of the working directory and belongs to the user; it is told, and
+:func:`skip_project` turns it off.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ _loaded: dict[str, ModuleType] = {}
 _waiting: list[Callable[[], None]] = []
 _lock = threading.RLock()
 _running = False
+_reads: list[Callable[[], None]] = []
+"""Of those that wait: readers of a project."""
 
 
 def before_first_use(load: Callable[[], None]) -> None:
@@ -42,18 +46,26 @@ def before_first_use(load: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def reading_project(start: str | os.PathLike[str] = ".") -> Iterator[None]:
+def reading_project(start: str | os.PathLike[str] = ".", *, tell: Callable[[str], None] = say) -> Iterator[None]:
     """Inside the block the first question to the registry reads ``pyproject.toml``, see :func:`load_project`."""
 
     def read() -> None:
-        load_project(start)
+        load_project(start, tell=tell)
 
     before_first_use(read)
+    _reads.append(read)
     try:
         yield
     finally:
+        _reads.remove(read)
         if read in _waiting:  # nobody asked
             _waiting.remove(read)
+
+
+def skip_project() -> None:
+    """No project is read at the first question, if that was not asked yet."""
+    with _lock:
+        _waiting[:] = [load for load in _waiting if load not in _reads]
 
 
 def ready() -> None:
@@ -133,10 +145,13 @@ def loaded() -> tuple[str, ...]:
     return tuple(_loaded)
 
 
-def load_project(start: str | os.PathLike[str] = ".") -> None:
+def load_project(start: str | os.PathLike[str] = ".", *, tell: Callable[[str], None] = say) -> None:
     """What the nearest ``pyproject.toml`` at or above ``start`` names in ``[tool.fusion-replay] import = [...]``.
 
-    Paths are relative to that file.
+    Paths are relative to that file. It runs nothing where somebody else owns, or may write, the file or its folder.
+
+    Args:
+        tell: gets one line: what runs, or why it does not.
 
     Raises:
         UsageError: no valid TOML, an unknown key, anything but a list of names, or as :func:`load`.
@@ -157,6 +172,12 @@ def load_project(start: str | os.PathLike[str] = ".") -> None:
     names = given.get("import", [])
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         raise UsageError(f"{project}: [tool.{TABLE}] import: expected a list of files and modules, found {names!r}")
+    if not names:
+        return
+    if why := _not_ours(project) or _not_ours(project.parent):
+        tell(f"{project}: the operators that it names are left out: {why}; --import FILE.py runs a file of your choice")
+        return
+    tell(f"{project}: runs {', '.join(names)}, as [tool.{TABLE}] import says; --no-import leaves it out")
     for name in names:
         load(name, project.parent, asked_by=f"{project}: [tool.{TABLE}] import")
 
@@ -223,6 +244,14 @@ def _with_line(error: BaseException, path: Path) -> str:
     line = line_in(str(path), error) or (error.lineno if isinstance(error, SyntaxError) else None)
     where = f"line {line}: " if line else ""
     return where + (f"{type(error).__name__}: {error.msg}" if isinstance(error, SyntaxError) else in_words(error))
+
+
+def _not_ours(path: Path) -> str:
+    """Why what lies here may be somebody else's word; empty where it is the user's own."""
+    about = path.stat()
+    if about.st_uid != os.geteuid():
+        return f"{path} belongs to user {about.st_uid}, not to you ({os.geteuid()})"
+    return f"anybody may write {path}" if about.st_mode & stat.S_IWOTH else ""
 
 
 def _upwards(start: Path) -> list[Path]:

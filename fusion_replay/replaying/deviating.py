@@ -22,6 +22,7 @@ from fusion_replay.errors import SnapshotError
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import SequenceDescription, StepDescription, format_address
 from fusion_replay.model.step import PREVIOUS, WATCHED, OperandMap, Seen, Spot, Step
+from fusion_replay.model.text import one_line
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge
 from fusion_replay.replaying.write_history import RunningHistory
@@ -50,7 +51,7 @@ class JustRan:
 
     @property
     def label(self) -> str:
-        return f"{format_address(self.invocation, self.index)} {self.sequence.operator_of(self.index).type}"
+        return one_line(f"{format_address(self.invocation, self.index)} {self.sequence.operator_of(self.index).type}")
 
 
 class Decider:

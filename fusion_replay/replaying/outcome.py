@@ -10,6 +10,7 @@ from fusion_replay.compare.deviation import Stats
 from fusion_replay.compare.verdict import IronVerdict, Verdict
 from fusion_replay.model import serialise
 from fusion_replay.model.runlist import OperatorDescription
+from fusion_replay.model.text import block
 
 MISSING = ("unknown_operator", "reference", "weights")
 """Kinds of skips that mean something needed is not here; the others are facts of the recording."""
@@ -124,7 +125,7 @@ class StepReport:
         lines = [f"{self.label}: {self.verdict}", f"  iron: {self.iron}"]
         if self.noise_floor is not None:
             lines.append(f"  noise floor: {self.noise_floor}")
-        return "\n".join(lines)
+        return block(lines)
 
 
 @dataclass(frozen=True, slots=True)

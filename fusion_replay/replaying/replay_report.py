@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.model.text import block
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import MISSING, UNFINISHED, FinalOutput, Skip, StepReport
 from fusion_replay.replaying.specials import INF, NAN, NAN_OF_INF
@@ -219,7 +220,7 @@ class ReplayReport:
         if self.first_mismatch is not None:
             lines += str(self.first_mismatch).splitlines()
         lines += [str(f) for f in self.final] + self.skip_lines
-        return "\n".join(lines)
+        return block(lines)
 
 
 def _born(step: StepReport) -> str:

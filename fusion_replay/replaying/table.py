@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay.model import serialise
+from fusion_replay.model.text import printable
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import OutputReport, StepReport
@@ -76,6 +77,7 @@ def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:
 
 def text(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
     """Aligned columns, the first and the last to the left, numbers to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     last = len(widths) - 1
 

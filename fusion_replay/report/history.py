@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_replay.model.byte_spans import ByteSpans
 from fusion_replay.model.runlist import parse_buffer
+from fusion_replay.model.text import printable
 from fusion_replay.report.text import count, human_bytes, table
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class History:
             changed = {True: "unchanged", False: "changed", None: ""}[w.unchanged]
             note = changed if w.status == "complete" else w.status
             rows.append([w.address, w.op, span, (w.digest or "not recorded")[:12], note, f"{w.reads_since:,}"])
-        return "\n".join([*lines, table(rows, right=(5,))] if self.writes else lines)
+        return "\n".join([*map(printable, lines), *([table(rows, right=(5,))] if self.writes else [])])
 
 
 def history(snapshot: Snapshot, buffer: str, *, invocation: int | None = None) -> History:

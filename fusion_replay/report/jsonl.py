@@ -17,7 +17,9 @@ def encode(record: dict[str, Any]) -> str:
     Raises:
         TypeError: something in it is no JSON data.
     """
-    return json.dumps(json_data(record), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(json_data(record), separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    # In a string, where else: a log of GitHub Actions would take it for a command.
+    return text.replace("##[", "\\u0023#[")
 
 
 @cache

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_replay.report.text import count, human_bytes, human_ns, one_line, ran_on, table
+from fusion_replay.model.text import block
+from fusion_replay.report.text import count, human_bytes, human_ns, ran_on, table
 from fusion_replay.snapshot.schema import COMPLETE
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Overview:
         invocations = count(len(self.invocations), "invocation")
         head = f"{self.path}: {count(self.steps, 'step')} recorded in {invocations}, {seen}"
         lines = [head, f"format {self.format_version}, {state}", *self._chosen()]
-        return "\n".join(lines)
+        return block(lines)
 
     def _chosen(self) -> list[str]:
         """What was kept, where that was left to what deviates, and what deviated."""
@@ -142,7 +143,7 @@ class Overview:
         if kept.get("keep") != "mismatch":
             return []
         found = about.get("deviating")
-        told = f": {one_line(str(found.get('sentence')))}" if isinstance(found, Mapping) else ""
+        told = f": {found.get('sentence')}" if isinstance(found, Mapping) else ""
         return [f"contents of deviating steps alone{told}"]
 
     def _sequences(self) -> str:
@@ -158,7 +159,7 @@ class Overview:
                 lines.append(f"  recorded from: IRON's {s.origin.get('variant', '')} form ({evidence})")
             if caution := s.origin.get("caution"):
                 lines.append(f"  caution: {caution}")
-        return "\n".join(lines)
+        return block(lines)
 
     def _operators(self) -> str:
         if not self.operators:
@@ -183,18 +184,18 @@ class Overview:
             incomplete = len(unfinished[8:])
             state = f"{incomplete:,} not complete" if incomplete else "complete"
             lines.append(f"and {count(others, 'other')}, {state}")
-        return "\n".join(lines)
+        return block(lines)
 
     def _unfinished(self) -> str:
         lines = [f"{u.status}: {u.label}" + (f": {u.error}" if u.error else "") for u in self.unfinished[:8]]
         if more := len(self.unfinished) - len(lines):
             lines.append(f"and {count(more, 'other unfinished step')}")
-        return "\n".join(lines)
+        return block(lines)
 
     def _losses(self) -> str:
         if not self.losses:
             return "losses: none"
-        return "\n".join(f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses)
+        return block(f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses)
 
     def _kernels(self) -> str:
         """What the kernels were loaded from: part of where the numbers come from."""
@@ -209,7 +210,7 @@ class Overview:
         lines += [f"  {k.op} ({k.kernel or 'no name'}): {k.absent}" for k in without[:3]]
         if more := len(without) - 3:
             lines += [f"  and {count(more, 'other')} without a file"] if more > 0 else []
-        return "\n".join(lines)
+        return block(lines)
 
 
 def overview(snapshot: Snapshot) -> Overview:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.model.text import columns
+from fusion_replay.model.text import block, columns, printable
 from fusion_replay.report.text import human_bytes, human_ns, ran_on, table
 
 if TYPE_CHECKING:
@@ -99,14 +99,15 @@ class StepView:
             lines.append(f"  reference none of its own was kept: {why}")
         if self.noticed.get("assumed"):
             lines.append(f"  assumed   unchanged since first read, not looked at: {', '.join(self.noticed['assumed'])}")
-        lines += _tables([_HEADER, *map(_row, self.tensors)])
+        tables = _tables([_HEADER, *map(_row, self.tensors)])
+        heads = []
         for t in self.tensors:
             if t.contents is not None and t.contents.head:
                 more = ", ..." if len(t.contents.head) == HEAD else ""
-                lines.append(f"  {t.phase} {t.name} = [{', '.join(f'{v:.6g}' for v in t.contents.head)}{more}]")
+                heads.append(f"  {t.phase} {t.name} = [{', '.join(f'{v:.6g}' for v in t.contents.head)}{more}]")
             if t.phase == "output" and t.unchanged:
-                lines.append(f"  output {t.name}: completed but wrote nothing: every bit is as it was before the step")
-        return "\n".join(lines)
+                heads.append(f"  output {t.name}: completed but wrote nothing: every bit is as it was before the step")
+        return "\n".join([block(lines), *tables, *map(printable, heads)])
 
     def _how(self) -> str:
         told = [human_ns(self.elapsed_ns), self.state or ""]

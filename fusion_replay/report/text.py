@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from fusion_replay.model.text import one_line as one_line
+from fusion_replay.model.text import printable
 from fusion_replay.system.messages import count as count
 from fusion_replay.system.messages import human_bytes as human_bytes
 
@@ -41,7 +42,7 @@ def ran_on(origin: Mapping[str, str]) -> str:
 
 def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterable[int] = ()) -> str:
     """Columns padded to their widest cell, two blanks between; ``right`` numbers the columns to align right."""
-    cells = [[str(c) for c in row] for row in rows]
+    cells = [[printable(str(c)) for c in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
     numbers = set(right)
     lines = (

@@ -22,6 +22,7 @@ from fusion_replay.errors import (
     UsageError,
 )
 from fusion_replay.model import serialise
+from fusion_replay.model.text import block
 from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
@@ -40,6 +41,7 @@ from fusion_replay.snapshot.schema import (
     body_digest,
 )
 from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files
+from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
 
 
@@ -85,7 +87,7 @@ class FsckReport:
                 f"{count(self.bytes, 'byte')}, all as they were sealed"
             )
         lines += [f"removed {path}" for path in self.removed if not self.recovered]
-        return "\n".join([*lines, *self.notes])
+        return block([*lines, *self.notes])
 
     to_dict = serialise.to_dict
 
@@ -143,7 +145,7 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
     from fusion_replay.snapshot.seal.recording import seal
     from fusion_replay.snapshot.seal.side_file import seal_side
 
-    with open(journal_path, "rb") as file:
+    with open(journal_path, "rb", opener=regular) as file:
         summary = journal.read_journal(file, str(journal_path))
         journal_size = os.fstat(file.fileno()).st_size
     empty = not summary.start and not summary.sequences
@@ -208,7 +210,7 @@ def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
 def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckReport:
     index: Index | None = None
     tensors, notes = 0, tuple[str, ...]()
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=regular) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             block, problems = seal_problems(file.fileno(), path)
@@ -292,12 +294,12 @@ def _check_tensors(snap: Snapshot) -> tuple[list[str], int]:
 
 
 def _is_journal(path: Path) -> bool:
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=regular) as file:
         return os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC
 
 
 def _is_locked(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:

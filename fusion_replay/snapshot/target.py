@@ -12,6 +12,7 @@ from typing import Literal
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.snapshot.journal.frames import START, JournalFile, ScanResult, scan
 from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
+from fusion_replay.system.files import regular
 from fusion_replay.system.messages import say
 
 IfExists = Literal["error", "replace", "number"]
@@ -136,7 +137,7 @@ def _put_aside(target: Path) -> None:
 def owner(journal: Path) -> str:
     """Who records into a journal that is locked, as far as it says: "process 123"."""
     try:
-        with open(journal, "rb") as file:
+        with open(journal, "rb", opener=regular) as file:
             for frame in scan(file, ScanResult()):
                 if frame.kind == START:
                     return f"process {int(json.loads(frame.payload)['pid'])}"

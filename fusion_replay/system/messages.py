@@ -1,10 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told from inside somebody else's program: one line on stderr; exceptions, sizes and counts in words."""
+"""Words for people: a text on one line, in which nothing is obeyed; exceptions, sizes, counts; one line on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line with nothing in it to obey: control characters and those that change the direction of a
+    text are shown, and so is what a log of GitHub Actions would take for a command: ``::`` at the beginning, ``##[``
+    anywhere (actions/runner, src/Runner.Common/ActionCommand.cs)."""
+    text = text.strip()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c in "\n\r\t" else ascii(c)[1:-1] for c in text).strip()
+    if text.startswith("::"):
+        text = f"\\x3a{text[1:]}"
+    return text.replace("##[", "\\x23#[")
 
 
 def in_words(error: BaseException) -> str:
@@ -52,8 +64,10 @@ def count(n: int, noun: str) -> str:
 def say(message: str) -> None:
     """One line on stderr; a closed stderr stops nothing."""
     with contextlib.suppress(Exception):
-        sys.stderr.write(f"fusion-replay: {message}\n")  # one write: print() lets another thread between text and end
+        sys.stderr.write(
+            f"fusion-replay: {one_line(message)}\n"
+        )  # one write: print() lets another thread between text and end
         sys.stderr.flush()
 
 
-__all__ = ["count", "human_bytes", "in_words", "line_in", "say", "way_of"]
+__all__ = ["count", "human_bytes", "in_words", "line_in", "one_line", "say", "way_of"]

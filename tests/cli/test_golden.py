@@ -371,6 +371,6 @@ def test_annotations_and_the_step_summary(run: Command, folder: Path, monkeypatc
     assert error.startswith("::error file=goldens/gelu.golden.json,title=golden gelu::gelu: 1:0 GELU A -> C: NPU moved")
     told = Path("summary.md").read_text()
     assert told.startswith("### Goldens: FAILED\n\n1 of 2 goldens hold; 4 steps compared\n")
-    assert "| gelu | npu | gelu: 1:0 GELU A -\\> C: NPU moved" in told
+    assert "| gelu | npu | `gelu: 1:0 GELU A -> C: NPU moved" in told
     assert all(r["type"].startswith("golden") for r in records(run("golden", "check", folder, "--json")))
     assert Path("summary.md").read_text().startswith(told), "appended to"

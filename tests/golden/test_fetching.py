@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from fusion_replay.golden import check, remote
 from fusion_replay.golden.add import add
-from fusion_replay.golden.check import check_folder, check_golden
+from fusion_replay.golden.check import Options
+from fusion_replay.golden.check_report import GoldenReport, GoldenResult
 from golden_maker import record_workload
 
 
@@ -83,6 +87,14 @@ def golden(tmp_path: Path, goldens: Path, server: Server, monkeypatch: pytest.Mo
 
 def configure(root: Path, url: str, more: str = "") -> None:
     (root / "pyproject.toml").write_text(f'[tool.fusion-replay]\ngolden-contents = "{url}"\n{more}\n')
+
+
+def check_golden(path: Path, private: bool = True) -> GoldenResult:
+    return check.check_golden(path, Options(fetch_private=private))
+
+
+def check_folder(path: Path) -> GoldenReport:
+    return check.check_folder(path, Options(fetch_private=True))
 
 
 def kept(root: Path) -> list[Path]:
@@ -169,3 +181,75 @@ def test_no_server(golden: Path, server: Server, tmp_path: Path) -> None:
     configure(tmp_path, "http://127.0.0.1:9")  # discard: nothing listens there
     assert "can't be fetched: " in check_golden(golden).headline
     assert check_folder(golden.parent).exit_status == 4
+
+
+@pytest.mark.parametrize(
+    ("url", "private", "allowed"),
+    [
+        ("https://example.org/x", False, True),
+        ("https://8.8.8.8/x", False, True),
+        ("http://example.org/x", False, False),
+        ("http://example.org/x", True, True),
+        ("ftp://example.org/x", True, False),
+        ("file:///etc/hostname", True, False),
+        ("https:///x", True, False),
+        ("https://127.0.0.1/x", False, False),
+        ("https://127.0.0.1/x", True, True),
+        ("https://localhost/x", False, False),
+        ("https://a.localhost/x", False, False),
+        ("https://10.0.0.1/x", False, False),
+        ("https://169.254.169.254/latest/meta-data", False, False),
+        ("https://192.168.1.1/x", False, False),
+        ("https://100.64.0.1/x", False, False),
+        ("https://0.0.0.0/x", False, False),
+        ("https://224.0.0.1/x", False, False),
+        ("https://[::1]/x", False, False),
+        ("https://[fe80::1]/x", False, False),
+        ("https://[fd00::1]/x", False, False),
+        ("https://[::ffff:127.0.0.1]/x", False, False),
+    ],
+)
+def test_what_may_be_fetched(url: str, private: bool, allowed: bool) -> None:
+    assert (remote.refusal(url, private=private) == "") is allowed
+
+
+def test_this_machine_is_not_asked_without_leave(golden: Path, server: Server, tmp_path: Path) -> None:
+    found = check_golden(golden, private=False)
+    assert found.kinds == ("missing",)
+    assert "not fetched: http is no scheme to fetch from" in found.headline
+    configure(tmp_path, f"https://127.0.0.1:{server.server_port}/data")
+    assert "an address that is not public; --fetch-private allows it" in check_golden(golden, private=False).headline
+    assert server.asked == []
+
+
+def test_a_name_that_means_this_machine(
+    golden: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who it is shows when it is connected to: not one byte is sent."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1", *a, **k))
+    configure(tmp_path, f"https://contents.example.org:{server.server_port}/data")
+    said = check_golden(golden, private=False).headline
+    assert "contents.example.org is 127.0.0.1, an address that is not public" in said
+    assert server.asked == []
+
+
+def test_contents_that_are_a_device_or_a_fifo(golden: Path, tmp_path: Path) -> None:
+    contents = golden.with_name("x.h5")
+    contents.symlink_to("/dev/zero")
+    assert "expected a file, found a device" in check_golden(golden).headline
+    contents.unlink()
+    os.mkfifo(contents)
+    assert "expected a file, found a FIFO" in check_golden(golden).headline
+    golden.unlink()
+    os.mkfifo(golden)
+    assert "expected a file, found a FIFO" in check_golden(golden).headline
+
+
+def test_a_file_url_is_a_folder(golden: Path, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "x.h5").write_bytes(server.body)
+    configure(tmp_path, (tmp_path / "elsewhere").as_uri())
+    assert check_golden(golden, private=False).passed
+    configure(tmp_path, "file://other.example.org/x")
+    assert "a file: URL of another machine" in check_golden(golden).headline

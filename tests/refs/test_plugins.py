@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion_replay.__main__ import main
 from fusion_replay.errors import UsageError
 from fusion_replay.refs import find, lookup, plugins, register
 from fusion_replay.simulator.kernels import has_kernel
@@ -212,3 +214,47 @@ def test_installed_packages_offer_operators_and_a_broken_one_stops_nothing(tmp_p
     assert ran.stderr.splitlines() == [
         "fusion-replay: operators of entry point badpack (badpack_ops) are left out: RuntimeError: no driver here"
     ]
+
+
+def test_a_project_runs_its_owners_code_and_tells(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.fusion-replay]\nimport = ["zig.py"]\n')
+    write(tmp_path / "zig.py")
+    told: list[str] = []
+    plugins.load_project(tmp_path, tell=told.append)
+    assert lookup("Zig") is not None
+    assert len(told) == 1
+    assert "runs zig.py" in told[0]
+    assert "--no-import" in told[0]
+
+
+@pytest.mark.parametrize("whose", ["another user's", "anybody's file", "anybody's folder"])
+def test_a_strangers_project_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+    project = tmp_path / "p"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[tool.fusion-replay]\nimport = ["zig.py"]\n')
+    write(project / "zig.py")
+    if whose == "another user's":
+        me = os.geteuid()
+        monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    elif whose == "anybody's file":
+        (project / "pyproject.toml").chmod(0o666)
+    else:
+        project.chmod(0o777)
+    told: list[str] = []
+    plugins.load_project(project, tell=told.append)
+    assert lookup("Zig") is None
+    assert len(told) == 1
+    assert "left out" in told[0]
+
+
+def test_no_import_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.fusion-replay]\nimport = ["zig.py"]\n')
+    write(tmp_path / "zig.py")
+    monkeypatch.chdir(tmp_path)
+    assert main(["operators", "Zig", "--no-import"]) == 4
+    assert "runs zig.py" not in capsys.readouterr().err
+    assert main(["record", "--no-import", "--workload", "op:Zig", "--sim", "npu2"]) == 4
+    assert main(["operators", "Zig"]) == 0
+    assert capsys.readouterr().err.count("runs zig.py") == 1

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from fusion_replay.golden.pytest.record import name_of_test
 from fusion_replay.golden.pytest.settings import Settings
 from fusion_replay.golden.pytest.update import accept_at_once, accept_waiting
 from fusion_replay.golden.store import CONTENTS, Folder, checked_name, document
+from fusion_replay.model.text import shell
 from fusion_replay.refs import plugins
 from fusion_replay.snapshot import open_snapshot
 
@@ -83,7 +83,7 @@ class NpuGolden:
             if result is not None:
                 return result
         self._refuse_somebody_elses(path)
-        options = Options(None, exact, write_new=True, new_dir=self._settings.new_dir)
+        options = Options(None, exact, False, True, self._settings.new_dir, self._settings.fetch_private)
         result = check_golden(path, options, remade=recording)
         if not result and self._settings.update:
             return accept_at_once(
@@ -107,7 +107,7 @@ class NpuGolden:
         elsewhere = self._settings.new_dir
         goldens = os.path.relpath(path.parent)
         where = [goldens] if elsewhere is None else [os.path.relpath(elsewhere), "--into", goldens]
-        look = shlex.join(["golden", "review", *where])
+        look = shell(["golden", "review", *where])
         text = f"no such golden; `fusion-replay {look}`, or run again with --fr-update-new-only"
         problem = Problem("missing", name, f"{path}: {text}")
         return GoldenResult(

@@ -20,6 +20,7 @@ from fusion_replay.golden.pytest.settings import Settings, results_key, settings
 from fusion_replay.golden.pytest.update import accept_at_once
 from fusion_replay.golden.store import Folder, name_of
 from fusion_replay.model import serialise
+from fusion_replay.model.text import one_line, printable
 from fusion_replay.refs import plugins
 
 _STEPS_TOLD = 20
@@ -67,7 +68,7 @@ class GoldenItem(_Item):
     def runtest(self) -> None:
         settings, path = self.config.stash[settings_key], short(self.path)
         options = _options(path, settings)
-        with plugins.reading_project(path.parent):
+        with plugins.reading_project(self.config.rootpath):
             result = check_golden(path, options)
             if not result and settings.update:
                 into = short(settings.dir or self.path.parent)
@@ -88,7 +89,7 @@ def _options(path: Path, settings: Settings) -> Options:
             on = None
     except (SnapshotError, FusionReplayError):
         pass  # the check says it
-    return Options(on, settings.exact, settings.run_recipes, write_new=True, new_dir=settings.new_dir)
+    return Options(on, settings.exact, settings.run_recipes, True, settings.new_dir, settings.fetch_private)
 
 
 def short(path: Path) -> Path:
@@ -101,15 +102,17 @@ def tell(item: pytest.Item, result: GoldenResult, settings: Settings) -> str:
     """Put a result where reports and JUnit find it; what to say where it does not hold."""
     item.stash.setdefault(results_key, []).append(serialise.to_dict(result))
     item.user_properties += [
-        ("fr_golden", result.name),
+        ("fr_golden", one_line(result.name)),
         ("fr_compared", result.compared),
         ("fr_within", result.within),
         ("fr_headline", result.headline),
     ]
     if result.kinds:
-        item.user_properties.append(("fr_moved", ", ".join(result.kinds)))
-    item.user_properties += [(f"fr_step {s.address}", s.text or s.state) for s in result.wrong[:_STEPS_TOLD]]
-    details = [f"  {s.label}: {s.state}: {s.text}" for s in result.steps if s.state != "same"]
+        item.user_properties.append(("fr_moved", one_line(", ".join(result.kinds))))
+    item.user_properties += [
+        (f"fr_step {one_line(s.address)}", one_line(s.text or s.state)) for s in result.wrong[:_STEPS_TOLD]
+    ]
+    details = [printable(f"  {s.label}: {s.state}: {s.text}") for s in result.steps if s.state != "same"]
     if details and settings.details:
         item.add_report_section("call", "goldens", "\n".join(details))
     return "" if result else "\n".join([*result.lines, *(details if settings.details else [])])

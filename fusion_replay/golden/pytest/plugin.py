@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pytest plugin: options, and when what happens.
 
-Of the package nothing but the settings is imported until a test needs it. Results travel from an item to its report as
+Of the package nothing but the settings is imported until a test needs it. Merely installed it changes nothing of other
+projects' runs: it acts where ``fr_dir``, another ``fr_`` key or an option ``--fr-...`` asks for it, and on tests with
+the marker ``fr_npu`` or the fixture ``npu_golden``, which are its own. Results travel from an item to its report as
 plain data, so that pytest-xdist's workers and a single process come to the same summary.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Generator
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fusion_replay.golden.pytest.settings import RESULTS, read, results_key, settings_key
+from fusion_replay.golden.pytest.lost import LostDevice
+from fusion_replay.golden.pytest.settings import MARKER, RESULTS, read, results_key, settings_key
 
 if TYPE_CHECKING:
     from fusion_replay.golden.pytest.fixture import NpuGolden
@@ -27,7 +29,7 @@ SUFFIX = ".golden.json"
 _LOST = ("No such device", "device lost")  # ENODEV as XRT words it; our own word
 
 tally_key = pytest.StashKey["Tally"]()
-lost_key = pytest.StashKey[Path]()
+lost_key = pytest.StashKey[LostDevice]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,8 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("update", "Accept whatever is new or moved; refused where CI is set."),
         ("update-new-only", "Accept goldens that are missing, none that exists; refused where CI is set."),
         ("details", "Print every step that is not the same."),
-        ("require-npu", "A test marked npu fails where there is no NPU, and one must run."),
+        ("require-npu", "A test marked fr_npu fails where there is no NPU, and one must run."),
         ("exact", "With --fr-on and npu_golden: the same bits, not only the same within limits."),
+        ("fetch-private", "Fetch contents from this machine's network too, and over http."),
         ("run-recipes", "Recipes may run the programs and functions that they name."),
     ):
         group.addoption(f"--fr-{name}", action="store_true", default=None, help=words)
@@ -55,25 +58,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "npu: needs a real NPU; skipped without one (--fr-require-npu: fails)")
+    config.addinivalue_line("markers", f"{MARKER}: needs a real NPU; skipped without one (--fr-require-npu: fails)")
     settings = read(config)
     config.stash[settings_key] = settings
     if settings.named and settings.dir is not None and not _covered(config, settings.dir):
         config.args.append(str(settings.dir))
-    worker = getattr(config, "workerinput", {})
-    folder = tempfile.gettempdir()
-    config.stash[lost_key] = Path(worker.get("fusion_replay_lost", f"{folder}/fusion-replay-lost-{os.getpid()}"))
+    told = getattr(config, "workerinput", {}).get("fusion_replay_state")
+    config.stash[lost_key] = LostDevice(None if told is None else Path(told))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if lost_key in config.stash and not hasattr(config, "workerinput"):
-        config.stash[lost_key].unlink(missing_ok=True)
+        config.stash[lost_key].close()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Of pytest-xdist: a device that one worker loses is lost to all."""
-    node.workerinput["fusion_replay_lost"] = str(node.config.stash[lost_key])
+    node.workerinput["fusion_replay_state"] = str(node.config.stash[lost_key].shared())
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -84,7 +86,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
-    if items:
+    if items and concerned(items[0].config):
         tally(items[0].config).deselected += len(items)
 
 
@@ -122,14 +124,14 @@ def npu_golden(request: pytest.FixtureRequest) -> NpuGolden:
 
 
 def needs_device(item: pytest.Item) -> bool:
-    return item.get_closest_marker("npu") is not None or "npu_golden" in getattr(item, "fixturenames", ())
+    return item.get_closest_marker(MARKER) is not None or "npu_golden" in getattr(item, "fixturenames", ())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     lost = item.config.stash[lost_key]
-    if needs_device(item) and lost.exists():
-        pytest.skip(f"not run: the device was lost in {lost.read_text('utf-8')}")
-    if item.get_closest_marker("npu") is None:
+    if needs_device(item) and (test := lost.where()):
+        pytest.skip(f"not run: the device was lost in {test}")
+    if item.get_closest_marker(MARKER) is None:
         return
     from fusion_replay.golden.pytest.device import why_no_npu
 
@@ -153,15 +155,15 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             return (yield)
         except Exception as error:
             if needs_device(item) and any(word in str(error) for word in _LOST):
-                item.config.stash[lost_key].write_text(item.nodeid, "utf-8")
+                item.config.stash[lost_key].tell(item.nodeid)
             raise
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.when == "call" and results_key in item.stash:
-        setattr(report, RESULTS, item.stash[results_key])
+    if needs_device(item) or results_key in item.stash:
+        setattr(report, RESULTS, item.stash.get(results_key, []))
     return report
 
 
@@ -176,6 +178,11 @@ def tally(config: pytest.Config) -> Tally:
     return config.stash[tally_key]
 
 
+def concerned(config: pytest.Config) -> bool:
+    """Whether this run has anything to do with us: asked for, or a test of ours was in it."""
+    return tally_key in config.stash or config.stash[settings_key].asked
+
+
 class _Reports:
     """Only the process that reports to people counts."""
 
@@ -183,10 +190,13 @@ class _Reports:
         self.config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        tally(self.config).add(report)
+        if concerned(self.config) or hasattr(report, RESULTS):
+            tally(self.config).add(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not concerned(self.config):
+            return
         whole = not session.shouldstop and not session.shouldfail and not any("::" in a for a in self.config.args)
         if tally(self.config).close(self.config, whole) and session.exitstatus in (
             pytest.ExitCode.OK,
@@ -195,7 +205,7 @@ class _Reports:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        lines = tally(self.config).lines()
+        lines = tally(self.config).lines() if concerned(self.config) else []
         if lines:
             terminalreporter.write_sep("=", "fusion-replay")
             for line in lines:

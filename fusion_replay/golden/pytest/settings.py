@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+MARKER = "fr_npu"
 RESULTS = "fusion_replay_results"
-"""Attribute of a report: what was found of every golden that its test checked."""
+"""Attribute of the reports of our tests: what was found of every golden that the test checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,13 @@ class Settings:
     on: str | None
     exact: bool
     run_recipes: bool
+    fetch_private: bool
     record_dir: Path | None
+
+    @property
+    def asked(self) -> bool:
+        """Whether an option or a key asks for anything at all."""
+        return any(getattr(self, name) for name in self.__slots__)
 
 
 settings_key = pytest.StashKey[Settings]()
@@ -82,9 +89,10 @@ def read(config: pytest.Config) -> Settings:
         update_new=update or update_new,
         new_dir=folder("new_dir"),
         on=on,
+        fetch_private=bool(config.getoption("fr_fetch_private")),  # never the ini file's: it comes with the goldens
         record_dir=folder("record_dir"),
         **flags,
     )
 
 
-__all__ = ["RESULTS", "Settings", "read", "results_key", "settings_key"]
+__all__ = ["MARKER", "RESULTS", "Settings", "read", "results_key", "settings_key"]

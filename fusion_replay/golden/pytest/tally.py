@@ -12,8 +12,9 @@ import pytest
 
 from fusion_replay.golden import github
 from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem
-from fusion_replay.golden.pytest.settings import RESULTS, Settings
+from fusion_replay.golden.pytest.settings import MARKER, RESULTS, Settings
 from fusion_replay.model import serialise
+from fusion_replay.model.text import one_line, shell
 from fusion_replay.system.messages import count
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Tally:
         worse = report.outcome if report.outcome != "passed" else self.outcomes.get(report.nodeid, "passed")
         self.outcomes[report.nodeid] = worse
         if report.when == "call":
-            self.npu_ran += "npu" in report.keywords
+            self.npu_ran += MARKER in report.keywords
             for data in getattr(report, RESULTS, ()):
                 result = serialise.from_dict(GoldenResult, data, report.nodeid)
                 self.results[report.nodeid, result.name] = result
@@ -65,7 +66,7 @@ class Tally:
             text = f"no golden was checked ({self.deselected} tests deselected)"
             red.append(Problem("not_compared", str(folder), text))
         if self.settings.require_npu and not self.npu_ran and not config.option.collectonly:
-            red.append(Problem("not_compared", "--fr-require-npu", "no test marked npu ran"))
+            red.append(Problem("not_compared", "--fr-require-npu", f"no test marked {MARKER} ran"))
         if folder is not None and folder.is_dir() and whole and not self.deselected and self.outcomes:
             red += self._unused(config, folder)
         self.problems += red
@@ -93,8 +94,8 @@ class Tally:
             found += [str(p) for p in self.problems if p.kind != "folder"]
             pending = sorted({r.pending for r in report.failed if r.pending})
             if pending:
-                found.append(f"for review: fusion-replay golden review {os.path.relpath(Path(pending[0]).parent)}")
-            found += list(github.error_lines(report)) if github.active() else []
+                where = os.path.relpath(Path(pending[0]).parent)
+                found.append(f"for review: {shell(['fusion-replay', 'golden', 'review', where])}")
         found += [f"{n:,} test{'' if n == 1 else 's'} skipped: {why}" for why, n in self.skipped.items()]
         if (folder := self.settings.record_dir) is not None:
             made = self.recordings
@@ -102,7 +103,8 @@ class Tally:
             parts.append(f"{made['nothing']:,} dispatched nothing")
             parts += [f"{n:,} not recorded: {why}" for why, n in self.reasons.most_common(3)]
             found.append("; ".join(parts))
-        return found
+        found = list(map(one_line, found))
+        return found + (list(github.error_lines(report)) if github.active() else [])
 
     def _recorded(self, report: pytest.TestReport) -> None:
         for key, value in report.user_properties:

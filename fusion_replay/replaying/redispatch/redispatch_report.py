@@ -12,6 +12,7 @@ from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.model import serialise
+from fusion_replay.model.text import block
 from fusion_replay.replaying.redispatch.outcome import NOT_RUN, VERDICTS, StepOutcome
 from fusion_replay.replaying.replay_report import canonical_json
 
@@ -154,7 +155,7 @@ class RedispatchReport:
             yield f"journal: {self.journal} keeps what hung from being tried again; remove it to try"
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return block(self.lines())
 
 
 __all__ = ["RedispatchReport"]

@@ -54,6 +54,7 @@ from fusion_replay.snapshot.schema import (
     Index,
     Loss,
 )
+from fusion_replay.system.files import regular
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
 _UNFIT = (struct.error, ValueError, KeyError, TypeError, IndexError)
@@ -390,13 +391,14 @@ def open_journal(path: Path) -> tuple[Files, JournalSummary]:
 
     def beside(suffix: str) -> BinaryIO | None:
         with contextlib.suppress(OSError):
-            return open(path.with_name(path.name.removesuffix(JOURNAL_SUFFIX) + suffix), "rb", buffering=0)
+            name = path.name.removesuffix(JOURNAL_SUFFIX) + suffix
+            return open(path.with_name(name), "rb", buffering=0, opener=regular)
         return None
 
     # The journal last: opened the other way round, a recording that is sealed in between would lack the others.
     spill, chunks = beside(SPILL_SUFFIX), beside(CHUNKS_SUFFIX)
     try:
-        files = Files(open(path, "rb", buffering=1 << 16), spill, chunks)  # noqa: SIM115
+        files = Files(open(path, "rb", buffering=1 << 16, opener=regular), spill, chunks)  # noqa: SIM115
     except BaseException:
         for file in (spill, chunks):
             if file is not None:

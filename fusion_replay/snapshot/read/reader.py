@@ -37,6 +37,7 @@ from fusion_replay.snapshot.read.sealed import check_index, read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
+from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
 
 
@@ -280,7 +281,7 @@ def _open(path: Path, cache_bytes: int) -> Snapshot:
         raise SnapshotNotFoundError(f"{path}: a directory; expected a snapshot file such as {path / 'decode.h5'}")
     beside = path.with_name(path.name + JOURNAL_SUFFIX)
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - the store closes it
+        file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 - the store closes it
     except FileNotFoundError:
         if not beside.is_file():
             raise SnapshotNotFoundError(f"{path}: no such file, and no {beside.name} beside it") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion_replay.golden.pytest.lost import LostDevice
 from fusion_replay.golden.pytest.record import name_of_test
 from golden_maker import recipe, record_workload
 
@@ -249,12 +250,12 @@ def test_an_unused_golden(pytester: pytest.Pytester, project: Path, workers: tup
     assert chosen.ret == 0, "not judged: the run did not cover everything"
 
 
-def test_the_marker_npu(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_marker_fr_npu(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
         import pytest
 
-        @pytest.mark.npu
+        @pytest.mark.fr_npu
         @pytest.mark.parametrize("i", [1, 2])
         def test_x(i): pass
 
@@ -269,7 +270,53 @@ def test_the_marker_npu(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPat
     required.stdout.fnmatch_lines(["*--fr-require-npu: no NPU here: no pyxrt*"])
     alone = go(pytester, "--fr-require-npu", "-k", "test_y")
     assert alone.ret == 1
-    alone.stdout.fnmatch_lines(["*no test marked npu ran"])
+    alone.stdout.fnmatch_lines(["*no test marked fr_npu ran"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_merely_installed_it_changes_nothing(
+    pytester: pytest.Pytester, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another project's marker of a likely name, its files, a file where ours once lay in the temporary folder."""
+    folder = pytester.mkdir("tmp")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    pytester.makeini("[pytest]\nmarkers = npu: theirs\n")
+    (pytester.path / "x.golden.json").write_text("{}")
+    pytester.makepyfile(
+        """
+        import os, pytest, tempfile
+        for pid in (os.getpid(), os.getppid()):
+            open(f"{tempfile.gettempdir()}/fusion-replay-lost-{pid}", "w").write("elsewhere")
+
+        @pytest.mark.npu
+        def test_theirs(): pass
+
+        @pytest.mark.npu
+        def test_fails():
+            raise RuntimeError("No such device")
+
+        def test_another(): pass
+        """
+    )
+    result = go(pytester, *workers)
+    result.assert_outcomes(passed=2, failed=1)
+    assert "fusion-replay =" not in result.stdout.str()
+    left = {p.name.split("-")[-1] for p in folder.iterdir() if p.name.startswith("fusion-replay-")}
+    assert left <= {str(os.getpid()), str(os.getppid())} or workers
+
+
+def test_what_workers_share_is_their_owners_alone(tmp_path: Path) -> None:
+    state = LostDevice()
+    folder = state.shared()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    worker = LostDevice(folder)
+    worker.tell("test_x")
+    assert state.where() == LostDevice(folder).where() == "test_x"
+    state.close()
+    assert not folder.exists()
+    tmp_path.chmod(0o777)
+    (tmp_path / "lost").write_text("somebody's")
+    assert LostDevice(tmp_path).where() == ""
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
