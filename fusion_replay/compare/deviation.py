@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.blocks import BLOCK, Block, Blocks, Mask
+from fusion_replay.compare.sums import LANES, fsum
 from fusion_replay.model import serialise
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.bf16 import BFLOAT16
@@ -40,7 +41,6 @@ ULP_BUCKETS: tuple[str, ...] = ("0", "1", "2", "3-4", "5-8", "9-16", "17-32", "3
 """Buckets of the ULP histogram; 128 bf16 ULPs are a factor of two."""
 _BUCKET_TOPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-_LANES = 128
 _ABS, _SQUARE, _ACTUAL, _EXPECTED, _CROSS = range(5)  # rows of summands
 
 
@@ -201,7 +201,7 @@ class _Tally:
     """Running figures of one comparison."""
 
     def __init__(self) -> None:
-        self.sums = np.zeros((5, _LANES))
+        self.sums = np.zeros((5, LANES))
         self.rows = np.zeros((5, BLOCK))
         self.max_abs = self.max_rel = self.ref_max = np.float32(0)
         self.worst = -1.0
@@ -259,7 +259,7 @@ class _Tally:
             self.n_above[i] += int(np.count_nonzero(block.ulp > top))
 
     def _sums(self, block: Block, m: int) -> None:
-        padded = -(-m // _LANES) * _LANES
+        padded = -(-m // LANES) * LANES
         rows = self.rows[:, :padded]
         rows[:, m:] = 0.0
         rows[_ABS, :m] = block.difference
@@ -267,11 +267,11 @@ class _Tally:
         np.multiply(block.actual, block.actual, out=rows[_ACTUAL, :m])
         np.multiply(block.expected, block.expected, out=rows[_EXPECTED, :m])
         np.multiply(block.actual, block.expected, out=rows[_CROSS, :m])
-        self.sums += rows.reshape(5, -1, _LANES).sum(axis=1)
+        self.sums += rows.reshape(5, -1, LANES).sum(axis=1)
 
     def finish(self, actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, bit_equal: bool) -> Measured:
         n = self.n
-        total = [_fsum(lanes.tolist()) for lanes in self.sums]
+        total = [fsum(lanes.tolist()) for lanes in self.sums]
         nan_actual, nan_expected, inf_actual, inf_expected = self.specials
         max_abs, max_rel = float(self.max_abs), float(self.max_rel)
         above = [self.n_finite, *self.n_above, 0]
@@ -333,13 +333,6 @@ def _iron_mean(total: float, max_abs: float, n: int) -> float:
         return max_abs
     with np.errstate(over="ignore"):
         return float(np.float32(total) / np.float32(n)) if n else 0.0
-
-
-def _fsum(lanes: list[float]) -> float:
-    try:
-        return math.fsum(lanes)
-    except (OverflowError, ValueError):  # float64 tensors beyond 1e154: no figure
-        return math.nan
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_replay.compare.sums import dot, norm
 from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block
@@ -196,7 +197,7 @@ def attribute(
         )
     total = rel_l2(recorded, truth)
     own = [s.isolated for s in steps if s.isolated is not None]
-    return Attribution(hybrid.invocation, hybrid.outputs, total, float(np.linalg.norm(own)), steps)
+    return Attribution(hybrid.invocation, hybrid.outputs, total, norm(np.array(own, np.float64)), steps)
 
 
 def _handed(step: Step, plan: Plan, chains: dict[int, Chain]) -> tuple[float, float]:
@@ -220,7 +221,7 @@ def _shares(
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, float]:
     """Share of the final error ``whole``, a vector, by the step's number in ``hybrid.steps``."""
-    size = float(np.dot(whole, whole))
+    size = dot(whole, whole)
     if not np.isfinite(size) or not size:
         return {}
     own = {i: _own(judged.get(step.address)) or 0.0 for i, step in enumerate(hybrid.steps)}
@@ -231,7 +232,7 @@ def _shares(
     for done, k in enumerate(needed):
         runs[k] = hybrid.run(k)
         if k - 1 in runs and k - 1 in suspects:
-            shares[k - 1] = float(np.dot(runs[k] - runs[k - 1], whole)) / size
+            shares[k - 1] = dot(runs[k] - runs[k - 1], whole) / size
         runs.pop(k - 1, None)
         if progress is not None:
             progress(done + 1, len(needed))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.compare.sums import norm
 from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
@@ -110,7 +111,8 @@ class Hybrid:
 
 def rel_l2(found: Floats, truth: Floats) -> float:
     """``|found - truth| / |truth|``; infinite where one of them has elements that are no numbers."""
-    difference, size = float(np.linalg.norm(found - truth)), float(np.linalg.norm(truth))
+    with np.errstate(invalid="ignore"):
+        difference, size = norm(found - truth), norm(truth)
     if not np.isfinite(difference) or not np.isfinite(size):
         return 0.0 if np.array_equal(found, truth, equal_nan=True) else float("inf")
     return difference / size if size else (float("inf") if difference else 0.0)

@@ -53,7 +53,7 @@ def block(parts: Iterable[str]) -> str:
 
 def shell(words: Iterable[str | os.PathLike[str]]) -> str:
     """A command line to copy into a shell: quoted, and what no screen should get spelled as in ``$'\\x1b'``."""
-    return " ".join(map(_word, map(os.fspath, words)))
+    return " ".join(_word(os.fspath(word)) for word in words)
 
 
 def _word(text: str) -> str:

@@ -98,6 +98,9 @@ def test_json_is_the_same_on_any_thread_count_and_instruction_set(wrong: Path) -
     outputs |= {program("replay", wrong, "--json", "--workers", n, cwd=wrong.parent).stdout for n in (1, 2)}
     assert len(outputs) == 1
     assert outputs.pop().count("\n") > 160
+    shares = {program("replay", wrong, "--json", "--attribute", cwd=wrong.parent, **s).stdout for s in settings}
+    assert len(shares) == 1
+    assert '"type":"attribution"' in shares.pop()
 
 
 def test_a_timeout_is_passed_on_and_the_step_is_kept(tmp_path: Path) -> None:
