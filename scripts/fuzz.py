@@ -220,6 +220,8 @@ class Case:
         signal.setitimer(signal.ITIMER_PROF, 0)
         if status not in allowed:
             self.problems.append(f"exit {status}: {' '.join(words)}: {said.strip()[:300]}{self._where(words)}")
+        if status == 2 and "(see: fusion-replay" in said:
+            self.problems.append(f"FUZZER: {' '.join(words)}: {said[:200]}")
         if not all(line.isprintable() for line in said.split("\n")) or "##[" in said:
             self.problems.append(f"OBEYED: {' '.join(words)}: {said[:200]!r}")
         return status
@@ -265,7 +267,7 @@ class Case:
         got = self.read(file)
         if sound == 0 and (shown or got is None):
             self.problems.append(f"TWO WORDS: fsck says 0, show {shown}, read to the end: {got is not None}")
-        good, exports = str(self.seeds / "good.h5"), ["jsonl", "npz", "safetensors", "plain-h5", "xrt"]
+        good, exports = str(self.seeds / "good.h5"), ["h5", "jsonl", "npz", "safetensors", "plain-h5", "xrt"]
         address = self.rng.choice(("0:0", "0:1", "1:3", "2:3", "0:2"))
         others = [
             ["show", file, address],
@@ -279,7 +281,7 @@ class Case:
             ["diff", file, good, "--json", "--align-anyway"],
             ["bisect", file, "--journal", "out/bisect"],
             ["operators", "--new", "Unknown", "--from", file],
-            *(["export", file, "--to", kind, "-o", f"out/{kind}", "--skip-missing"] for kind in exports),
+            *(["export", file, "--as", kind, "-o", f"out/{kind}", "--skip-missing"] for kind in exports),
             ["export", file, "--step", address, "--issue", "-o", "out/issue"],
             ["golden", "add", file, "--dir", "out/goldens", "--accept-mismatch", "fuzz"],
         ]

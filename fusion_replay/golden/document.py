@@ -254,7 +254,7 @@ def sha256_of(path: Path) -> str:
 def _check_format(data: Any, where: str) -> None:
     found = data.get("format") if isinstance(data, dict) else None
     kind, _, version = found.partition("/") if isinstance(found, str) else ("", "", "")
-    if kind != FORMAT or not version.isdecimal():
+    if kind != FORMAT or not version.isdecimal() or len(version) > 9:
         raise ForeignFileError(f"{where}: no golden: format {found!r}, expected {FORMAT}/{VERSION}")
     if int(version) > VERSION:
         raise NewerFormatError(

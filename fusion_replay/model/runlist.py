@@ -191,7 +191,7 @@ def parse_address(text: str) -> tuple[int, int]:
         UsageError: anything else.
     """
     invocation, colon, step = text.strip().partition(":")
-    if not (colon and invocation.isascii() and invocation.isdigit() and step.isascii() and step.isdigit()):
+    if not (colon and _is_count(invocation) and _is_count(step)):
         raise UsageError(f"step address {text!r}: expected INVOCATION:STEP, two counts from 0 such as 3:412")
     return int(invocation), int(step)
 
@@ -211,9 +211,14 @@ def parse_buffer(text: str) -> tuple[str, int, int | None]:
         return text, 0, None
     name, _, inside = text[:-1].partition("[")
     start, colon, stop = inside.partition(":")
-    if not (name and colon and start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+    if not (name and colon and _is_count(start) and _is_count(stop) and int(start) < int(stop)):
         raise UsageError(f"buffer {text!r}: expected NAME[START:STOP] in bytes with START below STOP")
     return name, int(start), int(stop)
+
+
+def _is_count(text: str) -> bool:
+    """Digits, as few as any size has: Python refuses to read 5,000, and those of other scripts."""
+    return text.isascii() and text.isdigit() and len(text) <= 19
 
 
 STATIC_FROM = 1 << 16

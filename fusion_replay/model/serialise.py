@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -22,7 +24,10 @@ def json_data(value: Any) -> Any:
     """``value`` as JSON data: what has a ``to_dict`` by it, sequences as lists, paths as texts.
 
     JSON has no NaN and no infinities: they become "NaN", "Infinity" and "-Infinity". What it has no form for stays.
+    Scalars of numpy are numbers and truth values.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float):
         if math.isfinite(value):
             return value

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.model import serialise
 from fusion_replay.model.text import block
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import MISSING, UNFINISHED, FinalOutput, Skip, StepReport
@@ -231,10 +232,18 @@ def _born(step: StepReport) -> str:
     return f"{step.label}: {n:,} {kind} in its output, none in its inputs{agrees}"
 
 
+def _scalar(value: Any) -> Any:
+    """Of numpy, as JSON; what is no scalar is left to raise."""
+    plain = serialise.json_data(value)
+    if plain is value:
+        raise TypeError(f"{type(value).__name__} is no JSON data")
+    return plain
+
+
 def canonical_json(data: Any) -> str:
     """JSON with sorted keys, no blanks, ASCII only: equal data is equal text.
 
     Raises:
         ValueError: a NaN or an infinity, which JSON does not have.
     """
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_scalar)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_replay.errors import DamagedSnapshotError, HostileFileError
+from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError, UsageError
 from fusion_replay.model.runlist import (
     DTYPE_BYTES,
     ArgSpec,
@@ -21,7 +21,7 @@ from fusion_replay.model.runlist import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.snapshot.schema import MAX_CONTENT, MAX_NAME, MAX_RANK
+from fusion_replay.snapshot.schema import MAX_CONTENT, MAX_NAME, MAX_OPERANDS, MAX_RANK
 
 
 def dump_json(data: Any) -> bytes:
@@ -53,6 +53,20 @@ def sequence_to_json(sequence: SequenceDescription) -> dict[str, Any]:
         "specs": [[s.name, s.direction, list(s.shape), s.dtype] for s in specs],
         "steps": uses,
     }
+
+
+def checked_json(sequence: SequenceDescription) -> dict[str, Any]:
+    """As :func:`sequence_to_json`, of a sequence that can be read back: what can't is refused while it is recorded.
+
+    Raises:
+        UsageError: names or sizes beyond the limits of the format.
+    """
+    data = sequence_to_json(sequence)
+    try:
+        sequence_from_json(load_json(dump_json(data), "it"), "it")
+    except SnapshotError as error:
+        raise UsageError(f"a sequence that no recording can hold: {str(error).removeprefix('it: ')}") from error
+    return data
 
 
 def sequence_from_json(data: Any, what: str) -> SequenceDescription:
@@ -115,6 +129,8 @@ def _spec(entry: Any) -> ArgSpec:
 
 def _step(index: int, entry: Any, specs: list[ArgSpec], operators: int) -> StepDescription:
     operator, uses = entry
+    if len(uses) > MAX_OPERANDS:
+        raise HostileFileError(f"step {index} has {len(uses)} operands; the limit is {MAX_OPERANDS}")
     if _count(operator) >= operators:
         raise ValueError(f"step {index}: operator {operator} of {operators}")
     operands = tuple(

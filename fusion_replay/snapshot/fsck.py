@@ -290,6 +290,10 @@ def _check_tensors(snap: Snapshot) -> tuple[list[str], int]:
             _ = step.inputs, step.outputs
         except FusionReplayError as error:
             problems.append(str(error))
+    try:
+        _ = snap.binaries
+    except FusionReplayError as error:
+        problems.append(str(error))
     return problems, kept
 
 

@@ -47,6 +47,7 @@ MAX_TABLE = 1 << 31  # bytes of one table or text, decompressed
 MAX_DIRECTORY = 1 << 20
 MAX_RANK = 32
 MAX_NAME = 4096
+MAX_OPERANDS = 65535  # of a step: the table counts them in 16 bits
 
 COMPLETE, IN_FLIGHT, FAILED = 0, 1, 2
 STATUS = ("complete", "in_flight", "failed")

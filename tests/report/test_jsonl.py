@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
+from fusion_replay.replaying.replay_report import canonical_json
 from fusion_replay.report.jsonl import encode, schema
 
 BF16 = ml_dtypes.bfloat16
@@ -87,3 +88,20 @@ def test_what_is_no_json_is_refused() -> None:
     assert encode({"type": "x", "a": (1, float("-inf"))}) == '{"type":"x","a":[1,"-Infinity"]}'
     with pytest.raises(TypeError):
         encode({"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(np.bool_(True), "true"), (np.int64(3), "3"), (np.float32(0.5), "0.5"), (np.float64("nan"), '"NaN"')],
+)
+def test_a_scalar_of_numpy_is_a_number(value: object, printed: str) -> None:
+    """`diff --json` of recordings of two devices ended in an internal error for one of them."""
+    assert encode({"a": [value]}) == f'{{"a":[{printed}]}}'
+    if printed != '"NaN"':
+        assert canonical_json({"a": value}) == f'{{"a":{printed}}}'
+
+
+def test_no_log_takes_a_record_for_a_command() -> None:
+    line = encode({"a": "###[error]x"})
+    assert "##[" not in line
+    assert json.loads(line) == {"a": "###[error]x"}

@@ -99,7 +99,7 @@ def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[WeightKe
             or not _DIGEST.match(weight.digest)
             or weight.dtype not in DTYPE_BYTES
             or not (weight.sha256 is None or _SHA256.match(weight.sha256))
-            or "/" in (weight.file or "")
+            or not (weight.file is None or _is_file_name(weight.file))
         ):
             raise DamagedSnapshotError(f"{name}: an entry of its list of weights that is none: {str(entry)[:200]}")
         known = found.get(weight.key)
@@ -107,6 +107,12 @@ def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[WeightKe
             weight = replace(known, sha256=weight.sha256 or known.sha256, file=weight.file or known.file)
         found[weight.key] = weight
     return found
+
+
+def _is_file_name(text: str) -> bool:
+    """Of a file beside another one, in any folder that Linux has."""
+    plain = not set(text) & {"/", "\0"} and text not in ("", ".", "..")
+    return plain and len(text.encode("utf-8", "surrogatepass")) <= 255 - len(JOURNAL_SUFFIX)
 
 
 class _Store(Protocol):
@@ -239,6 +245,9 @@ def find_weights(
             f"{what} were left out of the recording: give them with --weights FILE",
         )
     place = given if given is not None else path.with_name(names[0])
+    if given is None and place.name.removesuffix(JOURNAL_SUFFIX) == path.name.removesuffix(JOURNAL_SUFFIX):
+        reason = "are said to be in the recording itself; give their side file with --weights"
+        return NeededWeights(needed, None, reason), (f"{what} {reason}",)
     try:
         file = SideFile(place, open_)
     except SnapshotError as error:

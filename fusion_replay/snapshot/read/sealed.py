@@ -83,7 +83,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
             weights=[dict(entry) for entry in texts.get("weights", ())],
             **tables,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedSnapshotError(f"{name}: the directory does not fit ({error!r})") from error
     check_contents(index, block.length, name)
     check_index(index, name)
@@ -121,6 +121,8 @@ def check_index(index: Index, name: str) -> None:
     if not any(problems.values()) and len(steps):
         of_sequence = invocations["sequence"][steps["invocation"]]
         problems["a step beyond its sequence"] = (steps["step"] >= lengths[of_sequence]).any()
+        address = steps["invocation"].astype(np.uint64) << np.uint64(32) | steps["step"]
+        problems["a step that is there twice"] = len(np.unique(address)) < len(address)
     for problem, found in problems.items():
         if found:
             raise HostileFileError(f"{name}: the index has {problem}")

@@ -23,7 +23,7 @@ from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import ArgSpec, SequenceDescription
 from fusion_replay.snapshot.binaries import KernelFiles
-from fusion_replay.snapshot.describe import sequence_to_json
+from fusion_replay.snapshot.describe import checked_json
 from fusion_replay.snapshot.encodings.side_file import Weight
 from fusion_replay.snapshot.journal import frames, payloads
 from fusion_replay.snapshot.journal.chunk_file import ChunkFile
@@ -140,11 +140,16 @@ class SnapshotWriter(Locked):
         self.set_provenance(provenance or {})
 
     def add_sequence(self, sequence: SequenceDescription) -> int:
-        """Describe a sequence; its number for :meth:`begin_invocation`."""
+        """Describe a sequence; its number for :meth:`begin_invocation`.
+
+        Raises:
+            UsageError: names or sizes that no reader would take.
+        """
+        described = checked_json(sequence)
         with self._lock:
             number = len(self._rows.sequences)
             self._rows.add_sequence(sequence)
-            data = {"id": number, "sequence": sequence_to_json(sequence)}
+            data = {"id": number, "sequence": described}
             self._write_vital(payloads.json_frame(frames.SEQUENCE, data))
             return number
 
