@@ -135,12 +135,17 @@ def _zstd() -> dict[str, Any]:
 
 def _attribute(target: Any, name: str, value: Any) -> None:
     """Text as it is, anything else as JSON; beside the others as a dataset where it is too long for an attribute."""
-    text = value if isinstance(value, str) else dump_json(value).decode()
+    text = _storable(value if isinstance(value, str) else dump_json(value).decode())
     if len(text.encode("utf-8", "replace")) <= _MAX_ATTRIBUTE:
         target.attrs[name] = text
     else:
         _text(target, f"{name}.json", value)
 
 
+def _storable(text: str) -> str:
+    """HDF5 ends a text at the first NUL, and takes no half of a surrogate pair."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
 def _text(file: h5py.File, name: str, data: Any) -> None:
-    file.create_dataset(name, data=dump_json(data).decode(), dtype=h5py.string_dtype())
+    file.create_dataset(name, data=_storable(dump_json(data).decode()), dtype=h5py.string_dtype())

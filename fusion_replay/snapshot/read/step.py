@@ -6,6 +6,7 @@ Tested in tests/snapshot/test_roundtrip.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fusion_replay.errors import DamagedSnapshotError
@@ -51,7 +52,8 @@ class RecordedStep(Step):
     @property
     def values(self) -> dict[str, Any]:
         """Runtime values of this dispatch, by name."""
-        return dict(self._detail.get("values", {}))
+        found = self._detail.get("values")
+        return dict(found) if isinstance(found, dict) else {}
 
     @property
     def state(self) -> str | None:
@@ -93,8 +95,7 @@ class RecordedStep(Step):
         ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked;
         ``reference``: why what the operator's own reference gives was not kept, where it was wanted.
         """
-        keys = ("clobbered", "rewritten", "assumed", "reference")
-        return {key: self._detail[key] for key in keys if self._detail.get(key)}
+        return {key: value for key, fits in _NOTICED.items() if (value := self._detail.get(key)) and fits(value)}
 
     @property
     def inputs(self) -> OperandMap:
@@ -164,3 +165,22 @@ class RecordedStep(Step):
 
     def _digest(self, row: int) -> str:
         return str(self._index.contents["digest"][row].decode("ascii"))
+
+
+def _is_clobbered(value: Any) -> bool:
+    """Argument -> step that wrote it, as what."""
+    pairs = list(value.values()) if isinstance(value, dict) else [None]
+    return all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+
+
+_NOTICED: dict[str, Callable[[Any], bool]] = {
+    "clobbered": _is_clobbered,
+    "rewritten": _is_names,
+    "assumed": _is_names,
+    "reference": lambda why: isinstance(why, str),
+}
+"""A file may say anything: what is not of this form was not noticed."""
