@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be fetched, and from where: the one place that says which schemes and addresses are allowed."""
+"""What may be fetched, and from where: the one place that says which schemes and addresses are allowed.
+
+Tested in tests/golden/test_fetching.py.
+"""
 
 from __future__ import annotations
 

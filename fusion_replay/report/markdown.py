@@ -5,6 +5,8 @@ What a backslash stops depends on the renderer (bare URLs, ``@name``, ``#1`` and
 gone), what stands between backticks is never looked into (https://github.github.com/gfm/#code-spans, and
 https://docs.github.com/get-started/writing-on-github for mentions and references): so a text with anything but plain
 words becomes a code span.
+
+Tested in tests/hostile/test_nothing_is_obeyed.py and tests/export/test_issue.py.
 """
 
 from __future__ import annotations

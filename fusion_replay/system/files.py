@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that somebody else may have put there: opened only where they are files."""
+"""Files that somebody else may have put there: opened only where they are files.
+
+Tested in tests/hostile/test_no_internal_error.py and tests/golden/test_fetching.py.
+"""
 
 from __future__ import annotations
 

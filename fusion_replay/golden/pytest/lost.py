@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which test lost the device, known to all processes of one run of pytest and to nobody else."""
+"""Which test lost the device, known to all processes of one run of pytest and to nobody else.
+
+Tested in tests/golden/pytest/test_plugin.py.
+"""
 
 from __future__ import annotations
 

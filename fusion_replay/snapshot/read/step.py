@@ -157,14 +157,15 @@ class RecordedStep(Step):
         if position >= len(uses):
             raise DamagedSnapshotError(f"step {self.address}: operand {position} of {len(uses)}")
         spec, stored = uses[position].spec, self._index.contents[content]
-        if int(stored["nbytes"]) != spec.nbytes or stored["dtype"].decode("ascii", "replace") != spec.dtype:
+        nbytes, dtype = int(stored["nbytes"]), stored["dtype"].decode("ascii", "replace")
+        if nbytes != spec.nbytes or dtype != spec.dtype:
             raise DamagedSnapshotError(
-                f"step {self.address} {spec.name}: {int(stored['nbytes'])} bytes of {stored['dtype'].decode()} stored, "
+                f"step {self.address} {spec.name}: {nbytes} bytes of {dtype} stored, "
                 f"but the runlist says {spec.nbytes} bytes of {spec.dtype}"
             )
 
     def _digest(self, row: int) -> str:
-        return str(self._index.contents["digest"][row].decode("ascii"))
+        return str(self._index.contents["digest"][row].decode("ascii", "replace"))
 
 
 def _is_clobbered(value: Any) -> bool:
