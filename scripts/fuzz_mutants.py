@@ -190,7 +190,7 @@ class _Forge:
             stored = zstandard.ZstdDecompressor().decompress(stored, max_output_size=1 << 24)
         try:
             raw, what = json_of(rng, json.loads(stored))
-        except ValueError:  # spoilt by the change before
+        except (ValueError, RecursionError):  # spoilt by the change before
             return f"{name}: left"
         self._entry(name, raw, rows=1, itemsize=len(raw), mask=3)
         return f"{name}: {what}"

@@ -11,7 +11,7 @@ import ipaddress
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from fusion_replay.errors import MissingError, UsageError
@@ -42,7 +42,7 @@ def refusal(url: str, *, private: bool) -> str:
         return ""  # a name
 
 
-def fetch(url: str, *, private: bool) -> Iterator[bytes]:
+def fetch(url: str, *, private: bool) -> Generator[bytes, None, None]:
     """The bytes of ``url``, in blocks.
 
     Raises:

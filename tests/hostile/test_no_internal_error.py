@@ -106,6 +106,8 @@ def test_a_side_file_without_steps_that_names_itself(tmp_path: Path, capfd: pyte
         ("binaries", b'[{"sequence":Infinity}]'),
         ("weights", b'[{"digest":3}]'),
         ("weights", b"[[]]"),
+        ("weights", json.dumps([{**WEIGHT, "file": False}]).encode()),
+        ("weights", json.dumps([{**WEIGHT, "sha256": False}]).encode()),
     ],
     ids=lambda value: value if isinstance(value, str) else value[:40].decode(),
 )

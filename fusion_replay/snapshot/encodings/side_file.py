@@ -92,7 +92,7 @@ def weights_of(entries: Iterable[Mapping[str, Any]], name: str) -> dict[WeightKe
     for entry in entries:
         fields: Any = [entry.get(n) for n in ("digest", "dtype", "nbytes", "name", "sha256", "file")]
         weight = Weight(*fields)
-        texts = [weight.digest, weight.dtype, weight.name, weight.sha256 or "", weight.file or ""]
+        texts = [weight.digest, weight.dtype, weight.name, *(t for t in (weight.sha256, weight.file) if t is not None)]
         if (
             not all(isinstance(text, str) and len(text) <= MAX_NAME for text in texts)
             or type(weight.nbytes) is not int
