@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants of our files through every verb (``scripts/fuzz.py`` says what is asked): a share, thousands with ``long``."""
+"""Mutants of our files through every verb, as ``scripts/fuzz.py`` asks: a share, thousands with ``long``."""
 
 from __future__ import annotations
 
