@@ -33,7 +33,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +401,7 @@ def child(mode: str, seed: int, number: int, folder: Path, seeds: Path, pipe: in
     resource.setrlimit(resource.RLIMIT_DATA, (data + MEMORY, data + MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 28, 1 << 28))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.alarm(60 * SECONDS)  # of waiting, for a FIFO say
     case = Case(mode, seed, number, folder, seeds, tell)
     mutant = getattr(case, mode)()
@@ -452,10 +453,8 @@ def warm() -> None:
                 importlib.import_module(module.name)
 
 
-def fuzz(
-    mode: str, seed: int, numbers: range, root: Path, *, show: bool = True
-) -> list[tuple[int, list[str], list[str]]]:
-    """The cases with problems."""
+def fuzz(mode: str, seed: int, numbers: range, root: Path) -> Iterator[list[str]]:
+    """What was wrong with each case; told as it is found."""
     warm()
     seeds = root / "seeds"
     pid = os.fork()
@@ -468,14 +467,11 @@ def fuzz(
         os._exit(0)
     if os.waitpid(pid, 0)[1]:
         raise SystemExit("the files to start from could not be made")
-    found = []
     for number in numbers:
         what, problems = one(mode, seed, number, root, seeds)
         if problems:
-            found.append((number, what, problems))
-            if show:
-                print(f"{mode} {seed} {number}: {what}", *(f"    {p[:700]}" for p in problems), sep="\n", flush=True)
-    return found
+            print(f"{mode} {seed} {number}: {what}", *(f"    {p[:700]}" for p in problems), sep="\n", flush=True)
+        yield problems
 
 
 def main() -> int:
@@ -488,13 +484,16 @@ def main() -> int:
     numbers = range(given.count) if given.only is None else range(given.only, given.only + 1)
     began = time.monotonic()
     shared = Path("/dev/shm")
+    found: list[list[str]] = []
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended early, it says what it has done
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared if os.access(shared, os.W_OK) else None) as root:
-        found = fuzz(given.mode, given.seed, numbers, Path(root))
-    kinds = Counter(p.split(":")[0].split(" (")[0] for _, _, problems in found for p in problems)
-    seconds = time.monotonic() - began
-    done = f"{given.mode}, seed {given.seed}: {len(numbers)} mutants in {seconds:.0f} s"
-    print(f"{done}, {len(found)} with problems: {dict(kinds)}")
-    return int(bool(found))
+        with contextlib.suppress(KeyboardInterrupt):
+            for problems in fuzz(given.mode, given.seed, numbers, Path(root)):
+                found.append(problems)
+    kinds = Counter(p.split(":")[0].split(" (")[0] for problems in found for p in problems)
+    done = f"{given.mode}, seed {given.seed}: {len(found)} mutants in {time.monotonic() - began:.0f} s"
+    print(f"{done}, {sum(map(bool, found))} with problems: {dict(kinds)}")
+    return int(bool(kinds))
 
 
 if __name__ == "__main__":

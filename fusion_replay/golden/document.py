@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ class Golden:
         """As :meth:`read`, of bytes; ``where`` names them in messages."""
         refuse_lfs_pointer(raw, where)
         try:
-            data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+            data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise DamagedSnapshotError(
                 f"{where}: no JSON: {error}; restore it, or make it again with `fusion-replay golden add`"
@@ -277,6 +278,13 @@ def _contents(data: Mapping[str, Any]) -> Contents:
 def _block(key: str, brackets: str, lines: Iterable[str]) -> str:
     inner = ",\n".join(lines)
     return f'"{key}":{brackets[0]}\n{inner}\n{brackets[1]}' if inner else f'"{key}":{brackets}'
+
+
+def _finite(text: str) -> float:
+    """``1e999`` is JSON, and no number that could be written again."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text:.20} is beyond any number")
+    return number
 
 
 def _no_constant(name: str) -> Any:

@@ -155,6 +155,24 @@ def test_versions_of_goldens(tmp_path: Path, version: str, capfd: pytest.Capture
     assert main(["golden", "lint", str(tmp_path)]) == 3
 
 
+@pytest.mark.parametrize("value", ["1e999", "NaN", "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000])
+def test_values_in_goldens(tmp_path: Path, value: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for key in ("recipe", "provenance"):
+        whole = {
+            "recorded_on": [],
+            "steps": [],
+            "n_steps": 0,
+            "tolerances": [],
+            "name": "x",
+            "recipe": None,
+            "provenance": {},
+        }
+        text = json.dumps({"format": "fusion-replay.golden/1", **whole, key: {"workload": "VALUE"}})
+        (tmp_path / "x.golden.json").write_text(text.replace('"VALUE"', value))
+        for words in (["golden", "check"], ["golden", "check", "--on", "sim"], ["golden", "lint"]):
+            assert main([*words, str(tmp_path)]) in (1, 3, 4), capfd.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["", ".journal", ".spill", ".chunks"])
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 def test_what_is_no_file(tmp_path: Path, suffix: str, kind: str) -> None:
