@@ -483,13 +483,12 @@ def main() -> int:
     given = parser.parse_args()
     numbers = range(given.count) if given.only is None else range(given.only, given.only + 1)
     began = time.monotonic()
-    shared = Path("/dev/shm")
     found: list[list[str]] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended early, it says what it has done
-    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared if os.access(shared, os.W_OK) else None) as root:
-        with contextlib.suppress(KeyboardInterrupt):
-            for problems in fuzz(given.mode, given.seed, numbers, Path(root)):
-                found.append(problems)
+    shared = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory(prefix="fuzz-", dir=shared) as root:
+        for problems in fuzz(given.mode, given.seed, numbers, Path(root)):
+            found.append(problems)
     kinds = Counter(p.split(":")[0].split(" (")[0] for problems in found for p in problems)
     done = f"{given.mode}, seed {given.seed}: {len(found)} mutants in {time.monotonic() - began:.0f} s"
     print(f"{done}, {sum(map(bool, found))} with problems: {dict(kinds)}")
