@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fusion_replay.errors import DamagedSnapshotError
-from fusion_replay.model.runlist import SequenceDescription, StepDescription
+from fusion_replay.model.runlist import SequenceDescription, StepDescription, stored_dtype
 from fusion_replay.model.step import ContentSource, OperandMap, Seen, Spot, Step
 from fusion_replay.snapshot.schema import NO_CONTENT, STATUS, Index
 
@@ -156,7 +156,9 @@ class RecordedStep(Step):
         if position >= len(uses):
             raise DamagedSnapshotError(f"step {self.address}: operand {position} of {len(uses)}")
         spec, stored = uses[position].spec, self._index.contents[content]
-        if int(stored["nbytes"]) != spec.nbytes or stored["dtype"].decode("ascii", "replace") != spec.dtype:
+        if int(stored["nbytes"]) != spec.nbytes or stored["dtype"].decode("ascii", "replace") != stored_dtype(
+            spec.dtype
+        ):
             raise DamagedSnapshotError(
                 f"step {self.address} {spec.name}: {int(stored['nbytes'])} bytes of {stored['dtype'].decode()} stored, "
                 f"but the runlist says {spec.nbytes} bytes of {spec.dtype}"
