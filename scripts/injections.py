@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the software NPU in random steps of whole models: are the step, the pattern and the place named?
+"""Faults of the software NPU in random steps of whole models: are the step, the cause and the place named?
 
 Every kind of fault is injected into every operator type it can apply to, in random steps of a 16-layer llama decode of
 small width and (where its weights are installed) of the MiniLM encoder. Each injection is a recording of its own,
@@ -58,7 +58,9 @@ EXPECTED = {
     "nan": "nan",
     "nondeterministic": "nondeterministic",
 }
-"""Kind of fault -> the pattern that it is."""
+"""Kind of fault -> the cause that it is."""
+SAME = {"never-written": ("dropped-tile",), "dropped-tile": ("never-written",), "stale-input": ("stale-output",)}
+"""Other names for what it did."""
 REPEATS = (7, 8, 9)
 """Seeds of the runs by which a fault that falls elsewhere each time is told."""
 EVALUATED = Pairwise._evaluated
@@ -71,9 +73,9 @@ MODELS: dict[str, dict[str, Any]] = {
 @dataclass
 class Outcome:
     """One injection. ``first``: where the recordings part; ``introduced``, ``suspects``: all that ``diff`` lists so;
-    ``changed``: is its output beyond the step's tolerance of the clean one; ``named``: patterns against the clean
-    recording, best first; ``beyond``: does ``replay`` of the step fail; ``replayed``: the pattern against the
-    reference; ``place``: None where the fault is not confined to a column or tile."""
+    ``changed``: is its output beyond the step's tolerance of the clean one; ``named``: the first cause against the
+    clean recording, with ``grade`` and ``rivals``; ``beyond``: does ``replay`` of it fail; ``replayed``: the cause
+    against the reference, with ``replay_grade``; ``place``: None where it is not confined to a column or tile."""
 
     model: str
     op: str
@@ -88,13 +90,15 @@ class Outcome:
     suspects: tuple[str, ...] = ()
     changed: bool | None = None
     named: str | None = None
-    confidence: float = 0.0
-    aliases: tuple[str, ...] = ()
+    grade: str = ""
+    rivals: tuple[str, ...] = ()
     detail: str = ""
-    verdict: str = ""  # right, alias, wrong
+    verdict: str = ""  # right, rival, located, wrong
     beyond: bool | None = None
     replayed: str | None = None
+    replay_grade: str = ""
     replay_verdict: str = ""
+    seconds: float = 0.0
     place: bool | None = None
     leak: bool | None = None
 
@@ -207,10 +211,9 @@ class Model:
     def _explain(self, outcome: Outcome, snapshot: Any, first: str, repeats: tuple[Any, ...]) -> None:
         told = explain(snapshot[first], snapshot, self.clean[first], repeats=repeats)
         assert told is not None, "bits differ, and nothing was said"
-        if told.pattern is not None:
-            outcome.named, outcome.aliases = told.pattern.name, told.pattern.aliases
-            outcome.confidence, outcome.detail = told.pattern.confidence, told.pattern.detail
-        outcome.verdict = verdict(EXPECTED[outcome.kind], told.pattern)
+        outcome.named, outcome.rivals = told.cause.name, told.cause.rivals
+        outcome.grade, outcome.detail = told.cause.grade, f"{told.cause.detail}, {told.cause.where}"
+        outcome.verdict = verdict(EXPECTED[outcome.kind], told.cause)
         outcome.place = self.place(outcome, told)
         if outcome.kind == "rounding-leak":
             outcome.leak = self.leak(outcome, snapshot, told)
@@ -224,10 +227,13 @@ class Model:
             return
         outcome.beyond = not report.passed
         if outcome.beyond:
+            begin = time.process_time()
             told = explain(snapshot[first], snapshot)
-            outcome.replayed = told.pattern.name if told is not None and told.pattern is not None else None
+            outcome.seconds = time.process_time() - begin
             expected = "neighbour-data" if outcome.kind == "nondeterministic" else EXPECTED[outcome.kind]
-            outcome.replay_verdict = verdict(expected, told.pattern if told is not None else None)
+            if told is not None:
+                outcome.replayed, outcome.replay_grade = told.cause.name, told.cause.grade
+                outcome.replay_verdict = verdict(expected, told.cause)
 
     def place(self, outcome: Outcome, told: Any) -> bool | None:
         """Is the column (or element) right, where the fault is confined to one? By formulas of its own."""
@@ -306,10 +312,14 @@ def confined(step: Any, element: int, role: str) -> int | None:
     return element % size // (size // columns)
 
 
-def verdict(expected: str, pattern: Any) -> str:
-    if pattern is None:
-        return "wrong"
-    return "right" if pattern.name == expected else "alias" if expected in pattern.aliases else "wrong"
+def verdict(expected: str, cause: Any) -> str:
+    """ "located" where only a place was named: no answer, and none that is wrong."""
+    names = (expected, *SAME.get(expected, ()))
+    if cause.name in names:
+        return "right"
+    if any(r.split(" (")[0] in names for r in cause.rivals):
+        return "rival"
+    return "located" if cause.grade == "located" else "wrong"
 
 
 def record(run: Any, path: Path) -> None:
@@ -360,26 +370,32 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
     share = sum(bool(o.beyond) for o in gross) / len(gross) if gross else 0.0
     placed = [o for o in content if o.place is not None]
     leaks = [o for o in content if o.leak is not None]
-    right, alias = (sum(o.verdict == v for o in counted) for v in ("right", "alias"))
+    right, rival, located = (sum(o.verdict == v for o in counted) for v in ("right", "rival", "located"))
+    proofs = [o for o in content if (o.grade, o.verdict) == ("proved", "wrong")]
+    proofs += [o for o in beyond if (o.replay_grade, o.replay_verdict) == ("proved", "wrong") and o not in proofs]
+    slowest = max((o.seconds for o in content), default=0.0)
     lines = [
         f"{len(outcomes)} injections on the software NPU in {seconds:.0f} s, {len(counted)} changed an output",
         f"first step of other digests is the struck one (of a leak: the first that rounds from there on): "
         f"{sum(o.step_named for o in counted)} of {len(counted)}",
         f"diff names it: {sum(bool(o.diff_named) for o in asked)} of {len(asked)} asked",
         f"beyond the step's tolerance: {len(beyond)} of {len(content)}; of the gross kinds {share:.1%} of {len(gross)}",
-        f"pattern named: {right} right, {alias} as one that the output cannot tell from it, "
-        f"{len(counted) - right - alias} wrong: {(right + alias) / max(len(counted), 1):.1%}",
+        f"cause named: {right} right, {rival} as a rival that the output cannot tell from it, {located} a place alone, "
+        f"{len(counted) - right - rival - located} wrong: {(right + rival) / max(len(counted), 1):.1%}",
+        f"wrong and graded proved: {len(proofs)}{''.join(f'; {o.fault} {o.named} {o.replayed}' for o in proofs)}",
         f"column, tile or element right: {sum(bool(o.place) for o in placed)} of {len(placed)}",
         f"rounding leak, both steps right: {sum(bool(o.leak) for o in leaks)} of {len(leaks)}",
-        f"replay alone, pattern named: {sum(o.replay_verdict in ('right', 'alias') for o in beyond)} of {len(beyond)}",
+        f"replay alone, cause named: {sum(o.replay_verdict in ('right', 'rival') for o in beyond)} of {len(beyond)}; "
+        f"the slowest search took {slowest:.1f} s of CPU",
         "",
-        f"{'kind':17}{'counted':>8}{'step':>6}{'beyond':>8}{'right':>7}{'alias':>7}{'wrong':>7}  named instead",
+        f"{'kind':17}{'counted':>8}{'step':>6}{'beyond':>8}{'right':>7}{'rival':>7}{'place':>7}{'wrong':>7}"
+        "  named instead",
     ]
     for kind in KINDS:
         of = [o for o in counted if o.kind == kind]
         if of:
             other = Counter(o.named or "none" for o in of if o.verdict != "right")
-            verdicts = [sum(o.verdict == v for o in of) for v in ("right", "alias", "wrong")]
+            verdicts = [sum(o.verdict == v for o in of) for v in ("right", "rival", "located", "wrong")]
             named, past = sum(o.step_named for o in of), sum(bool(o.beyond) for o in of)
             cells = "".join(f"{n:>7}" for n in verdicts)
             instead = ", ".join(f"{n} {c}" for n, c in other.most_common())
@@ -414,13 +430,14 @@ def run(
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(o)) + "\n")
         if progress:
-            print(number, o.model, o.op, o.fault, o.counted, o.verdict, o.named, o.aliases, o.beyond, o.replay_verdict,
-                  o.replayed, o.place, o.leak, flush=True, file=sys.stderr)  # fmt: skip
+            print(number, o.model, o.op, o.fault, o.counted, o.verdict, o.named, o.grade, o.rivals, o.beyond,
+                  o.replay_verdict, o.replayed, o.replay_grade, round(o.seconds, 2), o.place, o.leak, flush=True,
+                  file=sys.stderr)  # fmt: skip
     return outcomes
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Inject faults into whole models; are step, pattern and place named?")
+    parser = argparse.ArgumentParser(description="Inject faults into whole models; are step, cause and place named?")
     parser.add_argument("--count", type=int, default=500, help="injections")
     parser.add_argument("--seed", type=int, default=1, help="of steps and arguments")
     parser.add_argument("--models", default="llama,minilm", help="of llama, minilm")

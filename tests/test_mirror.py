@@ -36,12 +36,15 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "compare": {"compare/test_deviation": "blocks", "compare/test_verdict": "rules"},
     "diverge": {
-        "diverge/test_bisect": "hybrid",
+        "diverge/test_bisect": "handed hybrid",
         "diverge/test_consistency": "operands",
         "diverge/test_diff": "changes diff_report diff_text difference effects pairwise",
-        "diverge/test_explain": "explanation rounding",
+        "diverge/test_explain": "explanation limits rounding",
         "diverge/test_moved": "environment",
-        "diverge/test_patterns": "causes.again causes.case causes.contents causes.places causes.rounding causes.values",
+        "diverge/test_causes": (
+            "causes.arithmetic causes.case causes.contents causes.formulas causes.kernel causes.parts causes.places "
+            "causes.search causes.spans causes.values causes.variants"
+        ),
     },
     "export": {
         "export/test_formats": "api arrays jsonl npz plain result safetensors snapshot target",

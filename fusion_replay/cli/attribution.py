@@ -13,7 +13,8 @@ TAKES = ("invocation", "reference", "rule")
 
 
 def attribution(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
-    """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong."""
+    """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong, or buffers
+    were clobbered."""
     if other := typed_option(set(options) - {*TAKES}):
         raise UsageError(f"replay --attribute: takes --invocation, --reference, --rule and --all; leave {other} out")
     from fusion_replay.diverge.attribution import attribute
@@ -30,7 +31,7 @@ def attribution(file: str, every: bool, weights: str | None, out: Terminal, opti
 
         out.report(layout(found, every=every))
     wrong = [s for s in found.steps if s.ok is False]
-    bad = bool(wrong) or not found.reached
+    bad = found.bad
     first = next(iter(found.attributed or found.suspects), None) if found.total else None
     show = None if first is None else command_line("show", file, first.address)
     next_ = command_line("bisect", file) if wrong else show

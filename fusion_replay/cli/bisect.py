@@ -88,7 +88,7 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
                 f"invocation {last} did not complete; the output of {found.invocation}, the last that did, is judged"
             )
         why = None
-        if found and found.step is not None:
+        if found.step is not None and not found.step:
             why = explain_step(snapshot, found.step, options.get("reference", "auto"))
     if out.as_json:
         *evaluations, answer = found.records()

@@ -17,6 +17,7 @@ from fusion_replay.errors import MismatchError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.model.arrays import from_torch, native
 from fusion_replay.model.bf16 import BFLOAT16, is_torch
+from fusion_replay.model.runlist import SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +180,14 @@ def iron_verdict(stats: Stats, fails: str | None = None) -> IronVerdict:
 
 
 def as_numpy(x: Any) -> npt.NDArray[Any]:
-    """A numpy array of the same bits; torch is touched only if ``x`` is a torch tensor.
+    """A numpy array of the same values; torch is touched only if ``x`` is a torch tensor.
 
     Raises:
         UsageError: a dtype that is not numeric.
     """
     array = from_torch(x) if is_torch(x) else np.asarray(x)
+    if array.dtype.name in SMALL:  # each of their values is one of these
+        array = array.astype(np.int8 if "int" in array.dtype.name else np.float32)
     if not (array.dtype == BFLOAT16 or array.dtype.kind in "fiub"):
         raise UsageError(f"dtype {array.dtype}: expected a float or integer type to compare")
     return native(array)

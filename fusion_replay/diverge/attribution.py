@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay.compare.sums import dot, norm
-from fusion_replay.diverge.hybrid import Floats, Hybrid, rel_l2
+from fusion_replay.diverge.consistency import Finding, findings
+from fusion_replay.diverge.handed import Chains
+from fusion_replay.diverge.hybrid import Floats, Hybrid, difference, rel_l2
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block
 from fusion_replay.replay import replay
-from fusion_replay.replaying.chain import Chain, follow
+from fusion_replay.replaying.chain import follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
 
 if TYPE_CHECKING:
@@ -93,6 +95,8 @@ class Attribution:
         total: relative L2 of the recorded final output against the chained references.
         steps: every step that it depends on, in order.
         expected: what the steps' own errors come to if nothing amplifies them: the root of their summed squares.
+        elsewhere: steps that mismatch by themselves and that the final output does not depend on.
+        findings: what only the whole recording shows: buffers that were clobbered, weights that changed.
     """
 
     invocation: int
@@ -100,6 +104,28 @@ class Attribution:
     total: float
     expected: float
     steps: tuple[StepShare, ...]
+    elsewhere: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def bad(self) -> bool:
+        """What ends a command with 1: a step that mismatches, wherever it stands, an output that is not reached, or a
+        certain finding."""
+        wrong = any(s.ok is False for s in self.steps) or bool(self.elsewhere)
+        return wrong or not self.reached or any(f.weight == "certain" for f in self.findings)
+
+    @property
+    def besides(self) -> list[str]:
+        """What the final output does not show, a sentence each."""
+        told = [f.sentence for f in self.findings]
+        wrong = [s.label for s in self.steps if s.ok is False]
+        if len(wrong) > 1:
+            told.insert(0, f"{len(wrong)} steps are wrong by themselves, the first is {wrong[0]}")
+        if self.elsewhere:
+            n = len(self.elsewhere)
+            what = "a step mismatches" if n == 1 else f"{n} steps mismatch, the first is"
+            told.insert(0, f"{what} {self.elsewhere[0]}: this output does not depend on it")
+        return told
 
     @property
     def attributed(self) -> tuple[StepShare, ...]:
@@ -144,7 +170,7 @@ class Attribution:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            **serialise.pick(self, "invocation", "outputs", "total", "expected", "reached", "rest", "steps"),
+            **serialise.pick(self, "invocation", "outputs", "total", "expected", "reached", "rest", "besides", "steps"),
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -154,7 +180,8 @@ class Attribution:
         yield {"type": "attribution", **whole}
 
     def __str__(self) -> str:
-        return block([self.sentence, *(f"  {s.share:7.1%}  {s.label}" for s in self.attributed)])
+        shares = (f"  {s.share:7.1%}  {s.label}" for s in self.attributed)
+        return block([self.sentence, *self.besides, *shares])
 
 
 def attribute(
@@ -185,24 +212,27 @@ def attribute(
     with opened(snapshot) as snap:
         plan = Plan(rule, reference)
         hybrid = Hybrid(snap, plan, invocation=invocation, output=output)
-        addresses = [s.address for s in hybrid.steps]
-        judged = {s.address: s for s in replay(snap, steps=addresses, rule=rule, reference=reference).steps}
-        chains: dict[int, Chain] = {}
+        report = replay(snap, rule=rule, reference=reference)
+        judged = {s.address: s for s in report.steps}
+        chains = Chains(hybrid.graph)
         handed = [_handed(step, plan, chains) for step in hybrid.steps]
         recorded, truth = hybrid.recorded(), hybrid.run(0)
-        shares = _shares(hybrid, recorded - truth, judged, every, progress)
+        shares = _shares(hybrid, difference(recorded, truth), judged, every, progress)
         steps = tuple(
             _share(step, judged.get(step.address), errors, shares.get(i))
             for i, (step, errors) in enumerate(zip(hybrid.steps, handed, strict=True))
         )
+        known = {s.address for s in hybrid.steps}
+        elsewhere = tuple(s.label for s in report.mismatches if s.address not in known)
+        found = tuple(f for f in findings(snap, hybrid.graph) if f.weight != "note")
     total = rel_l2(recorded, truth)
-    own = [s.isolated for s in steps if s.isolated is not None]
-    return Attribution(hybrid.invocation, hybrid.outputs, total, norm(np.array(own, np.float64)), steps)
+    own = norm(np.array([s.isolated for s in steps if s.isolated is not None], np.float64))
+    return Attribution(hybrid.invocation, hybrid.outputs, total, own, steps, elsewhere, found)
 
 
-def _handed(step: Step, plan: Plan, chains: dict[int, Chain]) -> tuple[float, float]:
+def _handed(step: Step, plan: Plan, chains: Chains) -> tuple[float, float]:
     """(error of its worst input, error of its outputs) against the chain, which goes on from here."""
-    chain = chains.setdefault(id(step.sequence), Chain())
+    chain = chains.of(step)
     inputs = [rel_l2(_flat(t.numpy()), _flat(chain.read(step.invocation, t))) for t in step.inputs.in_order()]
     try:
         follow(step, plan, chain)
@@ -232,7 +262,7 @@ def _shares(
     for done, k in enumerate(needed):
         runs[k] = hybrid.run(k)
         if k - 1 in runs and k - 1 in suspects:
-            shares[k - 1] = dot(runs[k] - runs[k - 1], whole) / size
+            shares[k - 1] = dot(difference(runs[k], runs[k - 1]), whole) / size
         runs.pop(k - 1, None)
         if progress is not None:
             progress(done + 1, len(needed))

@@ -8,15 +8,18 @@ the step at which the error passes half of what it is in the end.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
 from fusion_replay.diverge.search import Crossing, crossing
-from fusion_replay.errors import UsageError
+from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.replay import replay
 from fusion_replay.replaying.judge import Plan
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
 
 FORMAT = "fusion-replay.bisect/1"
+
+HALF = 0.5
+"""Of the whole error: what a step must bring to have introduced it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What a bisection found; truthy when one step by itself is to blame.
+    """What a bisection found; truthy when something is to blame: a step that mismatches by itself, wherever it stands,
+    or a buffer that somebody else wrote.
 
     Attributes:
         invocation, outputs: whose final output it is.
@@ -50,11 +57,15 @@ class Divergence:
         total: the error of the recorded output against references alone.
         steps: how many steps the output depends on.
         evaluations: every run that was needed, in order; the one by reference alone is the first (``k`` 0).
-        step: the step at which the error passes half of ``total``, judged alone on its recorded inputs. None where
-            the recorded output is what the references give, bit for bit.
+        step: judged alone on its recorded inputs: the step at which the error passes half of ``total``; where that one
+            matches and others do not, the first of those. None where the recorded output is what the references give,
+            bit for bit, and no step mismatches.
         before, after: the error without and with that step's recorded output; ``share`` is the rise, of ``total``.
         monotone, scanned: whether the error only ever rose; if not, how many points were tried for its largest rise.
         stand_ins: addresses of steps without a reference here, whose recorded outputs stood in.
+        wrong: the steps that mismatch by themselves and that the output depends on, the first one first.
+        elsewhere: those that it does not depend on.
+        findings: what only the whole recording shows: buffers that were clobbered, weights that changed.
     """
 
     invocation: int
@@ -70,22 +81,55 @@ class Divergence:
     monotone: bool
     scanned: int
     stand_ins: tuple[str, ...]
+    wrong: tuple[StepReport, ...] = ()
+    elsewhere: tuple[StepReport, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.step is not None and not self.step
+        return bool(self.wrong or self.elsewhere) or any(f.weight == "certain" for f in self.findings)
+
+    @property
+    def introduced(self) -> bool:
+        """One step by itself is to blame: it mismatches, and most of the error comes with it."""
+        return self.step is not None and not self.step and self.share >= HALF
 
     @property
     def sentence(self) -> str:
         """The answer in one sentence."""
         of = f"{' and '.join(self.outputs)} of invocation {self.invocation}"
-        if self.step is None:
-            return f"{of} is what the references give, bit for bit: there is nothing to bisect"
-        if self:
+        if self.introduced and self.step is not None:
             return f"{self.step.label} introduced the error of {of}"
+        if self.wrong:
+            first = self.wrong[0]
+            its = self.step is first
+            part = f"{self.share:.0%} of the error of {of} comes with it" if its else f"{of} has its error"
+            return f"{first.label} is wrong by itself; {part}"
+        certain = next((f.sentence for f in self.findings if f.weight == "certain"), "")
+        if self.step is None or self.elsewhere:
+            told = f"{of} is what the references give" + ("" if self.total else ", bit for bit")
+            if certain or self.elsewhere:
+                return f"{told}; {certain or 'steps that it does not depend on mismatch'}"
+            return f"{told}: there is nothing to bisect"
+        if certain:
+            return f"no step by itself is to blame for the error of {of}: {certain}"
         return (
             f"no step by itself is to blame for the error of {of}: {self.step.label} brings the largest part that was "
             "seen and is inside its tolerance; honest rounding adds up"
         )
+
+    @property
+    def besides(self) -> list[str]:
+        """What else there is, a sentence each: other steps that are wrong, findings."""
+        told = []
+        if len(self.wrong) > 1:
+            listed = ", ".join(s.address for s in self.wrong[:8]) + (", ..." if len(self.wrong) > 8 else "")
+            first = self.wrong[0].label
+            told.append(f"{len(self.wrong)} steps are wrong by themselves, the first is {first}: {listed}")
+        if self.elsewhere:
+            n, other = len(self.elsewhere), self.elsewhere[0].label
+            what = f"a step mismatches, {other}" if n == 1 else f"{n} steps mismatch, the first is {other}"
+            told.append(f"{what}; this output does not depend on {'it' if n == 1 else 'them'}")
+        return told + [f.sentence for f in self.findings if f.sentence not in self.sentence]
 
     @property
     def figures(self) -> str:
@@ -101,8 +145,9 @@ class Divergence:
         return {
             "format": FORMAT,
             **serialise.pick(self, "invocation", "outputs", "metric", "total", "steps", "evaluations", "step"),
-            "introduced": bool(self),
-            **serialise.pick(self, "before", "after", "share", "monotone", "scanned", "stand_ins"),
+            "introduced": self.introduced,
+            "wrong": [s.address for s in (*self.wrong, *self.elsewhere)],
+            **serialise.pick(self, "besides", "before", "after", "share", "monotone", "scanned", "stand_ins"),
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -113,7 +158,7 @@ class Divergence:
         yield {"type": "divergence", **found}
 
     def __str__(self) -> str:
-        lines = [self.sentence, f"  {self.figures}"]
+        lines = [self.sentence, *self.besides, f"  {self.figures}"]
         if self.stand_ins:
             lines.append(f"  {len(self.stand_ins)} steps have no reference here, their recorded outputs stood in")
         if self.step is not None:
@@ -206,10 +251,17 @@ def _search(
 
     total = measure(hybrid.recorded(), truth)
     where = crossing(error, n, total) if total else Crossing(0, 0.0, 0.0, 0.0, True, 0)
-    step = hybrid.steps[where.k] if total else None
-    judged = None
-    if step is not None:
-        judged = replay(snap, steps=[step.address], rule=rule, reference=reference, workers=1).steps[0]
+    steps: tuple[StepReport, ...] = ()
+    with suppress(NothingComparedError):
+        steps = replay(snap, rule=rule, reference=reference).steps
+    needed = {s.address for s in hybrid.steps}
+    wrong = tuple(s for s in steps if not s and s.address in needed)
+    elsewhere = tuple(s for s in steps if not s and s.address not in needed)
+    at = hybrid.steps[where.k].address if total else None
+    judged = next((s for s in steps if s.address == at), None)
+    if wrong and (judged is None or judged or where.share < HALF):
+        judged = wrong[0]
+        where = _rise_at(error, [s.address for s in hybrid.steps].index(judged.address), n, total, where)
     return Divergence(
         invocation=hybrid.invocation,
         outputs=hybrid.outputs,
@@ -224,7 +276,17 @@ def _search(
         monotone=where.monotone,
         scanned=where.scanned,
         stand_ins=tuple(hybrid.stand_ins),
+        wrong=wrong,
+        elsewhere=elsewhere,
+        findings=tuple(f for f in findings(snap, hybrid.graph) if f.weight != "note"),
     )
+
+
+def _rise_at(error: Callable[[int], float], k: int, n: int, total: float, seen: Crossing) -> Crossing:
+    """How the error rises with step ``k``."""
+    before, after = (0.0 if i == 0 else total if i == n else error(i) for i in (k, k + 1))
+    share = (after - before) / total if math.isfinite(total) and total else float(after > before)
+    return replace(seen, k=k, before=before, after=after, share=share if math.isfinite(share) else 1.0)
 
 
 __all__ = ["Divergence", "Evaluation", "bisect"]

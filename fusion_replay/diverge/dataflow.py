@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.diverge.operands import Operands, Rows
+from fusion_replay.diverge.operands import Operands, Rows, place_of
 from fusion_replay.model.byte_spans import ByteSpans
 from fusion_replay.model.runlist import SequenceDescription, format_address
 from fusion_replay.snapshot.schema import COMPLETE, INPUT, OUTPUT, PREVIOUS
@@ -29,6 +29,7 @@ from fusion_replay.sources.describe import keeps_old_contents
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
+    from fusion_replay.snapshot.schema import Index
 
 OUTSIDE, UNRECORDED = -1, -2
 """Producers that are no recorded step: bytes that no step wrote (inputs, weights), or a step that left no record."""
@@ -85,12 +86,15 @@ class Dataflow:
             what the last recorded step of the invocation writes.
         live: (row, position) of the writes of which some byte is still in its buffer when the recording ends.
         addresses: (invocation, step) of each row.
+        handed: of steps given as arrays, which have no buffers in common: (invocation, position) of what was read ->
+            that of the latest output before it with the same bits.
     """
 
     edges: Edges
     finals: tuple[Final, ...]
     live: frozenset[tuple[int, int]]
     addresses: npt.NDArray[Any]
+    handed: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
 
     def address(self, row: int) -> str:
         """ "3:412" of a row."""
@@ -219,7 +223,7 @@ def dataflow(snapshot: Snapshot) -> Dataflow:
     _settle(table, Operands.of(index))
     live = frozenset((s.writer[0], s.writer[1][0]) for state in buffers for s in state if s.writer[0] >= 0)
     addresses = np.stack([index.steps["invocation"], index.steps["step"]], 1).astype(np.int64)
-    return Dataflow(table, tuple(finals), live, addresses)
+    return Dataflow(table, tuple(finals), live, addresses, _hand_over(table, index))
 
 
 def _settle(edges: Edges, operands: Operands) -> None:
@@ -231,6 +235,32 @@ def _settle(edges: Edges, operands: Operands) -> None:
     seen = np.where(seen < 0, operands.find(edges["consumer"], position, PREVIOUS), seen)
     state = np.where(written == seen, HANDED, CHANGED)
     edges["state"] = np.where(exact & (written >= 0) & (seen >= 0), state, UNKNOWN)
+
+
+def _hand_over(edges: Edges, index: Index) -> dict[tuple[int, int], tuple[int, int]]:
+    """Edges between steps that were given as arrays, put in where an input came from outside."""
+    given = np.array([s.origin.get("variant") == "arrays" for s in index.sequences], np.bool_)
+    if not given.any():
+        return {}
+    of_row = given[index.invocations["sequence"][index.steps["invocation"]]]
+    rows, positions, roles = place_of((operands := Operands.of(index)).key)
+    digests = index.contents["digest"][operands.content]
+    writers: dict[bytes, tuple[int, int]] = {}  # the latest
+    read: dict[tuple[int, int], tuple[int, int]] = {}
+    inputs_first = np.lexsort((roles == OUTPUT, rows))
+    for i in inputs_first[of_row[rows[inputs_first]]].tolist():
+        row, position, digest = int(rows[i]), int(positions[i]), bytes(digests[i])
+        if roles[i] == OUTPUT:
+            writers[digest] = row, position
+        elif roles[i] == INPUT and digest in writers:
+            read[row, position] = writers[digest]
+    for edge in np.flatnonzero(edges["producer"] == OUTSIDE).tolist():
+        found = read.get((int(edges["consumer"][edge]), int(edges["position"][edge])))
+        if found is not None:
+            edges["producer"][edge], edges["wrote"][edge] = found
+            edges["state"][edge] = HANDED
+    invocation = index.steps["invocation"].tolist()
+    return {(invocation[r], p): (invocation[row], wrote) for (r, p), (row, wrote) in read.items()}
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

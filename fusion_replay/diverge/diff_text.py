@@ -65,7 +65,7 @@ def _first(report: DiffReport, why: Explanation | None) -> list[str]:
         facts += [(f"{side} to ref", _judged(j.ok, j.detail)) for side, j in zip("ab", step.judged, strict=True)]
     facts += why.facts if why is not None else []
     for name, fact in facts:
-        lines += wrap(fact, f"  {name:<8} ", lines=2)
+        lines += wrap(fact, f"  {name:<8} ", lines=None if name == "cause" else 2)
     return lines
 
 

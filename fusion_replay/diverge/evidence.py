@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording knows that may explain a wrong output: earlier contents of its buffers, and the reference again."""
+"""What a recording knows that may explain a wrong output: earlier contents of its buffers, and its operators."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.diverge.causes.case import Again, Version
-from fusion_replay.errors import SnapshotError
+from fusion_replay import refs
+from fusion_replay.diverge.causes.case import Version
+from fusion_replay.diverge.causes.kernel import Kernel
+from fusion_replay.errors import FusionReplayError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
 from fusion_replay.model.byte_spans import ByteSpans
-from fusion_replay.model.step import ReplacedStep
-from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 from fusion_replay.snapshot.schema import digest_of
 
 if TYPE_CHECKING:
+    from fusion_replay.model.runlist import ArgSpec
     from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.snapshot import Snapshot
 
@@ -44,9 +45,9 @@ class Evidence:
             return output.previous.numpy().reshape(-1)
         if output.unchanged and output.kept:
             return output.numpy().reshape(-1)
-        raw = self._contents(step, output)
+        raw, seen = self._contents(step, output)
         digest = output.previous_digest
-        if raw is None or (digest is not None and digest_of(raw).hex() != digest):
+        if raw is None or (digest is None and not seen) or (digest is not None and digest_of(raw).hex() != digest):
             raw = np.zeros(output.nbytes, np.uint8)
             if digest is None or digest_of(raw).hex() != digest:
                 return None
@@ -64,40 +65,32 @@ class Evidence:
                     break
         return tuple(found.values())
 
-    def again(self, step: Step, number: int, plan: Plan | None = None) -> Again | None:
-        """The reference of output ``number``, to be asked under other hypotheses; None where it cannot be evaluated."""
-        inputs = step.inputs.in_order()
-        if not all(t.kept for t in inputs):
+    def kernel(self, step: Step, number: int) -> Kernel | None:
+        """The operator of output ``number``, to be executed under hypotheses; None where the catalogue does not know it
+        or contents were not kept."""
+        spec, inputs, outputs = refs.lookup(step.op.type), step.inputs.in_order(), step.outputs.in_order()
+        if spec is None or not all(t.kept for t in inputs):
             return None
-        asked = plan or Plan()
-
-        def evaluate(contents: Mapping[int, NDArray], params: Mapping[str, Any], values: Mapping[str, Any]) -> NDArray:
-            def read(tensor: RecordedTensor) -> NDArray:
-                given = contents.get(tensor.position) if tensor.use.spec.reads else None
-                return tensor.numpy() if given is None else given.reshape(tensor.shape)
-
-            try:
-                return (
-                    evaluate_step(ReplacedStep(step, read=read, params=params, values=values), asked)
-                    .results[number]
-                    .reshape(-1)
-                )
-            except NotComparedError as why:
-                raise SnapshotError(why.reason) from why
-
         try:
-            evaluate({}, {}, {})
-        except SnapshotError:
+            declared = [a for a in spec.arg_specs(step.op.params) if a.reads]
+        except FusionReplayError:
             return None
-        made = [t for t in inputs if self._made_here(step, t)]
-        return Again(
-            evaluate=evaluate,
-            inputs={t.position: t.numpy() for t in inputs},
-            versions={t.position: self.versions(step, t) for t in made},
-            names={t.position: t.buffer for t in inputs},
-            params=step.op.params,
-            values=step.values,
-            op=step.op.type,
+        by_place = _in_order(inputs, declared)
+        if [a.size for a in declared] != [t.use.spec.size for t in by_place]:
+            return None
+        old = tuple(t.previous.numpy() for t in outputs if t.previous is not None and t.previous.kept)
+        if spec.partial and len(old) < len(outputs):
+            return None
+        return Kernel(
+            spec,
+            step.op.params,
+            tuple(t.numpy().reshape(a.shape) for t, a in zip(by_place, declared, strict=True)),
+            step.values,
+            tuple(t.buffer for t in by_place),
+            {i: found for i, t in enumerate(by_place) if (found := self.versions(step, t))},
+            number,
+            old if spec.partial else (),
+            step.sequence.origin.get("device"),
         )
 
     def before(self, step: Step) -> list[Step]:
@@ -133,11 +126,6 @@ class Evidence:
             if use[0] < here:
                 yield use
 
-    def _made_here(self, step: Step, tensor: RecordedTensor) -> bool:
-        """Does some step of the runlist write this buffer?"""
-        name = tensor.use.buffer
-        return any(u.buffer == name and u.spec.writes for s in step.sequence.steps for u in s.operands)
-
     def _earlier(self, step: Step, tensor: RecordedTensor) -> Iterator[tuple[str, RecordedTensor]]:
         for back in range(1, 3):
             place = self._place.get((step.invocation - back, step.index))
@@ -152,8 +140,8 @@ class Evidence:
                 what = f"what {writer.address} {writer.op.type} wrote"
                 yield from ((what, t) for t in writer.outputs.in_order() if t.position == position)
 
-    def _contents(self, step: Step, output: RecordedTensor) -> npt.NDArray[np.uint8] | None:
-        """The bytes as the latest earlier steps saw or left them."""
+    def _contents(self, step: Step, output: RecordedTensor) -> tuple[npt.NDArray[np.uint8] | None, bool]:
+        """The bytes as the latest earlier steps saw or left them, and whether they saw all."""
         lo, hi, buffer = output.use.start, output.use.end, output.use.buffer
         seen: ByteSpans[_Use] = ByteSpans()  # the latest use first, each for the bytes that no later one has
         for use in self._before(step, buffer):
@@ -162,15 +150,22 @@ class Evidence:
                     seen.write(buffer, span.start, span.stop, use)
             if all(span.writer is not None for span in seen.read(buffer, lo, hi)):
                 break
-        raw = np.zeros(output.nbytes, np.uint8)  # what no step touched is zero, which the digest will tell
+        raw, whole = np.zeros(output.nbytes, np.uint8), True  # what no step touched is zero, which a digest will tell
         for start, stop, found in seen.read(buffer, lo, hi):
             if found is None:
+                whole = False
                 continue
             place, position, first, _ = found
             earlier = self._steps[place]
             sides = [*earlier.outputs.in_order(), *earlier.inputs.in_order()]
             kept = next((t for t in sides if t.position == position and t.kept), None)
             if kept is None:
-                return None
+                return None, False
             raw[start - lo : stop - lo] = flat_bytes(kept.numpy())[start - first : stop - first]
-        return raw
+        return raw, whole
+
+
+def _in_order(inputs: Sequence[RecordedTensor], declared: Sequence[ArgSpec]) -> Sequence[RecordedTensor]:
+    """By name where the names are the operator's own, else as they come."""
+    by_name = {t.name: t for t in inputs}
+    return [by_name[a.name] for a in declared] if set(by_name) == {a.name for a in declared} else inputs

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``explain()``: of one step's wrong output, which pattern its errors follow and where in the array they were made."""
+"""``explain()``: of one step's wrong output, what caused it, as far as that is proved, and where it was made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ import numpy.typing as npt
 from fusion_replay import refs
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.compare.verdict import as_numpy
-from fusion_replay.diverge.causes import Case, name
+from fusion_replay.diverge.causes import Case, find
 from fusion_replay.diverge.causes.case import Version
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explanation import Explanation
+from fusion_replay.diverge.limits import bound_of
 from fusion_replay.diverge.rounding import leak_at
 from fusion_replay.diverge.where import locate
 from fusion_replay.errors import UsageError
@@ -64,13 +66,11 @@ def explain(
             continue
         case = _case(step, outputs[number], number, expected[number], tolerance, known, plan, repeats)
         if case.count:
-            patterns = name(case)
-            leak = None
-            if patterns and patterns[0].name == "rounding":
-                leak = leak_at(step, known)
+            causes = find(case)
+            leak = leak_at(step, known) if causes[0].name == "rounding" else None
             source = "the reference" if against is None else "the other recording"
             return Explanation(
-                step.address, outputs[number].name, source, patterns, locate(case.wrong, case.tiling), leak
+                step.address, outputs[number].name, source, causes, locate(case.wrong, case.tiling), leak
             )
     return None
 
@@ -110,7 +110,7 @@ def diagnose(
     versions: Mapping[str, npt.ArrayLike] | None = None,
     repeats: Sequence[npt.ArrayLike] = (),
 ) -> Explanation | None:
-    """Which pattern the errors of an array follow, and where they were made; None where nothing is wrong.
+    """What caused the errors of an array, and where they were made; None where nothing is wrong.
 
     Args:
         actual, expected: of one size and dtype.
@@ -137,11 +137,12 @@ def diagnose(
         tolerance,
         previous=arrays["previous"],
         versions=older,
+        shape=np.shape(expected),
         repeats=tuple(_like("repeats", r, right) for r in repeats),
     )
     if not case.count:
         return None
-    return Explanation("", op or "array", "the expected array", name(case), locate(case.wrong, case.tiling))
+    return Explanation("", op or "array", "the expected array", find(case), locate(case.wrong, case.tiling))
 
 
 def _flat(x: npt.ArrayLike) -> NDArray:
@@ -166,18 +167,21 @@ def _holds(step: Step) -> bool:
 
 
 def explain_first(snapshot: Snapshot, report: ReplayReport) -> Explanation | None:
-    """Why the first mismatch of a replay is one; None without any, and in mode cumulative, whose references are not
-    those of the step's own inputs."""
-    first = report.first_mismatch
+    """Why the first mismatch of a replay is one, or without any the first step outside its bound; None without either,
+    and in mode cumulative, whose references are not those of the step's own inputs."""
+    first = next(iter((*report.mismatches, *report.outside)), None)
     if first is None or report.mode != "isolated":
         return None
-    return explain_step(snapshot, first, report.reference)
+    return explain_step(snapshot, first, report.reference, report.rule)
 
 
-def explain_step(snapshot: Snapshot, judged: StepReport, reference: str = "auto") -> Explanation | None:
-    """Why a step that was judged on its recorded inputs mismatches: of the output that decided it."""
-    number = next(i for i, o in enumerate(judged.outputs) if o is judged.deciding)
-    return explain(snapshot[judged.address], snapshot, plan=Plan(reference=reference), output=number)
+def explain_step(
+    snapshot: Snapshot, judged: StepReport, reference: str = "auto", rule: str = "auto"
+) -> Explanation | None:
+    """Why a step that was judged on its recorded inputs mismatches, or is outside its bound: of the output that is."""
+    wrong = judged.deciding if judged.outside is None else judged.outside
+    number = next(i for i, o in enumerate(judged.outputs) if o is wrong)
+    return explain(snapshot[judged.address], snapshot, plan=Plan(rule, reference), output=number)
 
 
 def _expected(step: Step, against: Step | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
@@ -217,20 +221,30 @@ def _case(
     actual = tensor.numpy().reshape(-1)
     spec = refs.spec_of(step.op)
     tiling = _tiling(spec if number == 0 else None, step.op.params, actual.size)
-    bare = Case(actual, expected, tiling, tolerance)
+    kernel = known.kernel(step, number)
+    bound, decides = None, False
+    if tolerance is not None and kernel is not None:
+        bound, decides = bound_of(step, kernel, plan or Plan())
+    bare = Case(actual, expected, tiling, tolerance, bound, decides, _rows(step, tensor))
     if not bare.count:
         return bare
     others = [r.outputs.in_order()[number] for r in repeats]
-    return Case(
-        actual,
-        expected,
-        tiling,
-        tolerance,
+    return replace(
+        bare,
         previous=known.previous(step, tensor),
         versions=known.versions(step, tensor),
-        again=known.again(step, number, plan),
+        kernel=kernel,
         repeats=tuple(t.numpy().reshape(-1) for t in others if t.kept),
     )
+
+
+def _rows(step: Step, tensor: RecordedTensor) -> tuple[int, ...]:
+    """The output's shape; of a flat one whose operator works on rows, these."""
+    shape = tensor.shape
+    width = step.op.params.get("cols") or (step.op.params.get("tile_size") if step.op.type == "LayerNorm" else None)
+    if len(shape) == 1 and isinstance(width, int) and 1 < width < shape[0] and shape[0] % width == 0:
+        return shape[0] // width, width
+    return shape
 
 
 __all__ = [

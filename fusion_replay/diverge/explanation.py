@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why one output is wrong, as data: the pattern of its errors, and where in the array they were made."""
+"""Why one output is wrong, as data: its causes, and where in the array the wrong elements were made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fusion_replay.diverge.causes import Pattern
+from fusion_replay.diverge.causes import Cause
 from fusion_replay.diverge.rounding import Leak
 from fusion_replay.diverge.where import Where
 from fusion_replay.model import serialise
@@ -19,7 +19,7 @@ class Explanation:
     Attributes:
         address, output: the step and the name of its output.
         against: "the reference", or the recording that it is compared with.
-        patterns: best first; empty where no pattern fits.
+        causes: the one that explains most first; the last one may be a mere place.
         where: the wrong elements mapped through the tiling.
         leak: for a rounding mode, which kernel left it.
     """
@@ -27,21 +27,23 @@ class Explanation:
     address: str
     output: str
     against: str
-    patterns: tuple[Pattern, ...]
+    causes: tuple[Cause, ...]
     where: Where
     leak: Leak | None = None
 
     @property
-    def pattern(self) -> Pattern | None:
-        return self.patterns[0] if self.patterns else None
+    def cause(self) -> Cause:
+        """The first of them."""
+        return self.causes[0]
 
     to_dict = serialise.to_dict
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """(label, sentence) for a report: the pattern, and where."""
-        first = str(self.patterns[0]) if self.patterns else "none that is known explains the wrong elements"
-        told = [("pattern", first if self.leak is None else f"{first}; {self.leak}")]
+        """(label, sentence) for a report: causes, and where."""
+        told = [("cause", str(c)) for c in self.causes]
+        if self.leak is not None:
+            told.append(("mode", str(self.leak)))
         return [*told, ("where", str(self.where))]
 
     def __str__(self) -> str:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from fusion_replay.compare.sums import norm
 from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
+from fusion_replay.diverge.handed import Chains
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
-from fusion_replay.replaying.chain import Chain, follow
+from fusion_replay.replaying.chain import follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
 from fusion_replay.snapshot.read.store import NOT_KEPT
 from fusion_replay.snapshot.schema import COMPLETE
@@ -86,45 +87,49 @@ class Hybrid:
 
     def run(self, k: int) -> Floats:
         """The final output with the first ``k`` of :attr:`steps` from the recording and the others by reference."""
-        chains: dict[int, Chain] = {}
+        chains = Chains(self.graph)
         for step in self.steps[k:]:
             try:
-                follow(step, self._plan, chains.setdefault(id(step.sequence), Chain()))
+                follow(step, self._plan, chains.of(step))
             except NotComparedError as why:
                 self.stand_ins[step.address] = why.reason
         return self._finally(chains)
 
-    def _finally(self, chains: dict[int, Chain] | None) -> Floats:
+    def _finally(self, chains: Chains | None) -> Floats:
         parts = [self._piece(final, chains) for final in self._finals]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _piece(self, final: Final, chains: dict[int, Chain] | None) -> Floats:
+    def _piece(self, final: Final, chains: Chains | None) -> Floats:
         step = self._of_row[final.piece.producer]
         tensor = next(t for t in step.outputs.in_order() if t.position == final.piece.wrote)
-        chain = None if chains is None else chains.get(id(step.sequence))
-        whole = tensor.numpy() if chain is None else chain.read(self.invocation, tensor)
+        whole = tensor.numpy() if chains is None else chains.of(step).read(step.invocation, tensor)
         raw = flat_bytes(whole)
         lo = final.piece.start - tensor.use.start
         cut = raw[lo : lo + final.piece.stop - final.piece.start]
         return cut.view(numpy_dtype(tensor.dtype)).astype(np.float64)
 
 
-def rel_l2(found: Floats, truth: Floats) -> float:
-    """``|found - truth| / |truth|``; infinite where one of them has elements that are no numbers."""
+def difference(found: Floats, truth: Floats) -> Floats:
+    """``found - truth``; 0 where both have the same NaN or infinity."""
     with np.errstate(invalid="ignore"):
-        difference, size = norm(found - truth), norm(truth)
-    if not np.isfinite(difference) or not np.isfinite(size):
-        return 0.0 if np.array_equal(found, truth, equal_nan=True) else float("inf")
-    return difference / size if size else (float("inf") if difference else 0.0)
+        off: Floats = found - truth
+    off[(found == truth) | (np.isnan(found) & np.isnan(truth))] = 0.0
+    return off
+
+
+def rel_l2(found: Floats, truth: Floats) -> float:
+    """``|found - truth| / |truth|`` over what is a number in ``truth``; infinite where only one of the two has one."""
+    off = norm(difference(found, truth))
+    if not np.isfinite(off):
+        return float("inf")
+    size = norm(truth[np.isfinite(truth)])
+    return off / size if size else (float("inf") if off else 0.0)
 
 
 def max_abs(found: Floats, truth: Floats) -> float:
     """The largest absolute difference; infinite as in :func:`rel_l2`."""
-    with np.errstate(invalid="ignore"):
-        largest = float(np.max(np.abs(found - truth), initial=0.0))
-    if np.isfinite(largest):
-        return largest
-    return 0.0 if np.array_equal(found, truth, equal_nan=True) else float("inf")
+    largest = float(np.max(np.abs(difference(found, truth)), initial=0.0))
+    return largest if np.isfinite(largest) else float("inf")
 
 
 METRICS = {"rel_l2": rel_l2, "max_abs": max_abs}
@@ -164,4 +169,4 @@ def _need_contents(snapshot: Snapshot, steps: Sequence[Step]) -> None:
             )
 
 
-__all__ = ["METRICS", "Hybrid", "max_abs", "rel_l2"]
+__all__ = ["METRICS", "Hybrid", "difference", "max_abs", "rel_l2"]

@@ -56,7 +56,7 @@ def export(request: Request, step: Step) -> ExportReport:
 
 
 def judge(snapshot: Snapshot, step: Step, redactor: Redactor) -> Judged:
-    """The step's verdict, with figures and pattern, redacted; or why there is none."""
+    """The step's verdict, with figures and causes, redacted; or why there is none."""
     sentence, *lines = _judge(snapshot, step, redactor.text(step.error or ""))
     return Judged(redactor.name(sentence), tuple(map(redactor.name, lines)))
 
@@ -73,11 +73,11 @@ def _judge(snapshot: Snapshot, step: Step, error: str) -> list[str]:
     verdict = found.verdict
     failing = f"{verdict.stats.n_failing:,} of {verdict.stats.n:,} elements fail"
     sentence = f"{found.op.type}: {'matches its reference' if verdict.ok else failing}"
-    return [sentence, *str(found).splitlines(), report.terms, *pattern(snapshot, step, found)]
+    return [sentence, *str(found).splitlines(), report.terms, *causes(snapshot, step, found)]
 
 
-def pattern(snapshot: Snapshot, step: Step, report: StepReport) -> list[str]:
-    """What the wrong elements look like, a fact a line; nothing where none is wrong."""
+def causes(snapshot: Snapshot, step: Step, report: StepReport) -> list[str]:
+    """What made the wrong elements, and where, a fact a line; nothing where none is wrong."""
     if report:
         return []
     found = explain(step, snapshot)

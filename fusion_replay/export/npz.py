@@ -39,9 +39,9 @@ def write(path: Path, arrays: Iterable[NamedArray], head: dict[str, Any], *, com
         for array in arrays:
             values = array.tensor.numpy()
             described[array.name] = array.to_dict()
-            if values.dtype.isbuiltin != 1:  # ml_dtypes' bfloat16: np.save would write it as raw void
-                values = values.view(np.uint16)
-                described[array.name]["stored"] = "uint16"
+            if values.dtype.isbuiltin != 1:  # ml_dtypes' own: np.save would write it as raw void
+                values = values.view(f"u{values.dtype.itemsize}")
+                described[array.name]["stored"] = values.dtype.name
             entry = zipfile.ZipInfo(f"{array.name}.npy", _EPOCH)
             entry.compress_type = method
             with archive.open(entry, "w", force_zip64=True) as member:

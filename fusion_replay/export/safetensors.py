@@ -36,6 +36,9 @@ DTYPES = {
     "int64": "I64",
     "uint64": "U64",
     "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
 }
 MAX_HEADER = 100_000_000
 """Bytes; readers refuse more (safetensors/src/tensor.rs, MAX_HEADER_SIZE)."""
@@ -66,7 +69,7 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: 
     for array in ordered:
         tensor = array.tensor
         header[array.name] = {
-            "dtype": DTYPES[tensor.dtype],
+            "dtype": DTYPES.get(tensor.dtype, "U8"),  # the others as their bytes; the metadata say what they are
             "shape": list(tensor.shape),
             "data_offsets": [at, at + tensor.nbytes],
         }

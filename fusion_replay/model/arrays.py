@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fusion_replay.errors import MissingDependencyError, UsageError
 from fusion_replay.model.bf16 import BFLOAT16, is_torch, narrow, wide
-from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.model.runlist import DTYPE_BYTES, SMALL
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +19,19 @@ NDArray = npt.NDArray[Any]
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype that a snapshot and an arg spec call ``name``; plain numpy does not know "bfloat16" by name."""
-    return BFLOAT16 if name == BFLOAT16.name else np.dtype(name)
+    """The dtype that a snapshot and an arg spec call ``name``; plain numpy does not know "bfloat16" by name.
+
+    Raises:
+        MissingDependencyError: an ``ml_dtypes`` that is too old to know it.
+    """
+    if name not in SMALL:
+        return BFLOAT16 if name == BFLOAT16.name else np.dtype(name)
+    import ml_dtypes
+
+    if not hasattr(ml_dtypes, name):
+        raise MissingDependencyError(f"dtype {name}: needs a newer ml_dtypes than {ml_dtypes.__version__}")
+    small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return small
 
 
 def flat_bytes(array: NDArray) -> npt.NDArray[np.uint8]:
@@ -57,11 +68,32 @@ def as_array(value: Any, name: str) -> NDArray:
         array = np.asarray(value.numpy())  # IRON's tensors: pulls from the device, claims nothing
     else:
         array = np.asarray(value)
-    if array.dtype.name not in DTYPE_BYTES:
-        known = ", ".join(DTYPE_BYTES)
-        raise UsageError(f"argument {name}: dtype {array.dtype} cannot be recorded; expected one of {known}")
+    check_dtype(array.dtype.name, name)
     array = native(array)
     return array if array.flags.c_contiguous else np.ascontiguousarray(array)  # which would give a scalar an axis
+
+
+def check_dtype(dtype: str, name: str) -> None:
+    """
+    Raises:
+        UsageError: a snapshot holds no such dtype.
+    """
+    if dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise UsageError(f"argument {name}: dtype {dtype} cannot be recorded; expected one of {known}")
+
+
+def check_array(value: Any, name: str) -> None:
+    """Whether :func:`as_array` will take it, as far as its dtype says: nothing is copied or asked of a device.
+
+    Raises:
+        UsageError: a dtype that cannot be kept.
+    """
+    dtype = getattr(value, "dtype", None)
+    if isinstance(dtype, np.dtype):
+        check_dtype(dtype.name, name)
+    elif is_torch(value):
+        check_dtype(str(dtype).removeprefix("torch."), name)
 
 
 def native(array: NDArray) -> NDArray:
@@ -77,6 +109,11 @@ def from_torch(tensor: torch.Tensor) -> NDArray:
 
         bits: NDArray = tensor.view(torch.int16).numpy()
         return bits.view(BFLOAT16)
+    if (small := str(tensor.dtype).removeprefix("torch.")) in SMALL:
+        import torch
+
+        octets: NDArray = tensor.view(torch.uint8).numpy()
+        return octets.view(numpy_dtype(small))
     array: NDArray = tensor.numpy()
     return array
 
@@ -91,6 +128,10 @@ def to_torch(array: NDArray, device: str = "cpu") -> torch.Tensor:
     own = np.array(array, copy=True, order="C")
     if own.dtype == BFLOAT16:
         tensor = torch.from_numpy(own.view(np.int16)).view(torch.bfloat16)
+    elif own.dtype.name in SMALL:
+        octets = torch.from_numpy(own.view(np.uint8))
+        known = getattr(torch, own.dtype.name, None) if own.dtype.name.startswith("float8") else None
+        tensor = octets if known is None else octets.view(known)
     elif own.dtype in (np.uint16, np.uint32, np.uint64) and not hasattr(torch, own.dtype.name):
         tensor = torch.from_numpy(own.astype(np.int64))
     else:

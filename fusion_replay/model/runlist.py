@@ -34,8 +34,29 @@ DTYPE_BYTES: dict[str, int] = {
     "int64": 8,
     "uint64": 8,
     "bool": 1,
+    "float8_e3m4": 1,
+    "float8_e4m3": 1,
+    "float8_e4m3b11fnuz": 1,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+    "float4_e2m1fn": 1,
+    "int4": 1,
+    "uint4": 1,
 }
-"""Element types a snapshot can hold, by their numpy / ml_dtypes name, with their size in bytes."""
+"""Element types a snapshot can hold, by their numpy / ml_dtypes name, with their size in bytes. Four bits have a byte
+of their own, as in ``ml_dtypes``."""
+
+SMALL = frozenset(name for name in DTYPE_BYTES if name.startswith("float8") or name.endswith(("4_e2m1fn", "int4")))
+"""Those that only ``ml_dtypes`` knows: contents hold them as uint8, the runlist says what they are."""
+
+
+def stored_dtype(name: str) -> str:
+    """The dtype under which contents hold an element type."""
+    return "uint8" if name in SMALL else name
+
 
 WHOLE_CALL = "whole call"
 """``origin["dispatch"]`` of a sequence whose steps could not be seen: each call of it is one step."""

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fusion_replay import refs
 from fusion_replay.errors import FusionReplayError, UsageError
-from fusion_replay.model.arrays import as_array
+from fusion_replay.model.arrays import as_array, check_array
 from fusion_replay.model.runlist import (
     ArgSpec,
     BufferDescription,
@@ -66,6 +66,23 @@ class ArraySteps:
         return self._numbers[key]
 
 
+class _Outputs(dict[str, Any]):
+    """By name; what can't be recorded is an error where it is put in, and the step goes on."""
+
+    def __init__(self, op: str, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._op = op
+        self.update(given)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        check_array(value, f"{name} of step {self._op}")
+        super().__setitem__(name, value)
+
+    def update(self, *given: Any, **named: Any) -> None:
+        for name, value in dict(*given, **named).items():
+            self[name] = value
+
+
 class ArrayStep:
     """Context manager of one step; put results into :attr:`outputs`, by argument name."""
 
@@ -84,7 +101,9 @@ class ArrayStep:
                 raise UsageError(f"rec.step({op!r}): {what} must map names to values, found {type(mapping).__name__}")
         if not isinstance(op, str) or not op:
             raise UsageError(f"rec.step: expected an operator type such as 'GEMV', found {op!r}")
-        self.outputs: dict[str, Any] = dict(outputs)
+        for name, value in {**inputs, **previous}.items():
+            check_array(value, f"{name} of step {op}")
+        self.outputs: dict[str, Any] = _Outputs(op, outputs)
         self._steps, self._recording = steps, steps.recording
         self._spec = refs.lookup(op)
         self._operator = OperatorDescription(op, {k: jsonable(v) for k, v in params.items()}, module="")
@@ -163,7 +182,13 @@ class ArrayStep:
 
     def _end(self, invocation: int) -> None:
         writer = self._recording.writer
-        outputs = {name: as_array(value, name) for name, value in self.outputs.items()}
+        outputs = {}
+        for name, value in self.outputs.items():
+            try:
+                outputs[name] = as_array(value, name)
+            except UsageError as why:  # a list of words, say: the other outputs are kept
+                writer.lose("outputs", f"step {invocation}:0 {self._operator.type}: {why}")
+                self._recording.guard.tell(str(why))
         found = _specs(outputs, "out")
         if not found:
             message = f"step {invocation}:0 {self._operator.type} was given no outputs: s.outputs[NAME] = array"

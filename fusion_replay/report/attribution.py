@@ -20,7 +20,7 @@ NUMBERS = range(1, 7)
 def layout(found: Attribution, *, every: bool = False) -> str:
     """Plain text, on one screen: suspects by share (else by their own error), or with ``every`` all in order."""
     shown = found.steps if every else found.attributed or found.suspects
-    lines = wrap(found.sentence, "")
+    lines = [*wrap(found.sentence, ""), *(line for text in found.besides for line in wrap(text, "  "))]
     if shown and found.total:
         lines += clip(_table(shown).splitlines())
     computed = sum(s.share is not None for s in found.steps)

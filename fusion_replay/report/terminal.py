@@ -24,10 +24,13 @@ def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None
 
     Args:
         every: one row per step as well (and so no limit on lines).
-        why: of the first mismatch: pattern and place, with ``every`` as a map too.
+        why: of the first mismatch (without any, of the first step outside its bound): causes and place, with ``every``
+            as a map too.
     """
     head = [*wrap(report.sentence, ""), *wrap(report.terms, "  "), *wrap(report.caution or "", "  ")]
     head += [line for text in report.first_lines for line in wrap(text, "", lines=3)]
+    if why is not None and report.first_mismatch is None:
+        head += [line for name, text in why.facts for line in wrap(text, f"  {name:<8} ")]
     rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
     foot = [line for f in report.final for line in wrap(str(f), "")]
     foot += [line for s in report.skip_lines for line in wrap(s, "")]
@@ -74,7 +77,7 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
         facts.append(("floor", str(step.noise_floor)))
     lines = wrap(f"{heading}: {step.label}", "")
     for name, text in facts:
-        lines += wrap(text, f"  {name:<8} ", lines=3)
+        lines += wrap(text, f"  {name:<8} ", lines=None if name == "cause" else 3)
     return lines
 
 

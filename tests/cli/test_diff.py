@@ -155,12 +155,12 @@ def test_an_operator_without_reference(run: Run, tmp_path: Path) -> None:
     assert "no reference for operator Nobodys" in found.out
 
 
-def test_the_first_difference_has_a_pattern_and_a_place(run: Run, tmp_path: Path) -> None:
+def test_the_first_difference_has_a_cause_and_a_place(run: Run, tmp_path: Path) -> None:
     a, b = adds(tmp_path / "a.h5"), adds(tmp_path / "b.h5", off={2: -2.0})  # one element with the other sign
     found = run("diff", a, b)
-    assert "pattern  bit-flip: bit 15 of element 3" in found.out
+    assert "cause    bit-flip, consistent: bit 15 of element 3" in found.out
     assert "where    column 0 of 8" in found.out
     *_, told, summary = map(json.loads, run("diff", a, b, "--json").out.splitlines())
     assert (told["type"], summary["type"]) == ("explanation", "diff_summary")
-    assert told["patterns"][0]["name"] == "bit-flip"
+    assert (told["causes"][0]["name"], told["causes"][0]["grade"]) == ("bit-flip", "consistent")
     PUBLISHED.validate(told)

@@ -133,12 +133,12 @@ def test_the_options_of_a_workload_are_in_its_help(run) -> None:
     assert "--text" in run("record", "--workload=minilm", "--help").out
 
 
-def test_the_first_mismatch_has_a_pattern_and_a_place(run, tmp_path: Path) -> None:
+def test_the_first_mismatch_has_a_cause_and_a_place(run, tmp_path: Path) -> None:
     path = tmp_path / "swapped.h5"
     words = ["--workload", "op:ElementwiseMul", "--sim", "npu2", "--param", "tile_size=256"]
     assert run("record", "-o", str(path), *words, "--fault", "0:0:swap-columns:2:5").status == 0
     found = run("replay", str(path))
-    assert "pattern  columns-swapped: columns 2 and 5 have changed places" in found.out
+    assert "cause    columns-swapped, proved: columns 2 and 5 have changed places" in found.out
     assert any(f"where    columns {first} (50%), {second} (50%) of 8" in found.out for first, second in ("25", "52"))
     assert all(len(line) <= 100 for line in found.out.splitlines()[:-1]), "the last one has the path in it"
     assert "(down" in run("replay", str(path), "--all").out, "a map of the array"

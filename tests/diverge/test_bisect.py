@@ -240,3 +240,61 @@ def test_metrics_by_hand() -> None:
     zero = np.zeros(2)
     assert rel_l2(zero, zero) == 0
     assert rel_l2(a, zero) == float("inf")
+
+
+# --- steps given as arrays, NaN on both sides, what only the whole recording shows -----------------------------------
+
+
+def chain(path: Path, *, wrong: int, nan: bool = False) -> Path:
+    """Four additions of one, each given as arrays; the wrong one leaves zeros in a quarter."""
+    x = np.random.default_rng(1).standard_normal(512).astype(BF16)
+    if nan:
+        x[7] = np.nan
+    with fr.record(path) as rec:
+        for number in range(4):
+            y = (x.astype(np.float32) + 1).astype(BF16)
+            if number == wrong:
+                y[128:256] = 0
+            with rec.step("ElementwiseAdd", {"A": x, "B": np.ones(512, BF16)}, params={"size": 512}) as step:
+                step.outputs["C"] = y
+            x = y
+    return path
+
+
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("verb", [["bisect"], ["replay", "--attribute"]])
+def test_steps_given_as_arrays_are_a_chain(
+    verb: list[str], nan: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = chain(tmp_path / "a.h5", wrong=1, nan=nan)
+    assert main([*verb, str(path)]) == 1
+    out = capsys.readouterr().out
+    assert "1:0 ElementwiseAdd A, B -> C" in " ".join(out.splitlines()[0:2])
+    assert "no numbers" not in out
+    found = fr.bisect(path)
+    assert found.steps == 4
+    assert found.introduced
+    assert found.share == pytest.approx(1)
+
+
+def test_what_replay_calls_a_mismatch_ends_in_1_though_the_output_does_not_depend_on_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.h5"
+    with fr.record(path) as rec:
+        for wrong in (True, False):
+            x = np.random.default_rng(wrong).standard_normal(512).astype(BF16)
+            with rec.step("ReLU", {"A": x}, params={"size": 512}) as step:
+                step.outputs["C"] = np.zeros(512, BF16) if wrong else np.maximum(x, BF16(0))
+    for verb in (["replay"], ["bisect"], ["replay", "--attribute"]):
+        assert main([*verb, str(path)]) == 1, verb
+        assert "0:0 ReLU" in capsys.readouterr().out
+
+
+def test_a_step_that_brings_little_did_not_introduce_the_error(tmp_path: Path) -> None:
+    found = fr.bisect(chain(tmp_path / "a.h5", wrong=1))
+    little = replace(found, share=0.02)
+    assert "introduced" not in little.sentence
+    assert little, "a step that is wrong by itself"
+    several = replace(found, wrong=(found.wrong[0], replace(found.wrong[0], address="3:0")))
+    assert several.besides[0].startswith("2 steps are wrong by themselves, the first is 1:0")

@@ -78,10 +78,10 @@ def test_each_kind_is_named(tiny: Any, fault: str) -> None:
     assert o.leak is not False, o
     if kind in ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan"):
         assert o.beyond
-        assert o.replay_verdict in ("right", "alias"), o
+        assert o.replay_verdict in ("right", "rival"), o
 
 
-def test_a_clean_recording_has_no_pattern(tiny: Any) -> None:
+def test_a_clean_recording_has_no_cause(tiny: Any) -> None:
     told = [explain(step, tiny.clean) for step in tiny.clean.steps()]
     assert len(told) == len(tiny.clean)
     assert not any(told)
@@ -93,7 +93,7 @@ def matrix() -> list[Path]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_clean_recordings_of_the_matrix_have_no_confident_pattern(flavour: str) -> None:
+def test_clean_recordings_of_the_matrix_have_no_cause(flavour: str) -> None:
     """Nor have they one against a flavour that they were not made like."""
     recordings = wrong = 0
     for path in matrix():
@@ -101,7 +101,7 @@ def test_clean_recordings_of_the_matrix_have_no_confident_pattern(flavour: str) 
             steps = [s for s in snapshot.steps() if all(t.kept for t in (*s.inputs.values(), *s.outputs.values()))]
             told = [explain(step, snapshot, plan=Plan(reference=flavour)) for step in steps]
             recordings += bool(steps)
-            wrong += any(p.confident for t in told if t is not None for p in t.patterns)
+            wrong += any(c.grade != "located" for t in told if t is not None for c in t.causes)
     assert recordings >= 100
     assert wrong == 0
 
@@ -115,7 +115,7 @@ def test_hundreds(script: ModuleType, model: str, tmp_path: Path, capsys: pytest
     counted = [o for o in outcomes if o.counted]
     assert all(o.step_named and o.diff_named for o in counted)
     assert all(o.beyond is not False for o in counted if o.changed), "replay names what is beyond the tolerance"
-    assert sum(o.verdict in ("right", "alias") for o in counted) >= 0.95 * len(counted)
+    assert sum(o.verdict in ("right", "rival") for o in counted) >= 0.95 * len(counted)
     gross = [o for o in counted if o.kind in script.GROSS and o.beyond is not None]
     assert sum(bool(o.beyond) for o in gross) >= 0.95 * len(gross)
     assert all(o.place for o in counted if o.place is not None)

@@ -66,7 +66,7 @@ def test_the_folder_reproduces_the_verdict(wrong_add: Path, tmp_path: Path) -> N
     assert text.startswith("# ElementwiseAdd: 64 of 64 elements fail\n")
     for said in (
         "1:0 ElementwiseAdd A, B -> C: MISMATCH",
-        "pattern  zeros",
+        "cause    zeros, proved",
         "| size | 64 |",
         "| inputs | A | A | bfloat16 | 64 | 128 |",
         "| packages.numpy |",

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One output that is wrong, with everything that may explain it; and what an explanation is.
-
-A hypothesis is a *guess*: the output as it would be if the hypothesis held. Guesses are judged alike: of the elements
-that are wrong, or that the guess says should be wrong, what share does it get right?
-"""
+"""One output that is wrong, with everything that may explain it; what a hypothesis is, and what a cause."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.tolerance import Tolerance
+from fusion_replay.diverge.causes.spans import F64, Mask, Span, ordinal
 from fusion_replay.model.bf16 import BFLOAT16, wide
 from fusion_replay.operators.tiling import Tiling
 
+if TYPE_CHECKING:
+    from fusion_replay.diverge.causes.kernel import Kernel
+
 NDArray = npt.NDArray[Any]
-F64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+
+Grade = Literal["proved", "consistent", "located"]
+PROVED: Grade = "proved"
+CONSISTENT: Grade = "consistent"
+LOCATED: Grade = "located"
+
+LIMITS = Tolerance(rtol=0.04, atol=0.0, ulps=2, range_frac=0.02)
+"""A device's output against a reference where the operator's own limits are not known."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +38,41 @@ class Version:
     read: Callable[[], NDArray]
 
 
-@dataclass(frozen=True)
-class Again:
-    """The operator's reference, asked under another hypothesis.
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What made the wrong elements, as far as that is known.
 
     Attributes:
-        evaluate: (inputs by position, parameters, runtime values; what is left out is as recorded) -> the output.
-        inputs: position -> the recorded input.
-        versions: position -> earlier contents of that input; only of buffers that the runlist itself fills.
-        names: position -> buffer name.
-        params, values: as recorded.
-        op: operator type.
+        name: one of :data:`fusion_replay.diverge.causes.NAMES`.
+        grade: "proved" (executing it gives the recorded bits, of enough elements that chance is excluded, and an honest
+            kernel does not), "consistent" (it explains every wrong element that it speaks of within the bound) or
+            "located" (only a place).
+        where: the place, in words.
+        detail: the rest of the sentence.
+        rivals: other causes that explain the same elements just as well, in words.
+        elements: wrong elements that it speaks of.
+        reproduced: those of them that it gives.
+        chance: that a wrong hypothesis of all that were tried gives so many; at most 1.
     """
 
-    evaluate: Callable[[Mapping[int, NDArray], Mapping[str, Any], Mapping[str, Any]], NDArray]
-    inputs: Mapping[int, NDArray] = field(default_factory=dict)
-    versions: Mapping[int, tuple[Version, ...]] = field(default_factory=dict)
-    names: Mapping[int, str] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-    op: str = ""
+    name: str
+    grade: Grade
+    where: str
+    detail: str
+    rivals: tuple[str, ...] = ()
+    elements: int = 0
+    reproduced: int = 0
+    chance: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        evidence = {"elements": self.elements, "reproduced": self.reproduced, "chance": float(f"{self.chance:.3g}")}
+        told = {n: getattr(self, n) for n in ("name", "grade", "where", "detail")}
+        return {**told, "rivals": list(self.rivals), "evidence": evidence}
+
+    def __str__(self) -> str:
+        also = f"; or: {'; '.join(self.rivals)}" if self.rivals else ""
+        told = f"{self.name}, {self.grade}{also}: {self.detail}, {self.where}"
+        return told if self.grade == LOCATED else f"{told} ({self.reproduced:,} of {self.elements:,} reproduced)"
 
 
 @dataclass(frozen=True)
@@ -60,60 +81,73 @@ class Case:
 
     Attributes:
         actual, expected: of one dtype.
+        tiling: of the output.
         tolerance: how far an honest device may be from ``expected``; None where that is another device's own output,
             which must be the same bits.
-        tiling: of the output.
-        previous: what the output's buffer held before the step, where that is known.
+        bound: what an honest device may give, where that can be computed; ``decides``: it alone says what is wrong.
+        shape: of the output.
+        previous: what the output's buffer held before the step, where that was recorded.
         versions: earlier contents of the same bytes, the newest first, ``previous`` left out.
-        again: the reference, where the step can be evaluated.
+        kernel: the operator, to be executed under hypotheses.
         repeats: the same output of other runs on the same inputs.
+        unread: nothing is known of the buffer's earlier contents.
     """
 
     actual: NDArray
     expected: NDArray
     tiling: Tiling
     tolerance: Tolerance | None = None
+    bound: Span | None = None
+    decides: bool = False
+    shape: tuple[int, ...] = ()
     previous: NDArray | None = None
     versions: tuple[Version, ...] = ()
-    again: Again | None = None
-    repeats: tuple[NDArray, ...] = ()
+    kernel: Kernel | None = None
+    repeats: Sequence[NDArray] = field(default=())
 
     @cached_property
     def a(self) -> F64:
         """Actual values."""
-        return np.asarray(wide(self.actual), np.float64)
+        return np.ascontiguousarray(wide(self.actual), np.float64)
 
     @cached_property
     def e(self) -> F64:
         """Expected values."""
-        return np.asarray(wide(self.expected), np.float64)
+        return np.ascontiguousarray(wide(self.expected), np.float64)
 
     @cached_property
     def wrong(self) -> Mask:
         """Elements that no honest device gives."""
-        return ~self.near(self.expected)
+        if self.tolerance is None:
+            return ~same_bits(self.actual, self.expected)
+        beyond = ~within(self.a, self.e, self.tolerance, self.largest)
+        if self.bound is None:
+            return beyond
+        outside: Mask = ~(self.bound.holds(self.a) | (self.a == self.e) | (np.isnan(self.a) & np.isnan(self.e)))
+        return outside if self.decides else outside | beyond
 
     @cached_property
     def count(self) -> int:
         return int(np.count_nonzero(self.wrong))
 
     @cached_property
-    def energy(self) -> float:
-        """Sum of squared deviations of finite pairs."""
-        return _energy(self.a, self.e)
+    def honest(self) -> Span:
+        """What an honest device gives."""
+        if self.tolerance is None:
+            return Span(self.e, self.e)
+        return self.bound if self.bound is not None else self.tolerated
 
-    def near(self, other: NDArray) -> Mask:
-        """Elements where ``actual`` is what an honest device gives for ``other``."""
-        if self.tolerance is None and other.dtype == self.actual.dtype:
-            return same_bits(self.actual, other)
-        return within(self.a, np.asarray(wide(other), np.float64), self.tolerance or _REFERENCE, self.largest)
-
-    def near_at(self, at: npt.NDArray[np.int64], other: NDArray) -> Mask:
-        """As :meth:`near`, of some elements."""
-        if self.tolerance is None and other.dtype == self.actual.dtype:
-            return same_bits(self.actual[at], other)
-        limits = self.tolerance or _REFERENCE
-        return within(self.a[at], np.asarray(wide(other), np.float64), limits, self.largest)
+    @cached_property
+    def tolerated(self) -> Span:
+        """What the hand-set limits accept."""
+        t, size = self.tolerance or LIMITS, np.abs(self.e)
+        with np.errstate(all="ignore"):
+            reach = np.maximum(t.atol, 2 * t.rtol * size / (1 - min(t.rtol, 0.5)))
+            if t.range_frac is not None:
+                reach = np.maximum(reach, t.range_frac * self.largest)
+            if t.ulps is not None:
+                reach = np.maximum(reach, t.ulps * 2.0**-7 * size)
+            return Span(self.e - reach, self.e + reach)
 
     @cached_property
     def largest(self) -> float:
@@ -121,110 +155,45 @@ class Case:
         finite = np.abs(self.e[np.isfinite(self.e)])
         return float(finite.max()) if finite.size else 0.0
 
-
-_REFERENCE = Tolerance(rtol=0.04, atol=0.0, ulps=2, range_frac=0.02)
-"""A device's output against a reference where the operator's own limits are not known."""
+    @cached_property
+    def bases(self) -> tuple[Span, ...]:
+        """What an honest kernel gave here, as narrow as it is known, the likeliest first."""
+        if self.tolerance is None:
+            return (self.honest,)
+        if self.kernel is None or self.kernel.large:
+            return (self.honest,)
+        found = [s for _, s in self.kernel.honest(self.actual.dtype)]
+        first, right = found[:1], ~self.wrong
+        if right.any():
+            found.sort(key=lambda s: -int(np.count_nonzero(s.holds(self.a) & right)))
+        return (*found[:3], *(s for s in first if not any(s is f for f in found[:3])), self.honest)
 
 
 @dataclass(frozen=True)
-class Guess:
+class Hypothesis:
     """The output under one hypothesis.
 
     Attributes:
-        name: of the pattern.
+        name: of the cause.
         detail: the rest of the sentence.
-        predicted: flat, in the output's dtype (then compared as bits, or within limits) or float64.
-        known: where the guess says anything; None: everywhere.
-        exact: the prediction is contents that were really there, so bits must agree whatever the limits.
-        evaluated: it comes from a reference: agreement within limits is not enough, the deviation must shrink.
-        rank: of explanations that fit alike, the lowest is the simplest.
-        limits: of an evaluated guess, the operator's own.
+        predicted: what each element would be.
+        known: where the hypothesis says anything; None: everywhere.
+        rank: of explanations that are as good, the lowest is the simplest.
+        cost: bits of evidence that fitting its numbers took.
+        fact: what it says is seen, not inferred (zeros are zeros): rivals take nothing from it.
+        apart: bits that one reproduced element is worth where honest and predicted are far apart.
+        where: the place, where the hypothesis is of one.
     """
 
     name: str
     detail: str
-    predicted: NDArray
+    predicted: Span
     known: Mask | None = None
-    exact: bool = False
-    evaluated: bool = False
     rank: int = 5
-    limits: Tolerance | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A named explanation.
-
-    Attributes:
-        name: "zeros", "never-written", ...; :data:`..patterns.NAMES` lists them.
-        confidence: 0 to 1; 0.9 and more means that it explains (nearly) all and hardly by chance.
-        count: wrong elements that it explains; ``of`` how many.
-        detail: the rest of the sentence.
-        aliases: other names that explain the same elements just as well: the output alone cannot tell them apart.
-    """
-
-    name: str
-    confidence: float
-    count: int
-    of: int
-    detail: str
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def confident(self) -> bool:
-        return self.confidence >= 0.9
-
-    def to_dict(self) -> dict[str, Any]:
-        data: dict[str, Any] = {n: getattr(self, n) for n in ("name", "confidence", "count", "of", "detail")}
-        return {**data, "confidence": round(self.confidence, 3), "aliases": list(self.aliases)}
-
-    def __str__(self) -> str:
-        also = f"; {' or '.join(self.aliases)} would look the same" if self.aliases else ""
-        sure = f"confidence {self.confidence:.2f}"
-        return f"{self.name}: {self.detail} ({self.count:,} of {self.of:,} wrong elements, {sure}){also}"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A guess, judged."""
-
-    guess: Guess
-    score: float
-    """Share of the elements that either side calls wrong on which guess and output agree."""
-    explained: int
-    fit: float
-    """Share of the deviation's energy that is gone."""
-
-    @property
-    def whole(self) -> bool:
-        """It leaves nothing to explain."""
-        return self.score >= 0.999 and (not self.guess.evaluated or self.fit >= 0.9)
-
-
-def judge(case: Case, guess: Guess) -> Scored:
-    """How well the guess explains the case."""
-    known = np.ones(case.wrong.shape, np.bool_) if guess.known is None else guess.known
-    predicted = np.ascontiguousarray(guess.predicted).reshape(-1)
-    limits = guess.limits or case.tolerance or _REFERENCE
-    with np.errstate(all="ignore"):
-        p = np.asarray(wide(predicted), np.float64)
-        if guess.evaluated:
-            match = within(case.a, p, limits, case.largest)
-        else:
-            match = same_bits(case.actual, predicted) if guess.exact else case.near(predicted)
-        if case.tolerance is None and not guess.evaluated:
-            says = ~same_bits(case.expected, predicted)
-        else:
-            says = ~within(p, case.e, limits, case.largest)
-        concerned = (case.wrong | says) & known
-        total = int(np.count_nonzero(concerned))
-        agreed = int(np.count_nonzero(match & concerned))
-        explained = int(np.count_nonzero(match & case.wrong & known))
-        at = known if guess.known is not None else slice(None)
-        left = _energy(case.a[at], p[at])
-        before = _energy(case.a[at], case.e[at]) if guess.known is not None else case.energy
-        fit = max(0.0, 1.0 - left / before) if before > 0 else float(left == 0.0)
-    return Scored(guess, agreed / total if total else 0.0, explained, fit)
+    cost: float = 0.0
+    fact: bool = False
+    apart: float = 4.0
+    where: str = ""
 
 
 def same_bits(x: NDArray, y: NDArray) -> Mask:
@@ -236,7 +205,8 @@ def same_bits(x: NDArray, y: NDArray) -> Mask:
 
 
 def within(a: F64, e: F64, t: Tolerance, largest: float) -> Mask:
-    """Rule ``auto``'s elements (:mod:`fusion_replay.compare.rules`): the element rule, ULPs, a share of the range."""
+    """The elements of rule ``tolerance`` (:mod:`fusion_replay.compare.rules`): element rule, ULPs, share of the
+    range."""
     with np.errstate(all="ignore"):
         difference = np.abs(a - e)
         near = (difference < np.maximum(t.atol, t.rtol * (np.abs(a) + np.abs(e)))) | (a == e)
@@ -248,17 +218,4 @@ def within(a: F64, e: F64, t: Tolerance, largest: float) -> Mask:
     return np.asarray(np.where(finite, near, (a == e) | (np.isnan(a) & np.isnan(e))), np.bool_)
 
 
-def ordinal(x: NDArray) -> npt.NDArray[np.int64]:
-    """Place on the ordered line of bf16 values; both zeros at 0."""
-    from fusion_replay.model.bf16 import bits_of
-
-    bits = x.view(np.uint16) if x.dtype == BFLOAT16 else bits_of(np.asarray(x, np.float64))
-    magnitude = (bits & np.uint16(0x7FFF)).astype(np.int64)
-    return np.where(bits >> np.uint16(15), -magnitude, magnitude)
-
-
-def _energy(x: F64, y: F64) -> float:
-    with np.errstate(all="ignore"):
-        d = x - y
-    d = d[np.isfinite(d)]
-    return float(np.dot(d, d)) if d.size else 0.0
+__all__ = ["BFLOAT16", "CONSISTENT", "LOCATED", "PROVED", "Case", "Cause", "Hypothesis", "Version"]

@@ -1,35 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The right elements in the wrong places: shifted, permuted, swapped, transposed, or one part's data in another's."""
+"""The right numbers in the wrong place: parts of the output in other parts' places, shifted, transposed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-from fusion_replay.diverge.causes.case import Case, Guess, NDArray, same_bits
+from fusion_replay.diverge.causes.case import Case, Hypothesis
+from fusion_replay.diverge.causes.spans import Index, Mask, Span
 from fusion_replay.operators.tiling import Tiling
 
 _MOST_PARTS = 4096
 _LAGS = 6
-_SAMPLE = 512  # wrong elements looked at before a guess is worth judging
+_SAMPLE = 512  # wrong elements looked at before a hypothesis is worth judging
 _CORRELATED = 1 << 23  # elements; beyond, distances are only those listed
 
+Move = tuple[str, str, Index, "Mask | None", int]
+"""Name, detail, the element that stands at each place, where that says anything, rank."""
 
-def guesses(case: Case) -> Iterator[Guess]:
+
+def hypotheses(case: Case) -> Iterator[Hypothesis]:
     at = np.flatnonzero(case.wrong)
     some = at[:: max(1, at.size // _SAMPLE)]
-    for guess in _all(case):
-        seen = some if guess.known is None else some[guess.known[some]]
-        told = guess.predicted[seen]
+    for name, detail, source, known, rank in _all(case):
+        seen = some if known is None else some[known[some]]
+        told = case.tolerated if case.tolerance is not None else case.honest
+        held = told[source[seen]]
         # A constant is no evidence of a move: it would look the same at any distance.
-        constant = told.size > 1 and bool(same_bits(told, np.full_like(told, told[0])).all())
-        if told.size and not constant and np.mean(case.near_at(seen, told)) >= 0.5:
-            yield guess
+        if seen.size < 2 or (held.lo == held.lo[0]).all() or np.mean(held.holds(case.a[seen])) < 0.3:
+            continue
+        for base in case.bases:
+            predicted = base[source]
+            if known is not None and case.previous is not None and name == "shifted" and not known[case.wrong].all():
+                predicted = predicted.where(known, Span.of(case.previous))
+                yield Hypothesis(name, detail, predicted, rank=rank)
+            else:
+                yield Hypothesis(name, detail, predicted, known=known, rank=rank)
 
 
-def _all(case: Case) -> Iterator[Guess]:
+def _all(case: Case) -> Iterator[Move]:
     for tiling, role, what, rank in _cuts(case):
         yield from _moved(case, tiling, role, what, rank)
     yield from _shifted(case)
@@ -47,12 +57,18 @@ def _cuts(case: Case) -> Iterator[tuple[Tiling, str, str, int]]:
             if own.count(role) > 1:
                 yield own, role, role, rank
     inner = own.axes[-1][1] if own.axes[-1][0] == "" else 1
-    for part, what, rank in ((size // 2, "half", 4), (inner, "tile", 5), (size // 8, "eighth", 5)):
+    rows = case.shape[-1] if len(case.shape) > 1 else 1
+    blocks = size // case.shape[0] if len(case.shape) > 2 else 1
+    for part, what, rank in ((size // 2, "half", 4), (blocks, "batch", 4), (rows, "row", 4), (inner, "tile", 5),
+                             (size // 8, "eighth", 5)):  # fmt: skip
         if 1 < part < size and size % part == 0 and size // part <= _MOST_PARTS:
-            yield Tiling((("tile", size // part), ("", part))), "tile", what, rank
+            role = "batch" if what == "batch" else "tile"
+            yield Tiling(((role, size // part), ("", part))), role, what, rank
+    if rows > 1 and size // rows > 1 and rows <= _MOST_PARTS:
+        yield Tiling((("", size // rows), ("tile", rows))), "tile", "matrix column", 6
 
 
-def _moved(case: Case, tiling: Tiling, role: str, what: str, rank: int) -> Iterator[Guess]:
+def _moved(case: Case, tiling: Tiling, role: str, what: str, rank: int) -> Iterator[Move]:
     source = _sources(case, tiling, role)
     if source is None:
         return
@@ -60,25 +76,24 @@ def _moved(case: Case, tiling: Tiling, role: str, what: str, rank: int) -> Itera
     changed = here[source != here]
     if not changed.size:
         return
-    blocks = tiling.blocks(case.expected, role)
-    predicted = tiling.unblock(blocks[source], role)
+    index = tiling.unblock(tiling.blocks(np.arange(tiling.size), role)[source], role)
     if np.unique(source).size == source.size:
         several = {"half": "halves", "batch": "batches"}.get(what, f"{what}s")
         if changed.size == 2:
             detail = f"{several} {changed[0]} and {changed[1]} have changed places"
         else:
             detail = f"{changed.size} of {source.size} {several} stand in another's place"
-        name = "tiles-permuted" if what in ("tile", "eighth", "row") else f"{several}-swapped"
-        yield Guess(name, detail, predicted, rank=rank)
+        name = "tiles-permuted" if what in ("tile", "eighth", "row", "matrix column") else f"{several}-swapped"
+        yield name, detail, index, None, rank
     elif role == "batch" and (source == 0).all():
-        yield Guess("batch-repeated", "every batch beyond the first repeats the first", predicted, rank=2)
+        yield "batch-repeated", "every batch beyond the first repeats the first", index, None, 2
     else:
         i = int(changed[0])
         more = "" if changed.size == 1 else f", and {changed.size - 1} more such"
-        yield Guess("neighbour-data", f"{what} {i} holds the data of {what} {source[i]}{more}", predicted, rank=rank)
+        yield "neighbour-data", f"{what} {i} holds the data of {what} {source[i]}{more}", index, None, rank
 
 
-def _sources(case: Case, tiling: Tiling, role: str) -> npt.NDArray[np.int64] | None:
+def _sources(case: Case, tiling: Tiling, role: str) -> Index | None:
     """For every part of the actual output the part of the expected one that it holds; None where one holds none."""
     actual, expected = tiling.blocks(case.actual, role), tiling.blocks(case.expected, role)
     wrong = tiling.blocks(case.wrong, role)
@@ -109,27 +124,23 @@ def _sources(case: Case, tiling: Tiling, role: str) -> npt.NDArray[np.int64] | N
 # --- the whole output moved -----------------------------------------------------------------------------------------
 
 
-def _shifted(case: Case) -> Iterator[Guess]:
+def _shifted(case: Case) -> Iterator[Move]:
     size = case.actual.size
     for by in _lags(case):
-        predicted, known = case.expected.copy(), np.ones(size, np.bool_)
+        index, known = np.arange(size), np.ones(size, np.bool_)
         if by > 0:
-            predicted[by:] = case.expected[:-by]
+            index[by:] = np.arange(size - by)
             known[:by] = False
             detail = f"every element stands {by} further on"
         else:
-            predicted[:by] = case.expected[-by:]
+            index[:by] = np.arange(-by, size)
             known[by:] = False
             detail = f"every element stands {-by} too early"
-        if case.previous is None:
-            whole, said = predicted, known
-        else:
-            whole, said = np.where(known, predicted, case.previous), np.ones(size, np.bool_)
         if np.count_nonzero(known) * 8 >= size:
-            yield Guess("shifted", detail, whole, known=said, rank=4)
+            yield "shifted", detail, index, known, 4 if 2 * np.count_nonzero(known) >= size else 6
         if not case.wrong.all():
             part = f"the wrong elements are expected[i {'+' if by < 0 else '-'} {abs(by)}]"
-            yield Guess("shifted", part, predicted, known=case.wrong, rank=6)
+            yield "shifted", part, index, case.wrong, 6
 
 
 def _lags(case: Case) -> list[int]:
@@ -154,11 +165,11 @@ def _correlated(case: Case) -> list[int]:
     return [int(k) if k < n // 2 else int(k) - n for k in np.argsort(-correlation)[:_LAGS]]
 
 
-def _transposed(case: Case) -> Iterator[Guess]:
+def _transposed(case: Case) -> Iterator[Move]:
     size = case.actual.size
-    shapes = {s for n in case.tiling.shape for s in (n, size // n) if 1 < s < size}
+    shapes = {s for n in (*case.tiling.shape, *case.shape) for s in (n, size // max(n, 1)) if 1 < s < size}
     shapes |= {1 << i for i in range(1, size.bit_length()) if size % (1 << i) == 0 and 1 << i < size}
     for rows in sorted(shapes):
         if size % rows == 0:
-            predicted: NDArray = case.expected.reshape(rows, -1).T.reshape(-1)
-            yield Guess("transposed", f"as a matrix of {rows} x {size // rows}", predicted, rank=5)
+            index = np.arange(size).reshape(rows, -1).T.reshape(-1)
+            yield "transposed", f"as a matrix of {rows} x {size // rows}", index, None, 5

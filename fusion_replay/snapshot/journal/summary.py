@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fusion_replay.errors import NewerFormatError, SnapshotError
-from fusion_replay.model.runlist import ArgSpec, SequenceDescription
+from fusion_replay.model.runlist import ArgSpec, SequenceDescription, stored_dtype
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.encodings.delta import Delta
 from fusion_replay.snapshot.encodings.link import Journalled, Link
@@ -311,7 +311,7 @@ class JournalSummary:
         first_use = np.cumsum([0, *(len(uses) for uses in entries)])
         specs = [use.spec for uses in entries for use in uses] or [ArgSpec("", "in", ())]
         nbytes = np.array([spec.nbytes for spec in specs], np.uint64)
-        dtype = np.array([spec.dtype for spec in specs], contents.dtype["dtype"])
+        dtype = np.array([stored_dtype(spec.dtype) for spec in specs], contents.dtype["dtype"])
 
         owner = np.repeat(np.arange(len(steps)), steps["n_operands"])
         entry = (first_entry[invocations["sequence"][steps["invocation"]]] + steps["step"])[owner]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusion_replay.errors import DamagedSnapshotError
-from fusion_replay.model.runlist import SequenceDescription, StepDescription
+from fusion_replay.model.runlist import SequenceDescription, StepDescription, stored_dtype
 from fusion_replay.model.step import ContentSource, OperandMap, Seen, Spot, Step
 from fusion_replay.snapshot.schema import NO_CONTENT, STATUS, Index
 
@@ -158,7 +158,7 @@ class RecordedStep(Step):
             raise DamagedSnapshotError(f"step {self.address}: operand {position} of {len(uses)}")
         spec, stored = uses[position].spec, self._index.contents[content]
         nbytes, dtype = int(stored["nbytes"]), stored["dtype"].decode("ascii", "replace")
-        if nbytes != spec.nbytes or dtype != spec.dtype:
+        if nbytes != spec.nbytes or dtype != stored_dtype(spec.dtype):
             raise DamagedSnapshotError(
                 f"step {self.address} {spec.name}: {nbytes} bytes of {dtype} stored, "
                 f"but the runlist says {spec.nbytes} bytes of {spec.dtype}"

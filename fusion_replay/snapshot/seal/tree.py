@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import DamagedSnapshotError
-from fusion_replay.model.runlist import SequenceDescription, StepDescription
+from fusion_replay.model.runlist import SequenceDescription, StepDescription, stored_dtype
 from fusion_replay.snapshot.describe import dump_json
 from fusion_replay.snapshot.schema import (
     DELTA,
@@ -83,7 +83,7 @@ class _Entry:
                 if link in taken:
                     link = f"{link}_{position}"
                 taken.add(link)
-                uses[role, position] = _Use(link.encode(), spec.shape, spec.dtype, spec.nbytes)
+                uses[role, position] = _Use(link.encode(), spec.shape, stored_dtype(spec.dtype), spec.nbytes)
         about = {"params": dict(op.params)} if op.params else {}
         name = f"step_{step.index:04d}_{safe_name(op.type)}"
         return cls(name, f"{step.index} {op.type} {step.flow}", about, uses)

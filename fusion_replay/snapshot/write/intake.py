@@ -7,7 +7,7 @@ Tested in tests/snapshot/test_roundtrip.py, write/test_hold.py and write/test_de
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import flat_bytes
-from fusion_replay.model.runlist import DTYPE_BYTES, ArgSpec, SequenceDescription
+from fusion_replay.model.runlist import DTYPE_BYTES, ArgSpec, SequenceDescription, stored_dtype
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.link import Link
 from fusion_replay.snapshot.encodings.place import Place
@@ -121,7 +121,7 @@ class Intake:
     ) -> int:
         """The id of these bytes, new or known; new ones are written (large) or join the batch (small, or made of
         others). ``digest``: theirs, where it is known already."""
-        raw = flat_bytes(array)
+        raw, spec = flat_bytes(array), replace(spec, dtype=stored_dtype(spec.dtype))
         if raw.nbytes != spec.nbytes or raw.nbytes > MAX_CONTENT:
             raise UsageError(
                 f"{batch.what} {spec.name}: {raw.nbytes} bytes given, but {spec.shape} of {spec.dtype} "
