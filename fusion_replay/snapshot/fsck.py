@@ -25,6 +25,7 @@ from fusion_replay.model import serialise
 from fusion_replay.model.text import block
 from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
+from fusion_replay.snapshot.read.limits import Allowance
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
 from fusion_replay.snapshot.read.sealed import read_index
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ContentStore
@@ -145,9 +146,9 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
     from fusion_replay.snapshot.seal.recording import seal
     from fusion_replay.snapshot.seal.side_file import seal_side
 
-    with open(journal_path, "rb", opener=regular) as file:
-        summary = journal.read_journal(file, str(journal_path))
-        journal_size = os.fstat(file.fileno()).st_size
+    files, summary = journal.open_journal(journal_path)
+    journal_size, size = os.fstat(files.journal.fileno()).st_size, files.size
+    files.close()
     empty = not summary.start and not summary.sequences
     if summary.version > (FORMAT_MAJOR, FORMAT_MINOR):  # it may hold what is not known here, and would be lost
         raise NewerFormatError(
@@ -155,6 +156,8 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
             f"{FORMAT_MAJOR}.{FORMAT_MINOR}, the newest known here; upgrade fusion-replay, then recover it"
         )
     if target.exists():
+        if not target.is_file():
+            raise SnapshotError(f"{target}: no file, and would be replaced; move it away, then recover again")
         sealed_id = _recording_of(target)
         leftover = sealed_id is not None and (sealed_id == summary.start.get("recording") or journal_size == 0)
         if leftover:
@@ -165,6 +168,7 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
             return _replace(report, removed=(journal_path,))
     if empty:
         raise DamagedSnapshotError(f"{journal_path}: no recording can be read from it; delete it")
+    Allowance(str(journal_path), size).check_contents(summary.index())
     side = summary.start.get("side") is True
     if not side and target.exists() and summary.start.get("if_exists") != "replace":
         raise UsageError(
@@ -175,7 +179,7 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
 
     def is_sound(path: Path) -> None:
         """Every bit of the file that would take the place of what is here."""
-        report = _check_sealed(path, None)
+        report = _check_sealed(path, None, ours=path != target)
         if not report.ok:
             raise DamagedSnapshotError("; ".join(report.problems[:3]))
         found.append(report)
@@ -207,7 +211,7 @@ def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
     return block, problems
 
 
-def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckReport:
+def _check_sealed(path: Path, weights: str | os.PathLike[str] | None, *, ours: bool = False) -> FsckReport:
     index: Index | None = None
     tensors, notes = 0, tuple[str, ...]()
     with open(path, "rb", buffering=0, opener=regular) as file:
@@ -217,7 +221,7 @@ def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckRep
         except DamagedSnapshotError as error:
             return FsckReport(path, ok=False, sealed=True, problems=(str(error),), bytes=size)
         try:
-            index = read_index(file, block, str(path))
+            index = read_index(file, block, str(path), ours=ours)
         except SnapshotError as error:
             problems.append(str(error))
         if index is not None:

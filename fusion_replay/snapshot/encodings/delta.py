@@ -180,6 +180,11 @@ def check(index: Index, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np
     }
 
 
+def sources(index: Index, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Each of these rows, checked, and its base."""
+    return rows, index.contents["source"][rows].astype(np.int64)
+
+
 def patch_of(store: Store, row: int, what: str) -> bytes:
     """The patch that makes content ``row`` of its base."""
     chunk, mask = store.chunk(row, what)
@@ -217,4 +222,5 @@ __all__ = [
     "make_patch",
     "patch_of",
     "read",
+    "sources",
 ]

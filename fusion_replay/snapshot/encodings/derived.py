@@ -24,7 +24,16 @@ from fusion_replay.errors import DamagedSnapshotError, HostileFileError, NewerFo
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import SequenceDescription
 from fusion_replay.snapshot.encodings import movers_1
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below, operands_of
+from fusion_replay.snapshot.encodings.link import (
+    Bytes,
+    Journalled,
+    Link,
+    References,
+    Store,
+    below,
+    operands_of,
+    reached,
+)
 from fusion_replay.snapshot.encodings.place import SMALL, Place, region
 from fusion_replay.snapshot.schema import (
     DERIVED,
@@ -44,6 +53,8 @@ NEWEST = max(VERSIONS)
 
 MAX_OUTPUT = 64 << 20
 """Bytes of outputs of one step; beyond, computing them would take more memory than a recording may."""
+MOST_OPERANDS = 16
+"""Rows of operands of a step that made a derived content: one operand in, one out, each in a few roles."""
 _REMEMBERED = 1 << 16  # outcomes
 _STEP = struct.Struct("<III")
 _UNFIT = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -75,6 +86,8 @@ class Derived(Link):
 
     def references(self, journal: Journalled) -> References:
         row = journal.step_at.get((self.invocation, self.step), -1)
+        if row >= 0 and journal.index.steps["n_operands"][row] > MOST_OPERANDS:
+            return References([-1])
         read = [content for _, role, content in operands_of(journal.index, row) if _reads(role)] if row >= 0 else []
         return References(read or [-1], row, self.position, self.mover)
 
@@ -187,12 +200,7 @@ def check(index: Index, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np
 def _fit(index: Index, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """A step whose end is lost has no outputs; what was made of its inputs is still what it wrote."""
     contents, steps = index.contents, index.steps[index.contents["source"][rows].astype(np.int64)]
-    counts = steps["n_operands"].astype(np.int64)
-    if int(counts.sum()) > 64 * len(index.operands):  # a step has few outputs, and each is one content
-        return np.zeros(len(rows), np.bool_)
-    starts = np.cumsum(counts) - counts
-    chosen = np.repeat(steps["first_operand"].astype(np.int64) - starts, counts) + np.arange(int(counts.sum()))
-    owner = np.repeat(np.arange(len(rows)), counts)
+    owner, chosen = reached(steps["first_operand"], np.minimum(steps["n_operands"], MOST_OPERANDS))
     operands = index.operands[chosen]
     missing = operands["content"] == NO_CONTENT
     source = np.where(missing, 0, operands["content"]).astype(np.int64)
@@ -202,7 +210,16 @@ def _fit(index: Index, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     flags = _reads(operands["role"]), unsound, output, mine
     read, bad, written, made = (np.bincount(owner, flag, len(rows)) for flag in flags)
     found: npt.NDArray[np.bool_] = (read > 0) & (bad == 0) & ((made > 0) | (written == 0))
-    return found
+    return found & (steps["n_operands"] <= MOST_OPERANDS) & (contents["nbytes"][rows] <= MAX_OUTPUT)
+
+
+def sources(index: Index, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of these rows, checked: each, as often as its step has inputs, and the content of each input."""
+    steps = index.steps[index.contents["source"][rows].astype(np.int64)]
+    owner, chosen = reached(steps["first_operand"], steps["n_operands"])
+    operands = index.operands[chosen]
+    read = _reads(operands["role"])
+    return rows[owner[read]], operands["content"][read].astype(np.int64)
 
 
 def read(store: Store, row: int, what: str) -> Bytes:
@@ -233,4 +250,4 @@ def read(store: Store, row: int, what: str) -> Bytes:
         raise DamagedSnapshotError(f"{what}: can't be made of the inputs of {at} ({error})") from error
 
 
-__all__ = ["MAX_OUTPUT", "NEWEST", "VERSIONS", "Derived", "Moves", "check", "read"]
+__all__ = ["MAX_OUTPUT", "NEWEST", "VERSIONS", "Derived", "Moves", "check", "read", "sources"]

@@ -98,6 +98,15 @@ def below(index: Index, sources: npt.NDArray[Any], users: npt.NDArray[Any]) -> A
     return (encoding != DIGEST_ONLY) & (encoding != SIDE) & (contents["depth"][sources] < contents["depth"][users])
 
 
+def reached(first: npt.NDArray[Any], counts: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For stretches of a table, by first row and length: the number of the stretch and the row, of every row."""
+    counts = counts.astype(np.int64)
+    starts, total = np.cumsum(counts) - counts, int(counts.sum())
+    return np.repeat(np.arange(len(counts)), counts), np.repeat(first.astype(np.int64) - starts, counts) + np.arange(
+        total
+    )
+
+
 def operands_of(index: Index, step: int) -> list[tuple[int, int, int]]:
     """Position, role and row of the content of every operand of the step in this row; -1 for a content that is lost."""
     record = index.steps[step]
@@ -106,4 +115,4 @@ def operands_of(index: Index, step: int) -> list[tuple[int, int, int]]:
     return [(position, role, -1 if row == NO_CONTENT else row) for position, role, row in operands]
 
 
-__all__ = ["Bytes", "Journalled", "Link", "References", "Store", "below", "operands_of"]
+__all__ = ["Bytes", "Journalled", "Link", "References", "Store", "below", "operands_of", "reached"]

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below, reached
 from fusion_replay.snapshot.encodings.place import Place, Regions
 from fusion_replay.snapshot.schema import MAX_DEPTH, PARTS, ContentKey, Index, digest_of
 
@@ -115,12 +115,9 @@ def check(index: Index, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np
 
 def _fit(index: Index, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     contents, parts = index.contents, index.parts
-    counts = contents["extent"][rows].astype(np.int64)
-    if int(counts.sum()) > len(parts):  # parts belong to one content each
+    if int(contents["extent"][rows].sum()) > len(parts):  # parts belong to one content each
         return np.zeros(len(rows), np.bool_)
-    starts = np.cumsum(counts) - counts
-    chosen = np.repeat(contents["source"][rows].astype(np.int64) - starts, counts) + np.arange(int(counts.sum()))
-    owner = np.repeat(np.arange(len(rows)), counts)
+    owner, chosen = reached(contents["source"][rows], contents["extent"][rows])
     content, offset, nbytes = (parts[c][chosen] for c in ("content", "offset", "nbytes"))
     known = content < len(contents)
     source = np.where(known, content, 0)
@@ -134,6 +131,12 @@ def _fit(index: Index, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     return found
 
 
+def sources(index: Index, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of these rows, checked: each, as often as it has parts, and the content of each part."""
+    owner, chosen = reached(index.contents["source"][rows], index.contents["extent"][rows])
+    return rows[owner], index.parts["content"][chosen].astype(np.int64)
+
+
 def read(store: Store, row: int, what: str) -> Bytes:
     content = store.index.contents[row]
     out = store.empty(int(content["nbytes"]))
@@ -144,4 +147,4 @@ def read(store: Store, row: int, what: str) -> Bytes:
     return out
 
 
-__all__ = ["Parts", "Slices", "check", "read"]
+__all__ = ["Parts", "Slices", "check", "read", "sources"]

@@ -33,6 +33,7 @@ from fusion_replay.snapshot.schema import (
 LINKS: Mapping[int, type[Link]] = {kind.ENCODING: kind for kind in (Delta, Parts, Derived, InSideFile)}
 _READ = {DELTA: delta.read, PARTS: parts.read, DERIVED: derived.read}
 _CHECK = {DELTA: delta.check, PARTS: parts.check, DERIVED: derived.check}
+_SOURCES = {DELTA: delta.sources, PARTS: parts.sources, DERIVED: derived.sources}
 _KIND = struct.Struct("<B3xI")
 
 PATCH_AT = _KIND.size
@@ -115,6 +116,13 @@ def check_links(index: Index, name: str) -> None:
             raise HostileFileError(f"{name}: content {digest} has {problem}")
 
 
+def sources(index: Index) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Every reference of :func:`check_links`, passed: the content that is made, and one that it is made of."""
+    found = [of(index, np.flatnonzero(index.contents["encoding"] == kind)) for kind, of in _SOURCES.items()]
+    users, made_of = zip(*found, strict=True)
+    return np.concatenate(users), np.concatenate(made_of)
+
+
 def _problems(index: Index) -> dict[str, npt.NDArray[np.bool_]]:
     """By what is wrong: which rows."""
     encoding, depth = index.contents["encoding"], index.contents["depth"]
@@ -129,4 +137,4 @@ def _problems(index: Index) -> dict[str, npt.NDArray[np.bool_]]:
     return problems
 
 
-__all__ = ["LINKS", "PATCH_AT", "check_links", "drop", "pack", "read", "resolve", "unpack"]
+__all__ = ["LINKS", "PATCH_AT", "check_links", "drop", "pack", "read", "resolve", "sources", "unpack"]

@@ -146,7 +146,7 @@ class SideFile:
         self._stores: list[_Store] = []
         self._places: dict[WeightKey, tuple[_Store, int]] = {}
         journal = path.with_name(path.name + JOURNAL_SUFFIX)
-        found = [p for p in (path, journal) if p.is_file()]
+        found = [p for p in (path, journal) if p.exists()]
         if not found:
             raise SnapshotNotFoundError(f"{path}: no such file; expected the side file of a recording's weights")
         try:

@@ -23,6 +23,7 @@ import xxhash
 
 from fusion_replay.snapshot.journal.pages import write_whole
 from fusion_replay.system.descriptors import OwnDescriptor
+from fusion_replay.system.files import regular
 
 FRAME_MAGIC = b"FRF\x1a"
 HEADER = struct.Struct("<4sB3xQQ")  # magic, kind, payload length, xxh3-64 of the payload
@@ -46,7 +47,7 @@ class JournalFile:
     def __init__(self, path: Path, *, create: bool = True) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
         self.path = path
-        self._own = OwnDescriptor(os.open(path, flags, 0o666), path)
+        self._own = OwnDescriptor(os.open(path, flags, 0o666) if create else regular(path, flags), path)
         self._lock = threading.Lock()
         self._end = 0
         self._dirty = False

@@ -9,8 +9,9 @@ Tested in tests/snapshot/test_recover.py, test_fsck.py and write/test_deduplicat
 
 from __future__ import annotations
 
-import contextlib
+import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,6 +63,7 @@ _UNFIT = (struct.error, ValueError, KeyError, TypeError, IndexError)
 
 @dataclass(slots=True)
 class _Step:
+    begun: bool = False
     begin: bytes = b""
     end: bytes = b""
     status: int = IN_FLIGHT
@@ -156,10 +158,11 @@ class JournalSummary:
             self.invocations.setdefault(invocation, [sequence, IN_FLIGHT])[0] = sequence
 
     def _take_step(self, kind: int, record: payloads.StepRecord) -> None:
-        self._is_of(record.invocation, record.sequence)
         step = self.steps.setdefault((record.invocation, record.step), _Step())
+        if not (step.begun if kind == frames.STEP_BEGIN else step.status != IN_FLIGHT and kind != frames.STEP_NOTE):
+            self._is_of(record.invocation, record.sequence)  # a frame that is there twice is no news of the sequence
         if kind == frames.STEP_BEGIN:
-            step.begin = record.operands
+            step.begin, step.begun = record.operands, True
         elif kind != frames.STEP_NOTE:
             step.end = record.operands
             step.status = COMPLETE if kind == frames.STEP_END else FAILED
@@ -380,24 +383,35 @@ class Files:
     spill: BinaryIO | None = None
     chunks: BinaryIO | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(os.fstat(file.fileno()).st_size for file in self._there())
+
     def close(self) -> None:
-        for file in (self.journal, self.spill, self.chunks):
-            if file is not None:
-                file.close()
+        for file in self._there():
+            file.close()
+
+    def _there(self) -> Iterator[BinaryIO]:
+        return (file for file in (self.journal, self.spill, self.chunks) if file is not None)
 
 
 def open_journal(path: Path) -> tuple[Files, JournalSummary]:
     """The files of the journal at ``path``, which the caller closes, and what stands in it."""
 
     def beside(suffix: str) -> BinaryIO | None:
-        with contextlib.suppress(OSError):
-            name = path.name.removesuffix(JOURNAL_SUFFIX) + suffix
-            return open(path.with_name(name), "rb", buffering=0, opener=regular)
-        return None
+        name = path.with_name(path.name.removesuffix(JOURNAL_SUFFIX) + suffix)
+        try:
+            return open(name, "rb", buffering=0, opener=regular)
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # what is in there must not count as lost
+            raise SnapshotError(f"{name}: can't be read ({error.strerror})") from error
 
     # The journal last: opened the other way round, a recording that is sealed in between would lack the others.
-    spill, chunks = beside(SPILL_SUFFIX), beside(CHUNKS_SUFFIX)
+    spill = chunks = None
     try:
+        spill, chunks = beside(SPILL_SUFFIX), beside(CHUNKS_SUFFIX)
         files = Files(open(path, "rb", buffering=1 << 16, opener=regular), spill, chunks)  # noqa: SIM115
     except BaseException:
         for file in (spill, chunks):

@@ -28,12 +28,11 @@ from fusion_replay.model.runlist import (
     parse_buffer,
 )
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
-from fusion_replay.snapshot.encodings.registry import check_links
 from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
 from fusion_replay.snapshot.journal import summary as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC
-from fusion_replay.snapshot.read.limits import check_contents
-from fusion_replay.snapshot.read.sealed import check_index, read_sealed
+from fusion_replay.snapshot.read.limits import Allowance, check_index
+from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
@@ -283,7 +282,7 @@ def _open(path: Path, cache_bytes: int) -> Snapshot:
     try:
         file = open(path, "rb", buffering=0, opener=regular)  # noqa: SIM115 - the store closes it
     except FileNotFoundError:
-        if not beside.is_file():
+        if not beside.exists():
             raise SnapshotNotFoundError(f"{path}: no such file, and no {beside.name} beside it") from None
         return _open_journal(
             beside,
@@ -323,9 +322,8 @@ def _open_journal(path: Path, cache_bytes: int, notes: tuple[str, ...]) -> Snaps
         if not summary.start and not summary.sequences:
             raise ForeignFileError(f"{path}: no journal of fusion-replay, or nothing of it can be read")
         index = summary.index()
-        check_contents(index, os.fstat(files.journal.fileno()).st_size, str(path))
-        check_index(index, str(path))
-        check_links(index, str(path))
+        check_index(index, os.fstat(files.journal.fileno()).st_size, str(path))
+        Allowance(str(path), files.size).check_contents(index)
     except BaseException:
         files.close()
         raise

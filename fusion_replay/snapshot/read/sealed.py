@@ -15,16 +15,12 @@ import numpy as np
 from fusion_replay.errors import DamagedSnapshotError, HostileFileError
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.encodings.chunks import decompress, unshuffle
-from fusion_replay.snapshot.encodings.registry import check_links
-from fusion_replay.snapshot.read.limits import check_contents
+from fusion_replay.snapshot.read.limits import Allowance, check_index
 from fusion_replay.snapshot.schema import (
     LATER_COLUMNS,
     LATER_TEXTS,
-    LOST,
     MAX_DIRECTORY,
     MAX_TABLE,
-    NO_CONTENT,
-    REFERENCE,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     TABLES,
@@ -37,8 +33,8 @@ from fusion_replay.snapshot.schema import (
 )
 
 
-def read_sealed(file: BinaryIO, path: Path) -> tuple[UserBlock, Index]:
-    """The user block and the index of a sealed snapshot.
+def read_sealed(file: BinaryIO, path: Path, *, ours: bool = False) -> tuple[UserBlock, Index]:
+    """The user block and the index of a sealed snapshot; ``ours``: as of :class:`.limits.Allowance`.
 
     Raises:
         ForeignFileError, NewerFormatError: not ours, or of a later major version.
@@ -53,79 +49,47 @@ def read_sealed(file: BinaryIO, path: Path) -> tuple[UserBlock, Index]:
             f"{name}: {size} bytes long, but {block.length} were sealed: "
             + ("the end is missing; copy it again" if size < block.length else "something was added after the end")
         )
-    return block, read_index(file, block, name)
+    return block, read_index(file, block, name, ours=ours)
 
 
-def read_index(file: BinaryIO, block: UserBlock, name: str) -> Index:
+def read_index(file: BinaryIO, block: UserBlock, name: str, *, ours: bool = False) -> Index:
+    size = min(block.length, os.fstat(file.fileno()).st_size)
+    allowance = Allowance(name, size, ours=ours)
     directory = _directory(file, block, name)
     try:
         entries = directory["tables"]
         recording = str(directory["recording"])
+        kept = [key for key in TABLES if key in entries or key != "parts"]
+        written = [*TEXTS, *(key for key in LATER_TEXTS if key in entries)]
+        allowance.take_tables(
+            {key: _claimed(entries[key], block.length, f"{name}: {key}") for key in (*kept, *written)}
+        )
         tables: dict[str, Any] = {
-            key: _table(file, entries[key], dtype, block.length, f"{name}: table {key}")
-            for key, dtype in TABLES.items()
-            if key in entries or key != "parts"
+            key: _table(file, entries[key], TABLES[key], block.length, f"{name}: table {key}") for key in kept
         }
-        texts = {
-            key: load_json(_text(file, entries[key], block.length, f"{name}: {key}"), f"{name}: {key}")
-            for key in (*TEXTS, *(k for k in LATER_TEXTS if k in entries))
-        }
+        texts = {key: _text(file, entries[key], block.length, f"{name}: {key}") for key in written}
+        for key, text in texts.items():
+            allowance.take_text(text, key)
+        parsed = {key: load_json(texts.pop(key), f"{name}: {key}") for key in written}
         index = Index(
             recording=recording,
-            provenance=dict(texts["provenance"]),
+            provenance=dict(parsed["provenance"]),
             sequences=tuple(
-                sequence_from_json(data, f"{name}: sequence {number}") for number, data in enumerate(texts["sequences"])
+                sequence_from_json(data, f"{name}: sequence {number}")
+                for number, data in enumerate(parsed["sequences"])
             ),
-            details=[dict(entry) for entry in texts["details"]],
-            losses=tuple(Loss(str(e["kind"]), str(e["detail"]), int(e["count"])) for e in texts["losses"]),
+            details=[dict(entry) for entry in parsed["details"]],
+            losses=tuple(Loss(str(e["kind"]), str(e["detail"]), int(e["count"])) for e in parsed["losses"]),
             version=(block.major, block.minor),
-            binaries=[dict(entry) for entry in texts.get("binaries", ())],
-            weights=[dict(entry) for entry in texts.get("weights", ())],
+            binaries=[dict(entry) for entry in parsed.get("binaries", ())],
+            weights=[dict(entry) for entry in parsed.get("weights", ())],
             **tables,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedSnapshotError(f"{name}: the directory does not fit ({error!r})") from error
-    check_contents(index, block.length, name)
-    check_index(index, name)
-    check_links(index, name)
+    check_index(index, block.length, name)
+    allowance.check_contents(index)
     return index
-
-
-def check_index(index: Index, name: str) -> None:
-    """Every reference between tables leads somewhere.
-
-    Raises:
-        HostileFileError: one does not.
-    """
-    steps, operands, invocations = index.steps, index.operands, index.invocations
-    lengths = np.array([len(s.steps) for s in index.sequences], np.int64)
-    problems = {
-        "an invocation of an unknown sequence": (
-            (invocations["sequence"] >= len(lengths)) & (invocations["status"] != LOST)
-        ).any(),
-        "an invocation of unknown status": (invocations["status"] > LOST).any(),
-        "a step of an unknown invocation": (steps["invocation"] >= len(invocations)).any(),
-        "a step of unknown status": (steps["status"] > 2).any(),
-        "a step with unknown details": (steps["detail"] >= len(index.details)).any(),
-        "a step with operands that are not there": (
-            (steps["first_operand"] > len(operands))
-            | (steps["first_operand"] + steps["n_operands"].astype(np.uint64) > len(operands))
-        ).any(),
-        "an operand of unknown role": (operands["role"] > REFERENCE).any(),
-        "an operand of unknown contents": (
-            (operands["content"] >= len(index.contents)) & (operands["content"] != NO_CONTENT)
-        ).any(),
-    }
-    if not any(problems.values()) and len(steps):
-        problems["a step of an invocation that is lost"] = (invocations["status"] == LOST)[steps["invocation"]].any()
-    if not any(problems.values()) and len(steps):
-        of_sequence = invocations["sequence"][steps["invocation"]]
-        problems["a step beyond its sequence"] = (steps["step"] >= lengths[of_sequence]).any()
-        address = steps["invocation"].astype(np.uint64) << np.uint64(32) | steps["step"]
-        problems["a step that is there twice"] = len(np.unique(address)) < len(address)
-    for problem, found in problems.items():
-        if found:
-            raise HostileFileError(f"{name}: the index has {problem}")
 
 
 def _directory(file: BinaryIO, block: UserBlock, name: str) -> dict[str, Any]:
@@ -149,7 +113,7 @@ def _table(file: BinaryIO, entry: dict[str, Any], dtype: np.dtype[Any], length: 
     names = tuple(n for n in dtype.names or () if not any(n in group for group in absent))
     if any(n not in (columns.names or ()) or columns[n] != dtype[n] for n in names):
         raise DamagedSnapshotError(f"{what}: lacks columns, or has them of another type")
-    flat = np.frombuffer(_blob(file, entry, columns.itemsize, length, what), columns)
+    flat = np.frombuffer(_blob(file, entry, length, what), columns)
     if columns == dtype:
         return flat
     table = np.zeros(len(flat), dtype)
@@ -159,14 +123,21 @@ def _table(file: BinaryIO, entry: dict[str, Any], dtype: np.dtype[Any], length: 
 
 
 def _text(file: BinaryIO, entry: dict[str, Any], length: int, what: str) -> bytes:
-    return bytes(_blob(file, entry, int(entry["itemsize"]), length, what))
+    return bytes(_blob(file, entry, length, what))
 
 
-def _blob(file: BinaryIO, entry: dict[str, Any], itemsize: int, length: int, what: str) -> Any:
-    offset, size, rows, mask = (int(entry[k]) for k in ("offset", "size", "rows", "mask"))
-    nbytes = rows * itemsize
-    if rows < 0 or itemsize < 1 or nbytes > MAX_TABLE or offset < 0 or size < 0 or offset + size > length:
+def _claimed(entry: dict[str, Any], length: int, what: str) -> tuple[int, int]:
+    """How many rows of how many bytes a table has, or a text."""
+    offset, size, rows, itemsize = (int(entry[k]) for k in ("offset", "size", "rows", "itemsize"))
+    if rows < 0 or itemsize < 1 or rows * itemsize > MAX_TABLE or offset < 0 or size < 0 or offset + size > length:
         raise HostileFileError(f"{what}: {rows} rows of {itemsize} bytes at {offset}+{size}: impossible")
+    return rows, itemsize
+
+
+def _blob(file: BinaryIO, entry: dict[str, Any], length: int, what: str) -> Any:
+    rows, itemsize = _claimed(entry, length, what)
+    offset, size, mask = (int(entry[k]) for k in ("offset", "size", "mask"))
+    nbytes = rows * itemsize
     if nbytes == 0:
         return b""
     stored = os.pread(file.fileno(), size, offset)

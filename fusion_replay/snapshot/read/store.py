@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.errors import DamagedSnapshotError, HostileFileError, SnapshotError
+from fusion_replay.errors import DamagedSnapshotError, SnapshotError
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot import schema
 from fusion_replay.snapshot.encodings import registry
@@ -231,8 +231,6 @@ class ContentStore:
     def _chunk_here(self, chunk: tuple[int, int, int], what: str) -> memoryview:
         """The same until this thread reads its next: always in one place, which costs half of reading into new ones."""
         offset, size, mask = chunk
-        if size > MAX_CHUNK:
-            raise HostileFileError(f"{what}: a chunk claims {size} bytes; none has more than {MAX_CHUNK}")
         place = _place()[:size]
         if os.preadv(self._descriptor(mask, what), [place], offset) != size:
             raise DamagedSnapshotError(f"{what}: {_TORN}")

@@ -15,6 +15,7 @@ from fusion_replay.errors import DamagedSnapshotError, SnapshotError, UnsealedEr
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.schema import Index
+from fusion_replay.system.files import regular
 
 Check = Callable[[Path], None]
 """Looks at every bit of a file that has not got its name yet; raises SnapshotError."""
@@ -29,8 +30,8 @@ def prove(made: Path, promised: Index, target: Path, check: Check | None) -> Non
         UnsealedError: it is another; what it was made of is still there.
     """
     try:
-        with open(made, "rb", buffering=0) as file:
-            _, index = read_sealed(file, made)
+        with open(made, "rb", buffering=0, opener=regular) as file:
+            _, index = read_sealed(file, made, ours=True)
         for what in _differing(index, promised):
             raise DamagedSnapshotError(f"{what} differ")
         if check is not None:

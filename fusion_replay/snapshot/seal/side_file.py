@@ -26,6 +26,7 @@ from fusion_replay.snapshot.schema import DIGEST_ONLY, PART_SUFFIX, Index
 from fusion_replay.snapshot.seal import recording as seal
 from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.target import beside, publish, remove_working_files
+from fusion_replay.system.files import regular
 
 
 def seal_side(journal_path: Path, target: Path, *, check: Check | None = None) -> seal.Sealed:
@@ -74,7 +75,7 @@ def _require_sound(target: Path, check: Check) -> None:
 
 def _there_already(target: Path) -> tuple[Index, ContentStore]:
     """What the side file has that is to be replaced."""
-    file = open(target, "rb", buffering=0)  # noqa: SIM115 - the store closes it
+    file = open(target, "rb", buffering=0, opener=regular)  # noqa: SIM115 - the store closes it
     try:
         _, old = read_sealed(file, target)
         if len(old.steps):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,21 @@ def test_parameters_made_to_hurt(op: str, params: dict[str, Any]) -> None:
         movers_1.moved(op, params, specs, [noise(8, 0)], [noise(8, 1)], {})
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_a_long_walk_to_one_place_takes_no_memory() -> None:
+    """As long as its input, which is large: the output is what it has to fit."""
+    count = 1 << 27
+    params = {"input_buffer_size": count, "output_buffer_size": 8, "dtype": "int8"}
+    params |= {"input_sizes": [count], "input_strides": [1], "output_sizes": [count], "output_strides": [0]}
+    params |= {"input_offset": 0, "output_offset": 0}
+    specs = ArgSpec("A", "in", (count,), "int8"), ArgSpec("C", "out", (8,), "int8")
+    inputs, old = [np.zeros(count, np.uint8)], [np.zeros(8, np.uint8)]
+    tracemalloc.start()
+    with pytest.raises(HostileFileError, match="longer than the buffer"):
+        movers_1.moved("StridedCopy", params, specs, inputs, old, {})
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("version", derived.VERSIONS)
