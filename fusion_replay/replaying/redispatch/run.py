@@ -25,12 +25,11 @@ from fusion_replay.replaying.redispatch.redispatch_report import RedispatchRepor
 from fusion_replay.replaying.redispatch.repetition import Repetitions
 from fusion_replay.replaying.redispatch.targets import CannotRunError, NpuTarget, Runner, SimTarget, Target
 from fusion_replay.replaying.replayer import recorded_on, select
-from fusion_replay.replaying.write_history import WriteHistory
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
     from fusion_replay.compare.tolerance import Tolerance
-    from fusion_replay.model.step import Step
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.judge import NDArray
     from fusion_replay.snapshot import Snapshot
 
@@ -100,7 +99,7 @@ def redispatch(
             identity = _digest(snap, target, plan, repeat)
             if where is None and on == "npu":
                 where = _beside(snap, identity)
-            run = _Redispatch(snap, target, plan, repeat, timeout, TryJournal(where, identity))
+            run = _Redispatch(target, plan, repeat, timeout, TryJournal(where, identity))
             outcomes = run.all(selected, progress)
         finally:
             target.close()
@@ -123,14 +122,11 @@ def redispatch(
 class _Redispatch:
     """One redispatch under way."""
 
-    def __init__(
-        self, snapshot: Snapshot, target: Target, plan: Plan, repeat: int, timeout: float, journal: TryJournal
-    ) -> None:
+    def __init__(self, target: Target, plan: Plan, repeat: int, timeout: float, journal: TryJournal) -> None:
         self.target, self.plan = target, plan
         self.repeat, self.timeout = repeat, timeout
         self.journal = journal
         self.journal_kept: Path | None = None
-        self.history = WriteHistory(snapshot)
         self.lost_at: str | None = None
 
     def all(self, steps: Sequence[Step], progress: Progress | None) -> list[StepOutcome]:
@@ -170,7 +166,7 @@ class _Redispatch:
 
     def _run(self, step: Step, runner: Runner) -> StepOutcome:
         memory = lay_out(step, runner.places)
-        judged = _Judge(step, self.plan, self.history, memory)
+        judged = _Judge(step, self.plan, memory)
         repetitions = Repetitions([t.name for t in step.outputs.in_order()])
         worst: StepOutcome | None = None
         for number in range(self.repeat):
@@ -208,7 +204,7 @@ class _Redispatch:
 class _Judge:
     """New outputs of one step against the recorded ones and the reference."""
 
-    def __init__(self, step: Step, plan: Plan, history: WriteHistory, memory: Memory) -> None:
+    def __init__(self, step: Step, plan: Plan, memory: Memory) -> None:
         self.step, self.plan, self.memory = step, plan, memory
         self.recorded = [t.numpy() for t in step.outputs.in_order()]
         self.evaluation: Evaluation | None = None
@@ -219,23 +215,34 @@ class _Judge:
         except NotComparedError as why:
             self.why_not = why.reason
             return
-        self.was_right = bool(judge(step, plan, self.evaluation, self.recorded, lambda t: history.explains(step, t)))
+        self.was_right = bool(judge(step, plan, self.evaluation, self.recorded))
 
     def outcome(self, outputs: Sequence[NDArray], turn: str) -> StepOutcome:
         same = all(_bits(new) == _bits(old) for new, old in zip(outputs, self.recorded, strict=True))
         if same:
             wrong = "wrong by the reference, as it was recorded" if self.was_right is False else ""
             return self._said(verdicts.UNCHANGED, wrong, self.was_right)
-        found = self.step.outputs.in_order()
-        if all(_bits(new) == self.memory.before(t).tobytes() for new, t in zip(outputs, found, strict=True)):
-            return self._said(verdicts.WROTE_NOTHING, f"the run completed, no byte of its outputs changed{turn}", False)
+        nothing = f"the run completed, no byte of its outputs changed{turn}"
         if self.evaluation is None:
+            # Old contents may be right, an earlier call's; poison is not.
+            if self._as_before(outputs) and not any(t.previous or t.use.spec.reads for t in self._outputs):
+                return self._said(verdicts.WROTE_NOTHING, nothing, False)
             return replace(self._said(verdicts.UNJUDGED, self.why_not, None), missing=True)
-        new = judge(self.step, self.plan, self.evaluation, outputs, lambda _: True)
+        new = judge(self.step, self.plan, self.evaluation, outputs)
         right, detail = bool(new), f"{new.deciding.name}: {new.verdict.detail}{turn}"
+        if not right and self._as_before(outputs):
+            return self._said(verdicts.WROTE_NOTHING, nothing, False)
         if self.was_right:
             return self._said(verdicts.INSIDE if right else verdicts.NEWLY_WRONG, detail, right)
         return self._said(verdicts.NEWLY_RIGHT if right else verdicts.STILL_WRONG, detail, right)
+
+    @property
+    def _outputs(self) -> list[RecordedTensor]:
+        return self.step.outputs.in_order()
+
+    def _as_before(self, outputs: Sequence[NDArray]) -> bool:
+        pairs = zip(outputs, self._outputs, strict=True)
+        return all(_bits(new) == self.memory.before(t).tobytes() for new, t in pairs)
 
     def _said(self, verdict: str, detail: str, right: bool | None) -> StepOutcome:
         return _outcome(self.step, verdict, detail, right=right, was_right=self.was_right)

@@ -191,6 +191,15 @@ def test_newly_right_and_unchanged_but_wrong(machine: Any, tmp_path: Path) -> No
     assert verdicts(on_sim) == ["unchanged bits"]
 
 
+def test_old_contents_that_are_right_are_no_sign_of_an_idle_device(machine: Any, tmp_path: Path) -> None:
+    """An unrecorded call left the right rows in the cache, the recorded one wrong ones; now they are right again."""
+    path = write(tmp_path / "x.h5", warm=True, faults=["1:2:shift"])
+    with fr.open(path) as snap:
+        assert not fr.replay(snap, steps="0:2").passed
+    assert verdicts(fr.redispatch(path, steps="0:2")) == ["newly right"]
+    assert verdicts(fr.redispatch(path, on="sim", steps="0:2")) == ["newly right"]
+
+
 def test_unchanged_bits_that_are_wrong_are_no_pass(machine: Any, tmp_path: Path) -> None:
     def miscompiled(sequence: Any) -> list[KernelFiles]:
         return kernel_files(sequence, errors={0: 0x100})
