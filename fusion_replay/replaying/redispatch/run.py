@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.judge import NDArray
     from fusion_replay.snapshot import Snapshot
+    from fusion_replay.sources.protocol import Ran
 
 TIMEOUT = 10.0
 """Seconds for one dispatch; the slowest of a decode takes milliseconds."""
+
+_TICK = 0.01
+"""Seconds by which a kernel's own clock may end a wait early."""
 
 Progress = Callable[[int, int], object]
 
@@ -175,9 +179,9 @@ class _Redispatch:
             try:
                 ran = runner.run(memory.contents, memory.uses, self.timeout)
             except Exception as error:  # whatever pyxrt raises: the device's own answer decides what it means
-                return self._raised(step, f"{in_words(error)}{turn}", runner)
+                return self._raised(step, error, turn, runner, again=number > 0)
             if not ran.completed:
-                return self._did_not_complete(step, ran.state, ran.hung, turn, runner)
+                return self._did_not_complete(step, ran, turn, runner)
             outputs = [memory.after(ran.memory, t) for t in step.outputs.in_order()]
             if repetitions.add(outputs):
                 found = judged.outcome(outputs, turn)
@@ -187,18 +191,26 @@ class _Redispatch:
         certificate = repetitions.certificate() if self.repeat > 1 else None
         return replace(worst, binaries=runner.binaries, certificate=certificate)
 
-    def _raised(self, step: Step, what: str, runner: Runner) -> StepOutcome:
-        if self.target.alive():
-            return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
-        self.lost_at = step.address
-        return _outcome(step, verdicts.LOST, what, binaries=runner.binaries)
+    def _raised(self, step: Step, error: Exception, turn: str, runner: Runner, *, again: bool) -> StepOutcome:
+        misfit = isinstance(error, CannotRunError)
+        what = f"{error if misfit else in_words(error)}{turn}"
+        if not self.target.alive():
+            self.lost_at = step.address
+            return _outcome(step, verdicts.LOST, what, binaries=runner.binaries)
+        if misfit and not again:
+            return _outcome(step, verdicts.NOT_RUN, what, missing=True)
+        return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
 
-    def _did_not_complete(self, step: Step, state: str, hung: bool, turn: str, runner: Runner) -> StepOutcome:
-        after = f"{state}{f' after {self.timeout:g} s' if hung else ''}{turn}"
+    def _did_not_complete(self, step: Step, ran: Ran, turn: str, runner: Runner) -> StepOutcome:
+        after = f"{ran.state}{turn}"
+        if ran.hung:
+            waited = ran.elapsed_ns / 1e9 >= self.timeout - min(_TICK, self.timeout / 10)
+            when = "after {} s" if waited else "before {} s were over: the driver gave it up"
+            after = f"{ran.state} {when.format(f'{self.timeout:g}')}{turn}"
         if not self.target.alive():  # contexts are made anew: one that timed out is not used again
             self.lost_at = step.address
             after += "; the device does not answer any more"
-        return _outcome(step, verdicts.HUNG if hung else verdicts.FAILED, after, binaries=runner.binaries)
+        return _outcome(step, verdicts.HUNG if ran.hung else verdicts.FAILED, after, binaries=runner.binaries)
 
 
 class _Judge:
@@ -237,7 +249,7 @@ class _Judge:
         return self._said(verdicts.NEWLY_RIGHT if right else verdicts.STILL_WRONG, detail, right)
 
     @property
-    def _outputs(self) -> list[RecordedTensor]:
+    def _outputs(self) -> tuple[RecordedTensor, ...]:
         return self.step.outputs.in_order()
 
     def _as_before(self, outputs: Sequence[NDArray]) -> bool:
@@ -303,6 +315,8 @@ def _generations(selected: Sequence[Step]) -> list[str]:
 
 def _in_full(target: Target) -> str:
     """Its name and generation; the software NPU is called by its generation anyway."""
+    if not target.name:
+        return "an NPU that tells no name"
     if target.generation and target.generation in target.name:
         return target.name
     return f"{target.name} ({target.generation or 'unknown generation'})"
@@ -310,7 +324,7 @@ def _in_full(target: Target) -> str:
 
 def _same_generation(snap: Snapshot, selected: Sequence[Step], target: Target) -> None:
     for recorded in _generations(selected):
-        if recorded != target.generation:
+        if target.name and recorded != target.generation:  # one without a name is not known to be another
             raise MissingError(
                 f"{snap.path}: recorded on {recorded}, the device here is {_in_full(target)}: binaries and bits of one "
                 "generation are not the other's; --force runs it all the same"

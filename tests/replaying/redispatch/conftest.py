@@ -30,13 +30,16 @@ def forget() -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The double's device, honest at first."""
+    """The double's device, honest at first. No run in progress may be freed, which would end the process."""
     forget()
     monkeypatch.syspath_prepend(str(DOUBLE))
     import pyxrt  # type: ignore[import-not-found]  # the double has the untyped form of it
 
+    freed: list[int] = []
+    pyxrt.MACHINE.abort = lambda: freed.append(pyxrt.MACHINE.runs)
     yield pyxrt.MACHINE
     forget()
+    assert not freed, "runs in progress were freed"
 
 
 def runlist() -> list[tuple[Any, ...]]:
@@ -111,7 +114,9 @@ def write(
                 fill()
             call()
             if i == 0 and files is not None:
-                rec.recording.writer.add_binaries(0, files(rec._sources[0].sequence), keep=keep)
+                with fr.open(f"{path}.journal") as running:
+                    sequence = running.sequences[0]
+                rec.recording.writer.add_binaries(0, files(sequence), keep=keep)
     return path
 
 
