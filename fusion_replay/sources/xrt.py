@@ -9,10 +9,10 @@ the group of their own argument, as mlir-aie's C++ hosts do it (``runtime_lib/te
 nothing here has run on hardware yet.
 
 What differs between bindings is not relied on (Xilinx/XRT 963c58ee224491e191b3be78d76f51e55e152177,
-``src/python/pybind11/src/pyxrt.cpp``): arguments go by position, results are fetched through ``bo.map()`` (``bo.read()``
-of one built with pybind11 2.10 or 2.11 repeats the first byte under NumPy 2), enums have ``name`` and ``int()`` alone. XRT
-of 2026 ends the process where a run is freed that is still in progress (``core/common/api/xrt_kernel.cpp``,
-``~run_impl``), so such a run is never freed.
+``src/python/pybind11/src/pyxrt.cpp``): arguments go by position, enums have ``name`` and ``int()`` alone, results are
+fetched through ``bo.map()``, for ``bo.read()`` of one built with pybind11 2.10 or 2.11 repeats the first byte under
+NumPy 2. XRT of 2026 ends the process where a run is freed that is still in progress (the same commit's
+``src/runtime_src/core/common/api/xrt_kernel.cpp``, ``~run_impl``), so such a run is never freed.
 
 Importing this module imports pyxrt, so it is imported where it is needed. What pyxrt raises before a dispatch is told
 as a :class:`MissingError`; after it, it passes unchanged, and :meth:`XrtDevice.alive` says whether the device answers.

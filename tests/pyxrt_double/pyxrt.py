@@ -4,11 +4,11 @@
 An xclbin of it is JSON: kernel name -> operator, parameters, arg specs, device and instructions. Host and device memory
 are apart: what nobody syncs, nobody sees; device memory starts poisoned. As the binding does (Xilinx/XRT
 src/python/pybind11/src/pyxrt.cpp), ``kernel()`` drops arguments that it cannot take, ``run.wait`` answers a timeout
-with ``ERT_CMD_STATE_TIMEOUT``, enums are no integers, and arguments go by position, which all versions take. ``bo.read``
-is that of a binding built with pybind11 2.10.3 under NumPy 2: every byte is the first. As in XRT of August 2026
-(core/common/api/xrt_kernel.cpp, ``~run_impl``), freeing a run that is still in progress ends the process. As the device
-does, an instruction stream that is cut short is an error, an empty one completes and writes nothing. :data:`MACHINE` says
-how the device behaves; a process of its own reads it from $PYXRT_DOUBLE, as JSON.
+with ``ERT_CMD_STATE_TIMEOUT``, enums are no integers, and arguments go by position, which all versions take.
+``bo.read`` is that of a binding built with pybind11 2.10.3 under NumPy 2: every byte is the first. As in XRT of August
+2026 (src/runtime_src/core/common/api/xrt_kernel.cpp, ``~run_impl``), freeing a run that is still in progress ends the
+process. As the device does, an instruction stream that is cut short is an error, an empty one completes and writes
+nothing. :data:`MACHINE` says how the device behaves; a process of its own reads it from $PYXRT_DOUBLE, as JSON.
 """
 
 from __future__ import annotations
