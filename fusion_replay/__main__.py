@@ -23,8 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fusion-replay {__version__}")
         return 0
     from fusion_replay.cli import run
+    from fusion_replay.system.unfinished import leave
 
-    return run(arguments)
+    status = run(arguments)
+    return leave(status) if argv is None else status
 
 
 def _open_streams() -> None:

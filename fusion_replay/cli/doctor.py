@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +21,8 @@ import click
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
 from fusion_replay.report.text import table
 from fusion_replay.sources import provenance
+from fusion_replay.system import processes
+from fusion_replay.system.messages import count
 
 Found = TypeVar("Found")
 
@@ -79,7 +83,7 @@ def _mark(c: Check) -> str:
 
 
 def examine() -> Iterator[Check]:
-    """Every check, cheapest first. Looks modules up without importing them: pyxrt opens the device on import."""
+    """Every check, cheapest first. Opens no device; aie and iron are looked up and not imported."""
     yield Check("python", sys.version_info >= (3, 11), True, platform.python_version(), "install Python 3.11 or newer")
     yield Check("system", sys.platform == "linux", True, f"{platform.system()} {platform.release()}", "needs Linux")
     for name in CORE:
@@ -89,7 +93,7 @@ def examine() -> Iterator[Check]:
         version = _version(name)
         fix = f"{gives}: pip install 'fusion-replay[{extra}]'"
         yield Check(name, version is not None, False, version or "not installed", fix)
-    yield _module("pyxrt", "the XRT Python binding: install XRT with the NPU plugin and source its setup.sh", _xrt())
+    yield _pyxrt()
     yield _module("aie", "mlir-aie (its wheel brings the module aie): see amd/IRON requirements.txt", _wheels())
     yield from _iron()
     yield _driver()
@@ -109,7 +113,7 @@ def _module(name: str, fix: str, versions: str = "") -> Check:
 
 
 def _where(name: str) -> str | None:
-    """The file of a module that is not imported for it: pyxrt, aie and iron may open the device."""
+    """The file of a module that is not imported for it."""
     try:
         spec = util.find_spec(name)
     except (ImportError, ValueError):  # a broken parent package, or a half-initialised module
@@ -156,9 +160,44 @@ def _device() -> Check:
     return Check("NPU device", bool(usable), True, found, "needs a Ryzen AI NPU")
 
 
-def _xrt() -> str:
-    version = (_optional(lambda: provenance.xrt_version(os.environ)) or {}).get("build_version")
-    return f", XRT {version}" if version else ", version unknown: XILINX_XRT is not set"
+_TRY = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+import pyxrt
+found = {"devices": pyxrt.enumerate_devices(), "version": None}
+try:
+    from fusion_replay.sources.provenance import xrt_version
+    found["version"] = (xrt_version(os.environ) or {}).get("build_version")
+except Exception:
+    pass
+print(json.dumps(found))
+"""
+"""Importing pyxrt loads XRT's library, counting devices its core and the driver's plugin, which look through sysfs
+(Xilinx/XRT ``src/runtime_src/core/pcie/linux/system_linux.cpp``). Neither opens a device."""
+
+_TRY_SECONDS = 60
+
+
+def _pyxrt() -> Check:
+    """Loaded in a process of its own: a library that is missing, or that crashes, is a finding and not our end."""
+    where = _where("pyxrt")
+    if where is None:
+        fix = "the XRT Python binding: install XRT with the NPU plugin and source its setup.sh"
+        return Check("pyxrt", False, True, "not found", fix)
+    try:
+        ran = processes.run([sys.executable, "-c", _TRY, json.dumps(sys.path)], _TRY_SECONDS)
+    except subprocess.TimeoutExpired:
+        return Check("pyxrt", False, True, f"{where}: had not loaded after {_TRY_SECONDS} s", _RELOAD)
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or [f"it ended with status {ran.returncode}"])[-1]
+        return Check("pyxrt", False, True, f"{where}: cannot be loaded: {last}", _RELOAD)
+    found = json.loads(ran.stdout.splitlines()[-1])
+    version = f"XRT {found['version']}" if found["version"] else "XRT of unknown version"
+    said = f"{where}, {version}, {count(found['devices'], 'device')}"
+    return Check("pyxrt", found["devices"] > 0, True, said, "install XRT's NPU plugin; see `xrt-smi examine`")
+
+
+_RELOAD = "source XRT's setup.sh, under the Python that XRT was built for; `python -c 'import pyxrt'` says more"
 
 
 def _wheels() -> str:

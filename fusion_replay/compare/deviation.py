@@ -124,7 +124,7 @@ def measure(actual: npt.NDArray[Any], expected: npt.NDArray[Any], failing: Faili
         ref_max = _largest_if_finite(expected)
         if ref_max is not None:
             return Measured(_no_deviation(expected, ref_max), 0, ref_max == 0, shape=actual.shape)
-    tally = _Tally()
+    tally = _Tally(actual.size)
     view = Blocks(actual, expected)
     with np.errstate(all="ignore"):  # NaN, Inf and overflow are figures here
         for start in range(0, view.n, BLOCK):
@@ -200,9 +200,9 @@ def _no_deviation(x: npt.NDArray[Any], ref_max: np.float32) -> Stats:
 class _Tally:
     """Running figures of one comparison."""
 
-    def __init__(self) -> None:
-        self.sums = np.zeros((5, LANES))
-        self.rows = np.zeros((5, BLOCK))
+    def __init__(self, size: int) -> None:
+        self.sums = np.zeros((5, min(size, LANES)))  # lanes beyond the last element hold nothing
+        self.rows = np.zeros((5, min(size, BLOCK) + -size % LANES))
         self.max_abs = self.max_rel = self.ref_max = np.float32(0)
         self.worst = -1.0
         self.worst_at: int | None = None
@@ -259,15 +259,15 @@ class _Tally:
             self.n_above[i] += int(np.count_nonzero(block.ulp > top))
 
     def _sums(self, block: Block, m: int) -> None:
-        padded = -(-m // LANES) * LANES
-        rows = self.rows[:, :padded]
+        lanes = self.sums.shape[1]
+        rows = self.rows[:, : -(-m // lanes) * lanes]
         rows[:, m:] = 0.0
         rows[_ABS, :m] = block.difference
         np.multiply(block.difference, block.difference, out=rows[_SQUARE, :m])
         np.multiply(block.actual, block.actual, out=rows[_ACTUAL, :m])
         np.multiply(block.expected, block.expected, out=rows[_EXPECTED, :m])
         np.multiply(block.actual, block.expected, out=rows[_CROSS, :m])
-        self.sums += rows.reshape(5, -1, LANES).sum(axis=1)
+        self.sums += rows.reshape(5, -1, lanes).sum(axis=1)
 
     def finish(self, actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, bit_equal: bool) -> Measured:
         n = self.n

@@ -2,7 +2,7 @@
 """The rules: which elements of a block fail, and whether the tensor passes.
 
 ``tolerance``     ours: the element rule of ``iron-test`` with the operator's tolerance; non-finite values must agree;
-                  an output that is all zero against a non-zero reference, or was never written, fails
+                  an output that is all zero against a non-zero reference fails
 ``bound``         ours: each element inside the bound that follows from the step's inputs and the kernel's arithmetic
                   (:mod:`fusion_replay.compare.numerics`); as ``tolerance`` where no bound is known
 ``auto``          ours: ``bound`` where nothing in the bound is assumed and on the software NPU, else ``tolerance``

@@ -116,8 +116,8 @@ def compare(
         rule: one of :data:`RULES`; their formulas stand in :mod:`fusion_replay.compare.rules`.
         rtol, atol: limits in the rule's formula; one given alone leaves the other at the rule's default.
         tolerance: limits as data, instead of rtol and atol.
-        unchanged: rules of :data:`OURS` only: the output kept its old contents bit for bit, so unless they happen to
-            equal ``expected`` bit for bit nothing was written, and that fails.
+        unchanged: rules of :data:`OURS` only: the output kept its old contents bit for bit. Where they break the rule,
+            the detail says that nothing was written; where they keep it, an earlier call may have left them.
         exact_bits: likewise: any difference in bits fails (operators that only move data).
         within: likewise: ``actual`` against the bound of the step it comes from; decides where it says so.
 
@@ -127,16 +127,17 @@ def compare(
     a, e = _pair(actual, expected)
     chosen = rule_for(rule, a, e, rtol=rtol, atol=atol, tolerance=tolerance)
     measured = measure(a, e, chosen.failing)
-    pattern = _pattern(rule, measured, unchanged, exact_bits)
+    pattern = _pattern(rule, measured, exact_bits)
     if within is not None and within.decides:
-        kept = bool(unchanged) and pattern is not None  # never written: that its old contents would do says nothing
-        ok = not (within.n_outside or kept)
+        ok = not within.n_outside
         share = within.n_outside / measured.stats.n if measured.stats.n else 0.0
         stats = replace(measured.stats, n_failing=within.n_outside, share_failing=share)
         measured = replace(measured, stats=stats)
         pattern = None if ok else pattern
     else:
         ok = pattern is None and chosen.passes(measured)
+    if not ok and unchanged and rule in OURS:
+        pattern = _as_before(measured)
     detail = _detail(chosen, measured, ok, pattern, within)
     return Verdict(ok, rule, measured.stats, measured.stats.n_failing, detail, chosen.tolerance, within)
 
@@ -202,21 +203,27 @@ def _pair(actual: Any, expected: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any
 
 # --- words ----------------------------------------------------------------------------------------------------------
 
+_ALL_ZERO = "all zero, expected is not"
 
-def _pattern(rule: str, m: Measured, unchanged: bool | None, exact_bits: bool) -> str | None:
+
+def _pattern(rule: str, m: Measured, exact_bits: bool) -> str | None:
     """What fails a tensor beyond its elements' limits."""
     s = m.stats
     ours = rule in OURS
     if not (ours or rule == "strict") or s.bit_equal:
         return None
-    kept = ours and bool(unchanged) and (s.min_atol != 0 or m.n_disagree > 0)
     if m.actual_all_zero and s.ref_max != 0:
-        return "all zero, expected is not" + (" (as it was before: zeros or nothing was written)" if kept else "")
-    if kept:
-        return "never written: the output kept its old contents bit for bit"
+        return _ALL_ZERO
     if ours and exact_bits:
         return "bits differ, and this operator only moves data"
     return None
+
+
+def _as_before(m: Measured) -> str:
+    """What a wrong output that kept its old contents is called."""
+    if m.actual_all_zero and m.stats.ref_max != 0:
+        return f"{_ALL_ZERO} (as it was before: zeros or nothing was written)"
+    return "never written: the output kept its old contents bit for bit"
 
 
 def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None, within: Within | None = None) -> str:

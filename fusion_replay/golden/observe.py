@@ -13,7 +13,6 @@ from fusion_replay.golden.tolerances import limits_from_dict, limits_to_dict
 from fusion_replay.model import serialise
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge, skip
-from fusion_replay.replaying.write_history import WriteHistory
 from fusion_replay.snapshot.schema import digest_of
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def observe(snapshot: Snapshot, tolerances: Mapping[str, Tolerance] | None = Non
         tolerances: limits that replace an operator's own, by address or operator type.
     """
     known: set[str | None] = set()
-    plan, history = Plan("tolerance", tolerances=tolerances or {}), WriteHistory(snapshot)
+    plan = Plan("tolerance", tolerances=tolerances or {})
     steps: list[GoldenStep] = []
     skips: list[Skip] = []
     for step in snapshot.steps():
@@ -53,7 +52,7 @@ def observe(snapshot: Snapshot, tolerances: Mapping[str, Tolerance] | None = Non
             skips.append(skip(step, why))
             continue
         actual = [t.numpy() for t in step.outputs.in_order()]
-        report = judge(step, plan, evaluation, actual, lambda output, step=step: history.explains(step, output))  # type: ignore[misc]
+        report = judge(step, plan, evaluation, actual)
         steps.append(_golden_step(step, evaluation, report, known))
         known.update(t.digest for t in step.outputs.in_order())
     return Observation(tuple(steps), tuple(skips))

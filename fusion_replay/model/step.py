@@ -276,23 +276,25 @@ class Seen:
 
     def inputs(self, step: Step) -> OperandMap:
         """As :attr:`Step.inputs`."""
+        address = step.address
         found = [
-            self._tensor(step, position, use, self.rows.get((INPUT, position)), "input")
+            self._tensor(f"step {address} {step.op.type}", position, use, self.rows.get((INPUT, position)), "input")
             for position, use in enumerate(step.description.operands)
             if use.spec.reads
         ]
-        return OperandMap(tuple(found), f"step {step.address} inputs")
+        return OperandMap(tuple(found), f"step {address} inputs")
 
     def outputs(self, step: Step) -> OperandMap:
         """As :attr:`Step.outputs`."""
+        address = step.address
         found = [
-            self._output(step, position, use)
+            self._output(f"step {address} {step.op.type}", position, use)
             for position, use in enumerate(step.description.operands)
             if use.spec.writes
         ]
-        return OperandMap(tuple(found), f"step {step.address} outputs")
+        return OperandMap(tuple(found), f"step {address} outputs")
 
-    def _output(self, step: Step, position: int, use: OperandUse) -> RecordedTensor:
+    def _output(self, where: str, position: int, use: OperandUse) -> RecordedTensor:
         after = self.rows.get((OUTPUT, position))
         before = self.rows.get((PREVIOUS, position), self.rows.get((INPUT, position)))
         expected = self.rows.get((REFERENCE, position))
@@ -303,17 +305,17 @@ class Seen:
             position,
             after,
             None if after is None else self.digest(after),
-            _words(step, use, "output"),
+            _words(where, use, "output"),
             self.source,
-            previous=None if before is None else self._tensor(step, position, use, before, "previous contents of"),
+            previous=None if before is None else self._tensor(where, position, use, before, "previous contents of"),
             unchanged=None if after is None or old is None else self.digest(after) == old,
-            reference=None if expected is None else self._tensor(step, position, use, expected, "reference of"),
+            reference=None if expected is None else self._tensor(where, position, use, expected, "reference of"),
             previous_digest=old,
         )
 
-    def _tensor(self, step: Step, position: int, use: OperandUse, row: int | None, side: str) -> RecordedTensor:
+    def _tensor(self, where: str, position: int, use: OperandUse, row: int | None, side: str) -> RecordedTensor:
         digest = None if row is None else self.digest(row)
-        return RecordedTensor(use, position, row, digest, _words(step, use, side), self.source)
+        return RecordedTensor(use, position, row, digest, _words(where, use, side), self.source)
 
 
 Read = Callable[[RecordedTensor], "npt.NDArray[Any]"]
@@ -420,8 +422,8 @@ class _Other:
         return flat_bytes(self._read(self._tensor))
 
 
-def _words(step: Step, use: OperandUse, side: str) -> str:
-    return f"step {step.address} {step.op.type}, {side} {use.spec.name} ({use.label})"
+def _words(where: str, use: OperandUse, side: str) -> str:
+    return f"{where}, {side} {use.spec.name} ({use.label})"
 
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import array_api_compat as aac
@@ -163,7 +164,12 @@ _WIDER = ("float16", "float32", "float64")  # movement operators hand back what 
 
 
 def _dtype_name(x: Array) -> str:
-    return str(x.dtype).removeprefix("torch.")
+    return _name_of(x.dtype)
+
+
+@lru_cache(64)  # numpy spells it out anew each time
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _is_float64(x: Array) -> bool:

@@ -25,7 +25,6 @@ from fusion_replay.model.step import PREVIOUS, WATCHED, OperandMap, Seen, Spot, 
 from fusion_replay.model.text import one_line
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge
-from fusion_replay.replaying.write_history import RunningHistory
 from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.write.report import Deviating
 from fusion_replay.system.messages import count, in_words
@@ -84,7 +83,6 @@ class Decider:
         ``digests``: of all that was seen of it.
         """
         if step.withheld:
-            self._against.pass_over(step, digests)
             return None
         try:
             found, why = self._against.look(step, digests)
@@ -130,9 +128,6 @@ class _Earlier:
                 "give a recording of the same program"
             )
 
-    def pass_over(self, step: JustRan, digests: Mapping[Spot, bytes]) -> None:
-        pass
-
     def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
         earlier = self._snapshot.get(step.invocation, step.index)
         if earlier is None:
@@ -157,24 +152,18 @@ class _Reference:
 
     def __init__(self) -> None:
         self._plan = Plan("tolerance")
-        self._history = RunningHistory()
 
     def check(self, sequences: list[SequenceDescription]) -> None:
         pass
 
-    def pass_over(self, step: JustRan, digests: Mapping[Spot, bytes]) -> None:
-        """What it wrote explains what later steps find, as it does in a replay."""
-        self._history.add(StepInMemory(step, digests))
-
     def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
         ran = StepInMemory(step, digests)
-        again = self._history.add(ran)
         try:
             evaluation = evaluate_step(ran, self._plan)
         except NotComparedError as why:
             return UNJUDGED, why.reason
         actual = [t.numpy() for t in ran.outputs.in_order()]
-        report = judge(ran, self._plan, evaluation, actual, lambda output: output.position in again)
+        report = judge(ran, self._plan, evaluation, actual)
         return (SAME if report else DEVIATES), ""
 
 

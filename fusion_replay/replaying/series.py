@@ -74,7 +74,7 @@ def judge_series(
 def judge_evaluated(step: RecordedStep, plan: Plan, evaluation: Evaluation, history: WriteHistory) -> StepReport:
     """The step's recorded outputs against ``evaluation``."""
     actual = [t.numpy() for t in step.outputs.in_order()]
-    return judge(step, plan, evaluation, actual, lambda output: history.explains(step, output))
+    return judge(step, plan, evaluation, actual, history)
 
 
 def _judge_alone(step: RecordedStep, plan: Plan, history: WriteHistory) -> Outcome:

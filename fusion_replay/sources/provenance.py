@@ -75,6 +75,7 @@ _SECRET_SHAPES = re.compile(
     r"|xox[abprs]-[A-Za-z0-9-]{10,}"  # Slack
     r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web token
 )
+_XRT_LIBRARY = re.compile(r"(?m)(?P<file>/.*/libxrt_coreutil\.so\.(?P<version>\d+\.\d+\.\d+))$")
 _URL_USER = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+\S+")
 _INLINE = re.compile(r"(?P<name>[A-Za-z][\w.-]*)=(?P<value>[^&\s]+)")
@@ -85,7 +86,7 @@ def gather(*, argv: Sequence[str] | None = None, environ: Mapping[str, str] | No
 
     Keys, each absent where it could not be read: ``fusion_replay`` (version), ``time`` (UTC, ISO 8601), ``python``,
     ``platform``, ``packages`` (name -> version), ``environment``, ``command`` (masked), ``iron`` (path-free: commit),
-    ``xrt`` (from ``$XILINX_XRT/version.json``), ``driver`` (amdxdna), ``devices`` (PCI name and firmware).
+    ``xrt`` (as :func:`xrt_version`), ``driver`` (amdxdna), ``devices`` (PCI name and firmware).
 
     Args:
         argv: command line, ``sys.argv`` unless given.
@@ -189,13 +190,25 @@ def iron_commit(package: Path) -> dict[str, str] | None:
 
 
 def xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
-    """Fields of XRT's own version file (Xilinx/XRT ``src/CMake/config/version.json.in``)."""
-    root = env.get("XILINX_XRT")
-    if not root:
-        return None
-    data = json.loads((Path(root) / "version.json").read_text())
-    keys = ("BUILD_VERSION", "BUILD_VERSION_DATE", "BUILD_BRANCH", "VERSION_HASH", "VERSION_HASH_DATE")
-    return {k.lower(): str(data[k]) for k in keys if k in data}
+    """Fields of XRT's own version file (Xilinx/XRT ``src/CMake/config/version.json.in``): that of ``$XILINX_XRT``, or
+    above the pyxrt or the library that this process has loaded. Without one, what the library's file name says."""
+    library = _loaded_xrt()
+    binding = getattr(sys.modules.get("pyxrt"), "__file__", None)
+    roots = [Path(env["XILINX_XRT"])] if env.get("XILINX_XRT") else []
+    roots += [root for file in (binding, library) if file for root in Path(file).resolve().parents[1:3]]
+    for root in roots:
+        if (root / "version.json").is_file():
+            data = json.loads((root / "version.json").read_text())
+            keys = ("BUILD_VERSION", "BUILD_VERSION_DATE", "BUILD_BRANCH", "VERSION_HASH", "VERSION_HASH_DATE")
+            return {k.lower(): str(data[k]) for k in keys if k in data}
+    named = _XRT_LIBRARY.search(str(library))
+    return {"build_version": named["version"]} if named else None
+
+
+def _loaded_xrt() -> str | None:
+    """The file of XRT's library in this process, links followed."""
+    found = _XRT_LIBRARY.search(Path("/proc/self/maps").read_text())
+    return found["file"] if found else None
 
 
 def driver_version() -> str | None:

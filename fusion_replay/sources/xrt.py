@@ -8,8 +8,14 @@ into ``host_only`` ones, call ``kernel(3, instructions, their length in bytes, *
 the group of their own argument, as mlir-aie's C++ hosts do it (``runtime_lib/test_lib``). Written from public sources:
 nothing here has run on hardware yet.
 
-Importing this module imports pyxrt, so it is imported where it is needed. Whatever pyxrt raises passes unchanged;
-:meth:`XrtDevice.alive` says whether the device still answers.
+What differs between bindings is not relied on (Xilinx/XRT 963c58ee224491e191b3be78d76f51e55e152177,
+``src/python/pybind11/src/pyxrt.cpp``): arguments go by position, enums have ``name`` and ``int()`` alone, results are
+fetched through ``bo.map()``, for ``bo.read()`` of one built with pybind11 2.10 or 2.11 repeats the first byte under
+NumPy 2. XRT of 2026 ends the process where a run is freed that is still in progress (the same commit's
+``src/runtime_src/core/common/api/xrt_kernel.cpp``, ``~run_impl``), so such a run is never freed.
+
+Importing this module imports pyxrt, so it is imported where it is needed. What pyxrt raises before a dispatch is told
+as a :class:`MissingError`; after it, it passes unchanged, and :meth:`XrtDevice.alive` says whether the device answers.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +34,8 @@ import pyxrt
 
 from fusion_replay.errors import MissingError
 from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.system.messages import in_words
+from fusion_replay.system.unfinished import keep_for_ever
 
 OPCODE = 3
 """Run the transaction in the instruction buffer (the kernel's first argument)."""
@@ -42,6 +51,9 @@ GENERATIONS = {
 MAX_CONTEXTS = 4
 """xclbins loaded at once. Phoenix has room for six contexts in all, and wants all of ours gone before a new one."""
 
+PROBE = 4096
+"""Bytes of the buffer that shows whether the driver still answers."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -49,6 +61,7 @@ Bytes = npt.NDArray[np.uint8]
 class XrtKernel:
     """A kernel ready to be called, with its instructions on the device."""
 
+    name: str
     kernel: pyxrt.kernel
     instructions: pyxrt.bo
     length: int
@@ -65,7 +78,7 @@ class XrtDevice:
     """Device 0 of this machine.
 
     Attributes:
-        name: as the driver gives it ("NPU Strix").
+        name: as the driver gives it ("NPU Strix"); "" where it gives none.
         generation: "npu1", "npu2", or None for a name that nobody knows.
 
     Raises:
@@ -74,17 +87,18 @@ class XrtDevice:
 
     def __init__(self) -> None:
         self._device = _open()
-        self.name = self._device.get_info(pyxrt.xrt_info_device.name)
+        self.name = _name(self._device)
         self.generation = generation_of(self.name)
         self._folder = tempfile.TemporaryDirectory(prefix="fusion-replay-")
         self._loaded: dict[bytes, _Loaded] = {}
+        self._in_flight = 0  # runs that never came back, each with a context
 
     def load(self, xclbin: bytes, instructions: bytes, kernel: str) -> XrtKernel:
         """The kernel of this name in an xclbin, driven by these instructions; loaded once.
 
         Raises:
-            MissingError: the xclbin has no such kernel, or there are no instructions: a device completes an empty
-                stream at once and writes nothing.
+            MissingError: the xclbin cannot be loaded or has no such kernel, or there are no instructions: a device
+                completes an empty stream at once and writes nothing.
         """
         if not instructions:
             raise MissingError(f"kernel {kernel}: its instruction file has no bytes; expected at least one instruction")
@@ -94,35 +108,45 @@ class XrtDevice:
             raise MissingError(f"kernel {kernel}: the xclbin has no kernel of this name, but {has}")
         key = (kernel, instructions)
         if key not in loaded.kernels:
-            made = pyxrt.kernel(loaded.context, kernel)
-            buffer = self._buffer(len(instructions), pyxrt.bo.cacheable, made.group_id(1))
-            buffer.write(instructions, 0)
-            buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_TO_DEVICE)
-            loaded.kernels[key] = XrtKernel(made, buffer, len(instructions))
+            with _before_dispatch(f"kernel {kernel} cannot be made ready"):
+                made = pyxrt.kernel(loaded.context, kernel)
+                buffer = self._buffer(len(instructions), pyxrt.bo.cacheable, made.group_id(1))
+                _send(buffer, instructions)
+            loaded.kernels[key] = XrtKernel(kernel, made, buffer, len(instructions))
         return loaded.kernels[key]
 
     def run(self, kernel: XrtKernel, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
         """One dispatch: send ``memory``, run, wait at most ``timeout`` seconds, fetch it again.
 
         ``uses``: for each argument which part of which memory it is given. Where the run does not complete, nothing is
-        fetched. A timeout and a command that the driver gave up look the same (``run.wait`` says so of itself).
+        fetched. A timeout and a command that the driver gave up look the same (``run.wait`` says so of itself), but for
+        the time that it took.
+
+        Raises:
+            MissingError: its buffers cannot be made; nothing was dispatched.
         """
-        first = {use.memory: i for i, use in reversed(list(enumerate(uses)))}
-        groups = [kernel.kernel.group_id(FIXED_ARGUMENTS + first.get(i, 0)) for i in range(len(memory))]
-        host_only = pyxrt.bo.host_only
-        buffers = [self._buffer(m.nbytes, host_only, g) for m, g in zip(memory, groups, strict=True)]
-        for buffer, contents in zip(buffers, memory, strict=True):
-            buffer.write(contents.data, 0)
-            buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_TO_DEVICE)
-        given = [self._part(buffers[use.memory], use) for use in uses]
+        with _before_dispatch(f"the buffers of kernel {kernel.name} cannot be made"):
+            first = {use.memory: i for i, use in reversed(list(enumerate(uses)))}
+            groups = [kernel.kernel.group_id(FIXED_ARGUMENTS + first.get(i, 0)) for i in range(len(memory))]
+            host_only = pyxrt.bo.host_only
+            buffers = [self._buffer(m.nbytes, host_only, g) for m, g in zip(memory, groups, strict=True)]
+            for buffer, contents in zip(buffers, memory, strict=True):
+                _send(buffer, contents.data)
+            given = [self._part(buffers[use.memory], use) for use in uses]
         started = time.perf_counter_ns()
-        state = kernel.kernel(OPCODE, kernel.instructions, kernel.length, *given).wait(max(1, round(timeout * 1e3)))
+        run = kernel.kernel(OPCODE, kernel.instructions, kernel.length, *given)
+        state = None
+        try:
+            state = run.wait(max(1, round(timeout * 1e3)))
+        finally:
+            if state in (None, pyxrt.ert_cmd_state.ERT_CMD_STATE_TIMEOUT):  # the device may still be at it
+                keep_for_ever(run, kernel, buffers, given)
+                self._in_flight += 1
         elapsed = time.perf_counter_ns() - started
-        states = pyxrt.ert_cmd_state
-        if state != states.ERT_CMD_STATE_COMPLETED:
-            hung = state == states.ERT_CMD_STATE_TIMEOUT
-            return Ran(state.name, elapsed, (), completed=False, hung=hung)
-        return Ran(state.name, elapsed, tuple(self._fetch(b) for b in buffers), completed=True)
+        if state != pyxrt.ert_cmd_state.ERT_CMD_STATE_COMPLETED:
+            hung = state == pyxrt.ert_cmd_state.ERT_CMD_STATE_TIMEOUT
+            return Ran(_called(state), elapsed, (), completed=False, hung=hung)
+        return Ran(_called(state), elapsed, tuple(_fetch(b) for b in buffers), completed=True)
 
     def arguments(self, xclbin: bytes, kernel: str) -> int | None:
         """How many data buffers the kernel declares; None where the xclbin does not say."""
@@ -133,9 +157,10 @@ class XrtDevice:
         """Whether the device still answers, once everything that was loaded is let go."""
         try:
             self.release()
-            return bool(self._device.get_info(pyxrt.xrt_info_device.name))
+            self._buffer(PROBE, pyxrt.bo.host_only, 0)
         except Exception:
             return False
+        return True
 
     def release(self) -> None:
         """Let go of every context; kernels and instructions first, which depend on them."""
@@ -152,14 +177,15 @@ class XrtDevice:
 
     def _image(self, xclbin: bytes) -> _Loaded:
         if xclbin not in self._loaded:
-            if len(self._loaded) >= MAX_CONTEXTS:
+            if len(self._loaded) >= max(1, MAX_CONTEXTS - self._in_flight):
                 self.release()
             path = Path(self._folder.name) / f"{len(list(Path(self._folder.name).iterdir()))}.xclbin"
             path.write_bytes(xclbin)
-            image = pyxrt.xclbin(str(path))
-            self._device.register_xclbin(image)
-            context = pyxrt.hw_context(self._device, image.get_uuid())
-            arguments = {k.get_name(): k.get_num_args() for k in image.get_kernels()}
+            with _before_dispatch("the xclbin cannot be loaded"):
+                image = pyxrt.xclbin(str(path))
+                self._device.register_xclbin(image)
+                context = pyxrt.hw_context(self._device, image.get_uuid())
+                arguments = {k.get_name(): k.get_num_args() for k in image.get_kernels()}
             self._loaded[xclbin] = _Loaded(context, arguments, {})
         return self._loaded[xclbin]
 
@@ -171,9 +197,35 @@ class XrtDevice:
             return buffer
         return pyxrt.bo(buffer, use.nbytes, use.offset)
 
-    def _fetch(self, buffer: pyxrt.bo) -> Bytes:
-        buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_FROM_DEVICE)
-        return np.array(buffer.read(buffer.size(), 0)).view(np.uint8)
+
+def _send(buffer: pyxrt.bo, contents: bytes | memoryview) -> None:
+    buffer.write(contents, 0)
+    buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_TO_DEVICE)
+
+
+def _fetch(buffer: pyxrt.bo) -> Bytes:
+    buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_FROM_DEVICE)
+    return np.frombuffer(buffer.map(), np.uint8).copy()
+
+
+def _called(state: pyxrt.ert_cmd_state) -> str:
+    """The name of a state; of one that the binding does not know ("???") the number."""
+    return state.name if state.name.isidentifier() else f"state {int(state)}"
+
+
+def _name(device: pyxrt.device) -> str:
+    try:
+        return device.get_info(pyxrt.xrt_info_device.name)
+    except RuntimeError:  # "No such query request": a driver need not answer
+        return ""
+
+
+@contextmanager
+def _before_dispatch(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever pyxrt makes of it
+        raise MissingError(f"{what} ({in_words(error)})") from error
 
 
 def generation_of(name: str) -> str | None:

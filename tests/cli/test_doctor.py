@@ -61,15 +61,47 @@ def test_a_form_that_shows_no_step_is_not_enough(run, tmp_path: Path, monkeypatc
     assert "--whole-calls" in str(form["fix"])
 
 
-def test_versions_stand_beside_what_is_there(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pyxrt.py").write_text("raise AssertionError('looking is not importing')\n")
+BINDING = """
+import mmap
+with open(__file__.replace("pyxrt.py", "libxrt_coreutil.so.2.21.75"), "w+b") as file:
+    file.truncate(4096)
+    library = mmap.mmap(file.fileno(), 4096)
+def enumerate_devices(): return {devices}
+"""
+
+
+@pytest.mark.parametrize(
+    ("binding", "ok", "said"),
+    [
+        (BINDING.replace("{devices}", "1"), True, "XRT 2.21.75, 1 device"),
+        (BINDING.replace("{devices}", "0"), False, "XRT 2.21.75, 0 devices"),
+        ("def enumerate_devices(): return 1", True, "XRT of unknown version, 1 device"),
+        (
+            "raise ImportError('libxrt_coreutil.so.2: no such file')",
+            False,
+            "ImportError: libxrt_coreutil.so.2: no such",
+        ),
+        ("def enumerate_devices(): raise RuntimeError('no libxrt_core')", False, "RuntimeError: no libxrt_core"),
+        ("import os; os.abort()", False, "cannot be loaded: it ended with status -6"),
+    ],
+)
+def test_pyxrt_is_there_when_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, binding: str, ok: bool, said: str
+) -> None:
+    monkeypatch.delenv("XILINX_XRT", raising=False)
+    (tmp_path / "pyxrt.py").write_text(binding)
     monkeypatch.syspath_prepend(str(tmp_path))
+    found = next(check for check in doctor.examine() if check.name == "pyxrt")
+    assert (found.ok, found.needed) == (ok, True)
+    assert found.found.startswith(str(tmp_path / "pyxrt.py"))
+    assert said in found.found
+    assert "pyxrt" not in sys.modules, "it may crash, and takes nobody along"
+
+
+def test_versions_stand_beside_what_is_there(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.glob, "glob", lambda pattern: ["/dev/null"])
     monkeypatch.setattr(provenance, "pci_devices", lambda: [{"vbnv": "NPU Phoenix", "fw_version": "1.5.5.391"}])
-    monkeypatch.setattr(provenance, "xrt_version", lambda env: {"build_version": "2.21.0"})
-    found = checks(run)
-    assert found["NPU device"]["found"] == "/dev/null, NPU Phoenix firmware 1.5.5.391"
-    assert found["pyxrt"]["found"] == f"{tmp_path / 'pyxrt.py'}, XRT 2.21.0"
+    assert checks(run)["NPU device"]["found"] == "/dev/null, NPU Phoenix firmware 1.5.5.391"
 
     def missing(*_: object) -> None:
         raise FileNotFoundError

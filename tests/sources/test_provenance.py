@@ -122,6 +122,17 @@ def test_xrt_version_and_iron_in_use_are_read_where_they_are(tmp_path: Path, mon
     assert provenance.gather(argv=[], environ={})["iron"] == {"commit": "cafe"}
 
 
+def test_xrt_is_found_where_its_binding_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "version.json").write_text(json.dumps({"BUILD_VERSION": "2.26.0"}))
+    module = types.ModuleType("pyxrt")
+    module.__file__ = str(tmp_path / "python" / "pyxrt.so")
+    monkeypatch.setitem(sys.modules, "pyxrt", module)
+    assert provenance.xrt_version({}) == {"build_version": "2.26.0"}
+    assert provenance.xrt_version({"XILINX_XRT": str(tmp_path / "nothing")}) == {"build_version": "2.26.0"}
+    module.__file__ = str(tmp_path / "pyxrt.so")
+    assert provenance.xrt_version({}) is None
+
+
 def test_nothing_unreadable_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "package_versions", lambda: 1 / 0)
     monkeypatch.setattr(provenance, "pci_devices", lambda: (_ for _ in ()).throw(PermissionError("no")))

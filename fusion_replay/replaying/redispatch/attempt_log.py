@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fusion_replay.replaying.redispatch.outcome import HUNG, LOST, StepOutcome
+from fusion_replay.replaying.redispatch.outcome import HUNG, LOST, NOT_RUN, StepOutcome
 from fusion_replay.system.attempts import Tries
 
 
@@ -33,7 +33,7 @@ class TryJournal:
                 continue  # tried again
             if outcome.verdict in (HUNG, LOST):
                 self.hung[address] = f"{outcome.verdict} in an earlier run"
-            else:
+            elif outcome.verdict != NOT_RUN:  # what was missing may be here now
                 self.done[address] = outcome
 
     def trying(self, address: str) -> None:

@@ -25,17 +25,20 @@ from fusion_replay.replaying.redispatch.redispatch_report import RedispatchRepor
 from fusion_replay.replaying.redispatch.repetition import Repetitions
 from fusion_replay.replaying.redispatch.targets import CannotRunError, NpuTarget, Runner, SimTarget, Target
 from fusion_replay.replaying.replayer import recorded_on, select
-from fusion_replay.replaying.write_history import WriteHistory
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
     from fusion_replay.compare.tolerance import Tolerance
-    from fusion_replay.model.step import Step
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.judge import NDArray
     from fusion_replay.snapshot import Snapshot
+    from fusion_replay.sources.protocol import Ran
 
 TIMEOUT = 10.0
 """Seconds for one dispatch; the slowest of a decode takes milliseconds."""
+
+_TICK = 0.01
+"""Seconds by which a kernel's own clock may end a wait early."""
 
 Progress = Callable[[int, int], object]
 
@@ -100,7 +103,7 @@ def redispatch(
             identity = _digest(snap, target, plan, repeat)
             if where is None and on == "npu":
                 where = _beside(snap, identity)
-            run = _Redispatch(snap, target, plan, repeat, timeout, TryJournal(where, identity))
+            run = _Redispatch(target, plan, repeat, timeout, TryJournal(where, identity))
             outcomes = run.all(selected, progress)
         finally:
             target.close()
@@ -123,14 +126,11 @@ def redispatch(
 class _Redispatch:
     """One redispatch under way."""
 
-    def __init__(
-        self, snapshot: Snapshot, target: Target, plan: Plan, repeat: int, timeout: float, journal: TryJournal
-    ) -> None:
+    def __init__(self, target: Target, plan: Plan, repeat: int, timeout: float, journal: TryJournal) -> None:
         self.target, self.plan = target, plan
         self.repeat, self.timeout = repeat, timeout
         self.journal = journal
         self.journal_kept: Path | None = None
-        self.history = WriteHistory(snapshot)
         self.lost_at: str | None = None
 
     def all(self, steps: Sequence[Step], progress: Progress | None) -> list[StepOutcome]:
@@ -170,7 +170,7 @@ class _Redispatch:
 
     def _run(self, step: Step, runner: Runner) -> StepOutcome:
         memory = lay_out(step, runner.places)
-        judged = _Judge(step, self.plan, self.history, memory)
+        judged = _Judge(step, self.plan, memory)
         repetitions = Repetitions([t.name for t in step.outputs.in_order()])
         worst: StepOutcome | None = None
         for number in range(self.repeat):
@@ -179,9 +179,9 @@ class _Redispatch:
             try:
                 ran = runner.run(memory.contents, memory.uses, self.timeout)
             except Exception as error:  # whatever pyxrt raises: the device's own answer decides what it means
-                return self._raised(step, f"{in_words(error)}{turn}", runner)
+                return self._raised(step, error, turn, runner, again=number > 0)
             if not ran.completed:
-                return self._did_not_complete(step, ran.state, ran.hung, turn, runner)
+                return self._did_not_complete(step, ran, turn, runner)
             outputs = [memory.after(ran.memory, t) for t in step.outputs.in_order()]
             if repetitions.add(outputs):
                 found = judged.outcome(outputs, turn)
@@ -191,24 +191,32 @@ class _Redispatch:
         certificate = repetitions.certificate() if self.repeat > 1 else None
         return replace(worst, binaries=runner.binaries, certificate=certificate)
 
-    def _raised(self, step: Step, what: str, runner: Runner) -> StepOutcome:
-        if self.target.alive():
-            return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
-        self.lost_at = step.address
-        return _outcome(step, verdicts.LOST, what, binaries=runner.binaries)
+    def _raised(self, step: Step, error: Exception, turn: str, runner: Runner, *, again: bool) -> StepOutcome:
+        misfit = isinstance(error, CannotRunError)
+        what = f"{error if misfit else in_words(error)}{turn}"
+        if not self.target.alive():
+            self.lost_at = step.address
+            return _outcome(step, verdicts.LOST, what, binaries=runner.binaries)
+        if misfit and not again:
+            return _outcome(step, verdicts.NOT_RUN, what, missing=True)
+        return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
 
-    def _did_not_complete(self, step: Step, state: str, hung: bool, turn: str, runner: Runner) -> StepOutcome:
-        after = f"{state}{f' after {self.timeout:g} s' if hung else ''}{turn}"
+    def _did_not_complete(self, step: Step, ran: Ran, turn: str, runner: Runner) -> StepOutcome:
+        after = f"{ran.state}{turn}"
+        if ran.hung:
+            waited = ran.elapsed_ns / 1e9 >= self.timeout - min(_TICK, self.timeout / 10)
+            when = "after {} s" if waited else "before {} s were over: the driver gave it up"
+            after = f"{ran.state} {when.format(f'{self.timeout:g}')}{turn}"
         if not self.target.alive():  # contexts are made anew: one that timed out is not used again
             self.lost_at = step.address
             after += "; the device does not answer any more"
-        return _outcome(step, verdicts.HUNG if hung else verdicts.FAILED, after, binaries=runner.binaries)
+        return _outcome(step, verdicts.HUNG if ran.hung else verdicts.FAILED, after, binaries=runner.binaries)
 
 
 class _Judge:
     """New outputs of one step against the recorded ones and the reference."""
 
-    def __init__(self, step: Step, plan: Plan, history: WriteHistory, memory: Memory) -> None:
+    def __init__(self, step: Step, plan: Plan, memory: Memory) -> None:
         self.step, self.plan, self.memory = step, plan, memory
         self.recorded = [t.numpy() for t in step.outputs.in_order()]
         self.evaluation: Evaluation | None = None
@@ -219,23 +227,34 @@ class _Judge:
         except NotComparedError as why:
             self.why_not = why.reason
             return
-        self.was_right = bool(judge(step, plan, self.evaluation, self.recorded, lambda t: history.explains(step, t)))
+        self.was_right = bool(judge(step, plan, self.evaluation, self.recorded))
 
     def outcome(self, outputs: Sequence[NDArray], turn: str) -> StepOutcome:
         same = all(_bits(new) == _bits(old) for new, old in zip(outputs, self.recorded, strict=True))
         if same:
             wrong = "wrong by the reference, as it was recorded" if self.was_right is False else ""
             return self._said(verdicts.UNCHANGED, wrong, self.was_right)
-        found = self.step.outputs.in_order()
-        if all(_bits(new) == self.memory.before(t).tobytes() for new, t in zip(outputs, found, strict=True)):
-            return self._said(verdicts.WROTE_NOTHING, f"the run completed, no byte of its outputs changed{turn}", False)
+        nothing = f"the run completed, no byte of its outputs changed{turn}"
         if self.evaluation is None:
+            # Old contents may be right, an earlier call's; poison is not.
+            if self._as_before(outputs) and not any(t.previous or t.use.spec.reads for t in self._outputs):
+                return self._said(verdicts.WROTE_NOTHING, nothing, False)
             return replace(self._said(verdicts.UNJUDGED, self.why_not, None), missing=True)
-        new = judge(self.step, self.plan, self.evaluation, outputs, lambda _: True)
+        new = judge(self.step, self.plan, self.evaluation, outputs)
         right, detail = bool(new), f"{new.deciding.name}: {new.verdict.detail}{turn}"
+        if not right and self._as_before(outputs):
+            return self._said(verdicts.WROTE_NOTHING, nothing, False)
         if self.was_right:
             return self._said(verdicts.INSIDE if right else verdicts.NEWLY_WRONG, detail, right)
         return self._said(verdicts.NEWLY_RIGHT if right else verdicts.STILL_WRONG, detail, right)
+
+    @property
+    def _outputs(self) -> tuple[RecordedTensor, ...]:
+        return self.step.outputs.in_order()
+
+    def _as_before(self, outputs: Sequence[NDArray]) -> bool:
+        pairs = zip(outputs, self._outputs, strict=True)
+        return all(_bits(new) == self.memory.before(t).tobytes() for new, t in pairs)
 
     def _said(self, verdict: str, detail: str, right: bool | None) -> StepOutcome:
         return _outcome(self.step, verdict, detail, right=right, was_right=self.was_right)
@@ -296,6 +315,8 @@ def _generations(selected: Sequence[Step]) -> list[str]:
 
 def _in_full(target: Target) -> str:
     """Its name and generation; the software NPU is called by its generation anyway."""
+    if not target.name:
+        return "an NPU that tells no name"
     if target.generation and target.generation in target.name:
         return target.name
     return f"{target.name} ({target.generation or 'unknown generation'})"
@@ -303,7 +324,7 @@ def _in_full(target: Target) -> str:
 
 def _same_generation(snap: Snapshot, selected: Sequence[Step], target: Target) -> None:
     for recorded in _generations(selected):
-        if recorded != target.generation:
+        if target.name and recorded != target.generation:  # one without a name is not known to be another
             raise MissingError(
                 f"{snap.path}: recorded on {recorded}, the device here is {_in_full(target)}: binaries and bits of one "
                 "generation are not the other's; --force runs it all the same"

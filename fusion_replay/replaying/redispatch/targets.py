@@ -43,13 +43,17 @@ class Runner(Protocol):
     def places(self) -> tuple[int, ...]:
         """As :func:`~fusion_replay.replaying.redispatch.memory.lay_out` takes them."""
 
-    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran: ...
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+        """
+        Raises:
+            CannotRunError: its binaries do not fit; nothing was dispatched.
+        """
 
 
 class Target(Protocol):
     """
     Attributes:
-        name: for people; figures of the software NPU are labelled so.
+        name: for people; figures of the software NPU are labelled so. "" where the device tells none.
         generation: "npu1", "npu2", or None where nobody knows.
         fingerprint: of everything here that decides what comes out, hexadecimal.
     """
@@ -77,7 +81,7 @@ class Target(Protocol):
 class _NpuRunner:
     device: XrtDevice
     choice: Choice
-    arguments: int
+    side: str
 
     @property
     def binaries(self) -> str:
@@ -88,14 +92,17 @@ class _NpuRunner:
         return self.choice.places
 
     def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
-        kernel = self.device.load(self.choice.xclbin, self.choice.instructions, self.choice.kernel)
-        declared = self.device.arguments(self.choice.xclbin, self.choice.kernel)
-        if declared is not None and declared < len(uses):  # XRT would reach beyond its table
-            raise MissingError(
-                f"kernel {self.choice.kernel} takes {declared} buffers, the recorded step has {len(uses)}; "
-                "it is another operator's build"
-            )
-        return self.device.run(kernel, memory, uses, timeout)
+        try:
+            kernel = self.device.load(self.choice.xclbin, self.choice.instructions, self.choice.kernel)
+            declared = self.device.arguments(self.choice.xclbin, self.choice.kernel)
+            if declared is not None and declared < len(uses):  # XRT would reach beyond its table
+                raise MissingError(
+                    f"kernel {self.choice.kernel} takes {declared} buffers, the recorded step has {len(uses)}; "
+                    "it is another operator's build"
+                )
+            return self.device.run(kernel, memory, uses, timeout)
+        except MissingError as error:
+            raise CannotRunError(f"nothing was dispatched, {self.side}: {error}") from error
 
 
 class NpuTarget:
@@ -103,6 +110,7 @@ class NpuTarget:
 
     def __init__(self, snapshot: Snapshot, build_dir: Path | None) -> None:
         self._choices = choose(snapshot, build_dir)
+        self._sides = {"recorded": "the recorded binaries", "new": f"--build-dir {build_dir}"}
         self._numbers = {id(sequence): number for number, sequence in enumerate(snapshot.sequences)}
         self._device = _open_device()
         self.name, self.generation = self._device.name, self._device.generation
@@ -115,7 +123,7 @@ class NpuTarget:
             raise CannotRunError(choice.lacks)
         if step.description is not step.sequence.steps[step.index]:
             raise CannotRunError("its call moved operands by per-call values, which are not dispatched again")
-        return _NpuRunner(self._device, choice, len(step.description.operands))
+        return _NpuRunner(self._device, choice, self._sides[choice.origin])
 
     def alive(self) -> bool:
         return self._device.alive()
@@ -128,8 +136,9 @@ def _open_device() -> XrtDevice:
     try:
         from fusion_replay.sources.xrt import XrtDevice
     except ImportError as error:
+        found = "none" if isinstance(error, ModuleNotFoundError) else "one that cannot be imported"
         raise MissingDependencyError(
-            f"pyxrt: expected XRT's Python binding, found none ({error}); source /opt/xilinx/xrt/setup.sh under the "
+            f"pyxrt: expected XRT's Python binding, found {found} ({error}); source /opt/xilinx/xrt/setup.sh under the "
             "Python that XRT was built for, or use --on sim"
         ) from error
     return XrtDevice()

@@ -30,13 +30,16 @@ def forget() -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The double's device, honest at first."""
+    """The double's device, honest at first. No run in progress may be freed, which would end the process."""
     forget()
     monkeypatch.syspath_prepend(str(DOUBLE))
     import pyxrt  # type: ignore[import-not-found]  # the double has the untyped form of it
 
+    freed: list[int] = []
+    pyxrt.MACHINE.abort = lambda: freed.append(pyxrt.MACHINE.runs)
     yield pyxrt.MACHINE
     forget()
+    assert not freed, "runs in progress were freed"
 
 
 def runlist() -> list[tuple[Any, ...]]:
@@ -87,18 +90,33 @@ def kernel_files(sequence: Any, device: str = "npu1", errors: dict[int, int] | N
     ]
 
 
-def write(path: Path, *, faults: Any = (), files: Any = kernel_files, keep: bool = True, calls: int = 1) -> Path:
-    """A recording on npu1 of the runlist above; ``files`` makes its binaries of the sequence, None leaves them out."""
+def write(
+    path: Path, *, faults: Any = (), files: Any = kernel_files, keep: bool = True, calls: int = 1, warm: bool = False
+) -> Path:
+    """A recording on npu1 of the runlist above; ``files`` makes its binaries of the sequence, None leaves them out.
+
+    ``warm``: it is called once, unrecorded, on the inputs of the first recorded call.
+    """
     call = fr.simulate(runlist(), "npu1", faults, name="block", buffer_sizes={"cache": 2 * BYTES, "e": 2 * BYTES})
     rng = np.random.default_rng(5)
+
+    def fill() -> None:
+        for name in ("a", "b", "cache", "e"):
+            tensor = call.get_buffer(name)
+            tensor[...] = rng.standard_normal(tensor.shape).astype(BF16)
+
+    if warm:
+        fill()
+        call()
     with fr.record(path, call) as rec:
         for i in range(calls):
-            for name in ("a", "b", "cache", "e"):
-                tensor = call.get_buffer(name)
-                tensor[...] = rng.standard_normal(tensor.shape).astype(BF16)
+            if i or not warm:
+                fill()
             call()
             if i == 0 and files is not None:
-                rec.recording.writer.add_binaries(0, files(rec._sources[0].sequence), keep=keep)
+                with fr.open(f"{path}.journal") as running:
+                    sequence = running.sequences[0]
+                rec.recording.writer.add_binaries(0, files(sequence), keep=keep)
     return path
 
 

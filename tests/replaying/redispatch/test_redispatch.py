@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,9 @@ import fusion_replay as fr
 from fusion_replay.errors import MismatchError, MissingDependencyError, MissingError, UsageError
 from fusion_replay.replaying.redispatch import outcome
 from fusion_replay.snapshot.binaries import KernelFiles
-from replaying.redispatch.conftest import N, instructions, kernel_files, write
+from replaying.redispatch.conftest import DOUBLE, N, instructions, kernel_files, write
 
+ROOT = Path(__file__).parents[3]
 ADDRESSES = ["0:0", "0:1", "0:2", "0:3", "0:4"]
 
 
@@ -80,9 +86,9 @@ def test_repetitions_that_agree_are_certified(machine: Any, recording: Path) -> 
 
 def test_a_step_that_hangs_is_skipped_next_time(machine: Any, recording: Path) -> None:
     machine.behaviour, machine.strikes = "hanging", frozenset({1})
-    report = fr.redispatch(recording, timeout=0.5)
+    report = fr.redispatch(recording, timeout=0.05)
     assert verdicts(report) == ["unchanged bits", "hung", *["unchanged bits"] * 3]
-    assert report.steps[1].detail == "ERT_CMD_STATE_TIMEOUT after 0.5 s"
+    assert report.steps[1].detail == "ERT_CMD_STATE_TIMEOUT after 0.05 s"
     assert report.exit_status == 1
     (journal,) = recording.parent.glob("block.h5.redispatch-*.jsonl")
     assert report.journal == str(journal)
@@ -100,6 +106,42 @@ def test_a_step_that_hangs_is_skipped_next_time(machine: Any, recording: Path) -
     assert not journal.exists()
 
 
+def test_what_the_driver_gave_up_was_not_waited_for(machine: Any, recording: Path) -> None:
+    machine.behaviour, machine.strikes = "given-up", frozenset({1})
+    report = fr.redispatch(recording)
+    assert verdicts(report) == ["unchanged bits", "hung", *["unchanged bits"] * 3]
+    assert report.steps[1].detail == "ERT_CMD_STATE_TIMEOUT before 10 s were over: the driver gave it up"
+
+
+@pytest.mark.parametrize("xrt", ["2026", pytest.param("2.20", marks=pytest.mark.long)])
+def test_a_hung_run_does_not_take_the_process_with_it(recording: Path, xrt: str) -> None:
+    """XRT of 2026 ends the process where a run in progress is freed, at the interpreter's end too."""
+    behaviour = {"behaviour": "hanging", "strikes": [1], **({"abort": None} if xrt == "2.20" else {})}
+    words = ["-m", "fusion_replay", "replay", str(recording), "--on", "npu", "--timeout", "0.05"]
+    ended = python(behaviour, *words)
+    assert (ended.returncode, ended.stderr) == (1, "")
+    first, *_, last = ended.stdout.splitlines()
+    assert first.startswith("1 of 5 steps failed, first 0:1 SiLU")
+    assert last.startswith("FAILED in ")
+    (journal,) = recording.parent.glob("*.jsonl")
+    assert [json.loads(line)["done"] for line in journal.read_text().splitlines() if "done" in line] == ADDRESSES
+    assert python(behaviour, *words).returncode == 1, "its journal is gone on with"
+
+
+def test_a_hung_run_does_not_take_a_program_with_it(recording: Path) -> None:
+    code = "import sys, fusion_replay as fr; print(len(fr.redispatch(sys.argv[1], timeout=0.05).failures)); sys.exit(7)"
+    ended = python({"behaviour": "hanging"}, "-c", code, str(recording))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (7, "5\n", "")
+
+
+def python(behaviour: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(DOUBLE), str(ROOT)])
+    environment = {**os.environ, "PYXRT_DOUBLE": json.dumps(behaviour), "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
 def test_a_process_that_ended_inside_a_step_left_its_address(
     machine: Any, recording: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,8 +150,9 @@ def test_a_process_that_ended_inside_a_step_left_its_address(
     def die(*_: Any) -> None:
         raise KeyboardInterrupt  # as near to the power button as a test gets
 
+    wait = pyxrt.run.wait
     with monkeypatch.context() as patch:
-        patch.setattr(pyxrt.run, "wait", lambda run, _: die() if machine.runs == 3 else run._state)
+        patch.setattr(pyxrt.run, "wait", lambda run, ms: die() if machine.runs == 3 else wait(run, ms))
         with pytest.raises(KeyboardInterrupt):
             fr.redispatch(recording)
     report = fr.redispatch(recording)
@@ -151,7 +194,7 @@ def test_an_error_that_the_device_survives_is_one_failed_step(
     original = pyxrt.kernel.__call__
 
     def refuse_once(self: Any, *args: Any) -> Any:
-        if self._name.endswith("_op1"):
+        if self.name.endswith("_op1"):
             raise RuntimeError("DRM_IOCTL_AMDXDNA_EXEC_CMD IOCTL failed (err=22): Invalid argument")
         return original(self, *args)
 
@@ -159,6 +202,17 @@ def test_an_error_that_the_device_survives_is_one_failed_step(
     report = fr.redispatch(recording)
     assert verdicts(report) == ["unchanged bits", "failed", *["unchanged bits"] * 3]
     assert "Invalid argument" in report.steps[1].detail
+
+
+def test_a_state_that_the_binding_does_not_know_has_a_number(
+    machine: Any, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyxrt  # type: ignore[import-not-found]
+
+    wait = pyxrt.run.wait
+    monkeypatch.setattr(pyxrt.run, "wait", lambda run, ms: wait(run, ms) and pyxrt.ert_cmd_state(12))
+    (step,) = fr.redispatch(recording, steps="0:0").steps
+    assert (step.verdict, step.detail) == ("failed", "state 12")
 
 
 def test_a_state_other_than_completed_is_a_failure(machine: Any, tmp_path: Path) -> None:
@@ -189,6 +243,15 @@ def test_newly_right_and_unchanged_but_wrong(machine: Any, tmp_path: Path) -> No
         assert not fr.replay(snap, steps="0:0").passed
     on_sim = fr.redispatch(write(tmp_path / "z.h5", faults=["0:0:zeros"], files=None), on="sim", steps="0:1")
     assert verdicts(on_sim) == ["unchanged bits"]
+
+
+def test_old_contents_that_are_right_are_no_sign_of_an_idle_device(machine: Any, tmp_path: Path) -> None:
+    """An unrecorded call left the right rows in the cache, the recorded one wrong ones; now they are right again."""
+    path = write(tmp_path / "x.h5", warm=True, faults=["1:2:shift"])
+    with fr.open(path) as snap:
+        assert not fr.replay(snap, steps="0:2").passed
+    assert verdicts(fr.redispatch(path, steps="0:2")) == ["newly right"]
+    assert verdicts(fr.redispatch(path, on="sim", steps="0:2")) == ["newly right"]
 
 
 def test_unchanged_bits_that_are_wrong_are_no_pass(machine: Any, tmp_path: Path) -> None:
@@ -299,6 +362,87 @@ def test_another_generation_needs_force(machine: Any, recording: Path) -> None:
     machine.device_name = "NPU Next"
     with pytest.raises(MissingError, match="unknown generation"):
         fr.redispatch(recording)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "found"),
+    [
+        ("honest", ["unchanged bits"] * 5),
+        ("hanging", ["unchanged bits", "hung", *["unchanged bits"] * 3]),
+        ("lost", ["unchanged bits", "device lost", *["not run"] * 3]),
+    ],
+)
+def test_a_device_need_not_tell_its_name(machine: Any, recording: Path, behaviour: str, found: list[str]) -> None:
+    machine.device_name, machine.behaviour, machine.strikes = None, behaviour, frozenset({1})
+    report = fr.redispatch(recording, timeout=0.05)
+    assert verdicts(report) == found
+    assert report.device == "an NPU that tells no name"
+    assert report.exit_status == (behaviour != "honest")
+
+
+def other_file(sequence: Any, operator: int, xclbin: bytes) -> list[KernelFiles]:
+    files = kernel_files(sequence)
+    own = files[operator].xclbin
+    assert own is not None
+    files[operator] = replace(files[operator], xclbin=(own[0], xclbin))
+    return files
+
+
+MISFITS = {
+    b"\x00 no xclbin": r"the xclbin cannot be loaded \(RuntimeError: Invalid xclbin file",
+    b'{"other": {"args": [1, 2, 3]}}': r"kernel f\w+_op1: the xclbin has no kernel of this name, but other$",
+    b'{"NAME": {"args": [1]}}': r"kernel f\w+_op1 takes 1 buffers, the recorded step has 2; it is another op",
+}
+
+
+@pytest.mark.parametrize("xclbin", MISFITS)
+def test_binaries_that_do_not_fit_are_no_verdict_on_the_npu(machine: Any, tmp_path: Path, xclbin: bytes) -> None:
+    def misfit(sequence: Any) -> list[KernelFiles]:
+        name = kernel_files(sequence)[1].kernel
+        return other_file(sequence, 1, xclbin.replace(b"NAME", name.encode()))
+
+    path = write(tmp_path / "x.h5", files=misfit)
+    report = fr.redispatch(path)
+    assert verdicts(report) == ["unchanged bits", "not run", *["unchanged bits"] * 3]
+    assert re.match(f"nothing was dispatched, the recorded binaries: {MISFITS[xclbin]}", report.steps[1].detail)
+    assert (report.exit_status, machine.runs) == (4, 4)
+    with pytest.raises(MissingError, match="no step could be run: nothing was dispatched, the recorded binaries: "):
+        fr.redispatch(path, steps="0:1")
+    assert not list(tmp_path.glob("*.jsonl"))
+
+    build = tmp_path / "build"
+    build.mkdir()
+    with fr.open(path) as snap:
+        for file in misfit(snap.sequences[0])[1:2]:
+            for found in (file.xclbin, file.instructions):
+                assert found is not None
+                (build / found[0]).write_bytes(found[1])
+    (step,) = [s for s in fr.redispatch(write(tmp_path / "y.h5"), build_dir=build).steps if s.missing]
+    assert step.detail.startswith(f"nothing was dispatched, --build-dir {build}: ")
+
+
+def test_a_device_without_memory_is_no_verdict_on_the_npu(
+    machine: Any, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyxrt  # type: ignore[import-not-found]
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("DRM_IOCTL_AMDXDNA_SYNC_BO IOCTL failed (err=12): Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pyxrt.bo, "write", full)
+        with pytest.raises(
+            MissingError, match=r"nothing was dispatched, the recorded binaries: kernel .* cannot be made"
+        ):
+            fr.redispatch(recording)
+    machine.behaviour, machine.strikes = "hanging", frozenset({0})
+    wait = pyxrt.run.wait
+    with monkeypatch.context() as patch:  # once a step hung, no other one can be loaded; the journal stays
+        patch.setattr(pyxrt.run, "wait", lambda run, ms: (wait(run, ms), patch.setattr(pyxrt.bo, "write", full))[0])
+        report = fr.redispatch(recording, timeout=0.05)
+    assert verdicts(report) == ["hung", *["not run"] * 4]
+    again = fr.redispatch(recording)
+    assert verdicts(again) == ["hung", *["unchanged bits"] * 4], "what was missing is tried again"
 
 
 def test_an_instruction_file_of_zero_length(machine: Any, tmp_path: Path) -> None:

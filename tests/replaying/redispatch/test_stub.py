@@ -28,6 +28,9 @@ WRONG = {
     "buffer.write(b'', 0, 1)": "call-arg",
     "run.wait(timeout=5)": "call-overload",
     "device.load(xclbin)": "attr-defined",
+    "device.get_info(key=pyxrt.xrt_info_device.name)": "call-arg",
+    "buffer.read(64, 0)": "attr-defined",
+    "pyxrt.ert_cmd_state.ERT_CMD_STATE_TIMEOUT + 0": "operator",
 }
 RIGHT = [
     "device.get_info(pyxrt.xrt_info_device.name)",
@@ -35,6 +38,7 @@ RIGHT = [
     "pyxrt.bo(device, 64, pyxrt.bo.host_only, kernel.group_id(3))",
     "buffer.sync(pyxrt.xclBOSyncDirection.XCL_BO_SYNC_BO_TO_DEVICE)",
     "run.wait(5000)",
+    "bytes(buffer.map())",
 ]
 
 
