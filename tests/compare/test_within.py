@@ -102,7 +102,8 @@ def test_who_decides() -> None:
     assert (failed.ok, failed.outside) == (False, False)
 
 
-def test_an_output_never_written_fails_though_its_old_contents_are_inside() -> None:
-    inside = judged(0, decides=True)
-    assert not compare(bf(1.5, 1), bf(1, 1), "auto", within=inside, unchanged=True)
+def test_old_contents_inside_the_bound_are_no_finding() -> None:
+    inside, outside = judged(0, decides=True), judged(1, decides=True)
+    assert compare(bf(1.5, 1), bf(1, 1), "auto", within=inside, unchanged=True)
+    assert compare(bf(1.5, 1), bf(1, 1), "auto", within=outside, unchanged=True).detail.startswith("never written: ")
     assert compare(bf(1, 1), bf(1, 1), "auto", within=inside, unchanged=True)
