@@ -115,7 +115,7 @@ TABLE: dict[str, dict[str, str]] = {
         "sources/iron/test_binaries": "device_files",
         "sources/iron/test_source": "describe iron.variant",
         "sources/iron/test_variants": "iron.compare_mode iron.hook_point",
-        "sources/iron/watching/test_everything": "iron.operator_calls iron.watching.owner",
+        "sources/iron/watching/test_all_dispatches": "iron.operator_calls iron.watching.owner",
         "sources/iron/watching/test_separate": "iron.watching.patches",
     },
 }

@@ -32,7 +32,7 @@ INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
 """Roles of an operand's contents: before the kernel, after it, old contents of an output (kept; digest only), and what
 the operator's own reference gave for an output while it was recorded. A snapshot stores these numbers."""
 
-Spot = tuple[int, int]
+OperandKey = tuple[int, int]
 """Role and position in the runlist entry: where a step has contents."""
 
 
@@ -268,9 +268,9 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of a step's operands: the number of the contents at each spot, their digests, where they are."""
+    """What was seen of a step's operands: the number of each content by role and position, digests, where they are."""
 
-    rows: Mapping[Spot, int]
+    rows: Mapping[OperandKey, int]
     digest: Callable[[int], str]
     source: ContentSource
 
@@ -431,11 +431,11 @@ __all__ = [
     "REFERENCE",
     "WATCHED",
     "ContentSource",
+    "OperandKey",
     "OperandMap",
     "Read",
     "RecordedTensor",
     "ReplacedStep",
     "Seen",
-    "Spot",
     "Step",
 ]

@@ -17,7 +17,7 @@ from fusion_replay.recording.filters import parse_invocations, parse_steps, part
 from fusion_replay.recording.options import Options
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.write.report import Deviating
+    from fusion_replay.snapshot.write.write_report import Deviating
 
 
 @dataclass(frozen=True, slots=True)

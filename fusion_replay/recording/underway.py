@@ -35,8 +35,8 @@ from fusion_replay.system.messages import human_bytes, in_words, say
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription
+    from fusion_replay.model.step import OperandKey
     from fusion_replay.snapshot import WriteReport
-    from fusion_replay.snapshot.write.hold import Spot
 
 WORTH_TELLING = 32_000_000
 """Bytes on disk after the first call, from which on the recorder says what is to come."""
@@ -159,12 +159,12 @@ class Recording:
 
     def decide(
         self,
-        digests: Mapping[Spot, bytes],
+        digests: Mapping[OperandKey, bytes],
         sequence: SequenceDescription,
         invocation: int,
         step: int,
         values: Mapping[str, int | float],
-        contents: Mapping[Spot, npt.NDArray[Any]],
+        contents: Mapping[OperandKey, npt.NDArray[Any]],
         withheld: bool,
         places: Mapping[int, int],
     ) -> str | None:

@@ -12,7 +12,7 @@ from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.schema import Loss
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.write.report import WriteReport
+    from fusion_replay.snapshot.write.write_report import WriteReport
     from fusion_replay.snapshot.write.writer import SnapshotWriter
 
 __all__ = [

@@ -15,7 +15,7 @@ from typing import IO, Any
 from fusion_replay.errors import UsageError
 
 
-class Tries:
+class Attempts:
     """The journal of one plan (a text that names all that decides the outcome); ``path`` None: none is kept.
 
     Attributes:
@@ -86,4 +86,4 @@ class Tries:
         self.unfinished = {key: n for key, n in self.unfinished.items() if key not in self.done}
 
 
-__all__ = ["Tries"]
+__all__ = ["Attempts"]

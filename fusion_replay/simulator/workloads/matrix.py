@@ -65,7 +65,7 @@ _UNSAID = {"trace_size", "method_type", "bypass", "prio_accuracy", "num_kv_heads
 
 
 @dataclass(frozen=True)
-class Case:
+class MatrixCase:
     """One parameter set on one device.
 
     Attributes:
@@ -114,7 +114,7 @@ class _CaseRun(Run):
 
     invocations = 1
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: MatrixCase) -> None:
         self._case = case
         self.callable = case.plan.sequence.simulate(case.device)
 
@@ -145,7 +145,7 @@ def data() -> dict[str, Any]:
     return loaded
 
 
-def cases(device: str | None = None, only: str | None = None) -> tuple[Case, ...]:
+def cases(device: str | None = None, only: str | None = None) -> tuple[MatrixCase, ...]:
     """The parameter sets, the report's own first on each device.
 
     Args:
@@ -168,15 +168,15 @@ def cases(device: str | None = None, only: str | None = None) -> tuple[Case, ...
 
 
 @cache
-def _all() -> tuple[Case, ...]:
-    listed = [Case(d, c["operator"], c["parameters"]) for d in DEVICES for c in data()["cases"][d]]
+def _all() -> tuple[MatrixCase, ...]:
+    listed = [MatrixCase(d, c["operator"], c["parameters"]) for d in DEVICES for c in data()["cases"][d]]
     applications = [
-        Case(_APPLICATION_DEVICE, name, parameters, "application")
+        MatrixCase(_APPLICATION_DEVICE, name, parameters, "application")
         for name, runs in data()["applications"].items()
         for parameters in runs
     ]
-    ours = [Case(d, operator, fields, "ours") for d in DEVICES for operator, fields in _UNLISTED.items()]
+    ours = [MatrixCase(d, operator, fields, "ours") for d in DEVICES for operator, fields in _UNLISTED.items()]
     return tuple(sorted((*listed, *applications, *ours), key=lambda c: c.device))
 
 
-__all__ = ["Case", "cases", "data"]
+__all__ = ["MatrixCase", "cases", "data"]

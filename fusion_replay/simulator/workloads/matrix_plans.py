@@ -19,7 +19,7 @@ import numpy.typing as npt
 from fusion_replay import refs
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.simulator.workloads.base import COLUMNS, Plan
+from fusion_replay.simulator.workloads.base import COLUMNS, SequenceSpec
 from fusion_replay.simulator.workloads.draws import POSITIVE, contents, normal, of_kind
 
 Draw = Callable[[np.random.Generator], npt.NDArray[Any]]
@@ -29,7 +29,7 @@ Draw = Callable[[np.random.Generator], npt.NDArray[Any]]
 class MatrixPlan:
     """A sequence and how each of its input buffers is filled, in the order of their seeds."""
 
-    sequence: Plan
+    sequence: SequenceSpec
     inputs: Mapping[str, Draw]
 
 
@@ -68,7 +68,7 @@ def _single(op_type: str, fields: Mapping[str, Any], name: str) -> MatrixPlan:
     reads, writes = [a.name for a in args if a.reads], [a.name for a in args if a.writes]
     runlist = [(step, *(a.name for a in args))]
     inputs = {a.name: partial(contents, op_type, fields, a) for a in args if a.reads}
-    return MatrixPlan(Plan(name, runlist, tuple(reads), tuple(writes), {}), inputs)
+    return MatrixPlan(SequenceSpec(name, runlist, tuple(reads), tuple(writes), {}), inputs)
 
 
 def _operator(op_type: str, **fields: Any) -> Any:
@@ -110,7 +110,7 @@ def _gemm(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
     inputs: dict[str, Draw] = {"A": partial(of_kind, normal, a)}
     inputs |= {f"B{i}": partial(_padded_b, b, used, p["b_col_maj"]) for i in numbers}
     runlist = [(step, "A", f"B{i}", f"C{i}") for i in numbers]
-    return MatrixPlan(Plan(name, runlist, tuple(inputs), tuple(f"C{i}" for i in numbers), {}), inputs)
+    return MatrixPlan(SequenceSpec(name, runlist, tuple(inputs), tuple(f"C{i}" for i in numbers), {}), inputs)
 
 
 def _padded_b(b: ArgSpec, used: int, b_col_maj: bool, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -129,7 +129,7 @@ def _swiglu(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
     runlist = [(_operator(kind, **fields), *names) for kind, fields, names in steps]
     shapes = {n: a for op, *names in runlist for n, a in zip(names, op.arg_specs(), strict=True)}
     inputs: dict[str, Draw] = {n: partial(of_kind, normal, shapes[n]) for n in ("input", "w_gate", "w_up", "w_down")}
-    return MatrixPlan(Plan(name, runlist, ("input",), ("output",), {}), inputs)
+    return MatrixPlan(SequenceSpec(name, runlist, ("input",), ("output",), {}), inputs)
 
 
 _COMPOSITES: Mapping[str, Callable[[Mapping[str, Any], str, str], MatrixPlan]] = {

@@ -136,15 +136,15 @@ class Spill:
 
     def drain(self) -> None:
         """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
-        hands: _Hands | None = None
+        compressor: _Compressor | None = None
         while self._tasks:  # this thread has nothing else to do: it takes part
-            hands = hands or _Hands(self._ways)
+            compressor = compressor or _Compressor(self._ways)
             with self._change:
                 if not self._tasks:
                     break
                 task = self._tasks.popleft()
                 self._running += 1
-            self._empty(task, hands)
+            self._empty(task, compressor)
         with self._change:
             while self._progresses():
                 self._change.wait()
@@ -214,7 +214,7 @@ class Spill:
                 self._change.notify_all()
 
     def _compress(self) -> None:
-        hands = _Hands(self._ways)
+        compressor = _Compressor(self._ways)
         while True:
             with self._change:
                 while not self._tasks and not self._closed:
@@ -223,16 +223,16 @@ class Spill:
                     return
                 task = self._tasks.popleft()
                 self._running += 1
-            self._empty(task, hands)
+            self._empty(task, compressor)
 
-    def _empty(self, task: Task, hands: _Hands) -> None:
+    def _empty(self, task: Task, compressor: _Compressor) -> None:
         """Compress one piece and free its slot."""
         freed = False
         try:
-            raw = hands.buffer[: task.nbytes]
+            raw = compressor.buffer[: task.nbytes]
             if os.preadv(self._own.fd, [raw.data], task.slot * SLOT) != task.nbytes:
                 raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
-            chunk, mask = hands.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
+            chunk, mask = compressor.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
             self._sink(task, chunk, mask)
             freed = True
         except Exception as error:  # whatever it is, the raw bytes stay where they are
@@ -245,7 +245,7 @@ class Spill:
                 self._change.notify_all()
 
 
-class _Hands:
+class _Compressor:
     """What each thread that compresses has for itself; fresh pages for every piece cost as much as reading it."""
 
     def __init__(self, ways: dict[Any, Way]) -> None:

@@ -46,7 +46,7 @@ Bytes = npt.NDArray[np.uint8]
 NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
-_SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
+SHARED_FROM = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
 _TORN = "the file ends inside one of its chunks"
 
 
@@ -299,7 +299,7 @@ class ContentStore:
             if out.size:
                 fill(0, out)
             return out, digest_of(out)
-        if int(self._index.contents["n_chunks"][row]) >= _SHARED:  # reading, zstd and numpy let go of Python's lock
+        if int(self._index.contents["n_chunks"][row]) >= SHARED_FROM:  # reading, zstd and numpy let go of Python's lock
             with suppress(RuntimeError):  # no more threads: this one does it all
                 _helper().submit(_help, weakref.ref(decoding))
         return decoding.result()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.model.step import Spot
+from fusion_replay.model.step import OperandKey
 from fusion_replay.snapshot.journal import payloads
 from fusion_replay.snapshot.journal.spill import Task
 from fusion_replay.snapshot.schema import ContentKey
 
-Decide = Callable[[Mapping[Spot, bytes]], str | None]
+Decide = Callable[[Mapping[OperandKey, bytes]], str | None]
 """Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
 
 
@@ -43,4 +43,4 @@ def digest_alone(record: payloads.ContentRecord) -> payloads.ContentRecord:
     return replace(record, where=payloads.DIGEST, slots=(), link=None)
 
 
-__all__ = ["Decide", "Hold", "Spot", "digest_alone", "tasks_of"]
+__all__ = ["Decide", "Hold", "digest_alone", "tasks_of"]

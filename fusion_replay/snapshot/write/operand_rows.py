@@ -18,7 +18,7 @@ from fusion_replay.snapshot.encodings.place import Place
 from fusion_replay.snapshot.journal.payloads import Address, Row
 from fusion_replay.snapshot.schema import INPUT, WATCHED
 from fusion_replay.snapshot.write.clobbering import Clobbering
-from fusion_replay.snapshot.write.intake import Batch, Intake
+from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 
 Arrays = Mapping[int, npt.NDArray[Any]]
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -72,7 +72,7 @@ class Rows:
 
     def of(
         self,
-        batch: Batch,
+        batch: JournalBatch,
         invocation: int,
         step: int,
         role: int,

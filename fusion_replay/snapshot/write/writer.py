@@ -44,10 +44,10 @@ from fusion_replay.snapshot.schema import (
 from fusion_replay.snapshot.target import IfExists, beside, claim, remove_working_files
 from fusion_replay.snapshot.write.commits import Commits
 from fusion_replay.snapshot.write.hold import Decide, Hold
-from fusion_replay.snapshot.write.intake import Batch, Intake
+from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 from fusion_replay.snapshot.write.operand_rows import NOTHING, Arrays, Rows
-from fusion_replay.snapshot.write.report import WriteReport
 from fusion_replay.snapshot.write.volume import Volume
+from fusion_replay.snapshot.write.write_report import WriteReport
 from fusion_replay.system.locks import Locked
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes():
                 return
-            batch = Batch(f"sequence {sequence}")
+            batch = JournalBatch(f"sequence {sequence}")
 
             def store(data: bytes) -> str:
                 spec = ArgSpec("binary", "in", (len(data),), "uint8")
@@ -173,7 +173,7 @@ class SnapshotWriter(Locked):
     def add_weight(self, raw: npt.NDArray[np.uint8], spec: ArgSpec, weight: Weight) -> bool:
         """Into a side file: these bytes, one axis. False where they could not be written."""
         with self._lock:
-            batch = Batch(f"weight {weight.name}")
+            batch = JournalBatch(f"weight {weight.name}")
             content = self._intake.content(batch, raw, spec, True)
             note = payloads.json_frame(frames.WEIGHTS, [weight.to_dict()])
             written = self._intake.commit(batch, note)
@@ -235,7 +235,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes():
                 return {}
-            batch = Batch(f"step {invocation}:{step}")
+            batch = JournalBatch(f"step {invocation}:{step}")
             if withheld is not None:
                 self._withheld.add((invocation, step))
                 self.leave_out(f"steps {withheld}; their digests are kept")
@@ -294,7 +294,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            batch = Batch(f"step {invocation}:{step}")
+            batch = JournalBatch(f"step {invocation}:{step}")
             keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
             hold = self._on_hold.get((invocation, step)) if self._holds else None
             if hold is not None:
@@ -422,6 +422,10 @@ class SnapshotWriter(Locked):
         with self._lock:
             self.set_provenance({**self._provenance, **more})
 
+    def drain(self) -> None:
+        """Wait until all that was given so far is compressed, or stuck where it is for want of space."""
+        self._spill.drain()
+
     def close(self) -> WriteReport:
         """Wait for the compression, seal to :attr:`target`, remove the journal. A second call gives the same report.
 
@@ -486,7 +490,7 @@ class SnapshotWriter(Locked):
         for hold in self._on_hold.values():  # in flight
             if hold.waits:
                 self._intake.keep(hold)
-        self._spill.drain()
+        self.drain()
         self._intake.drop_unneeded()
         if not self._commits.append([(frames.CLOSE, [b""])], last=True) and self._spill.release_reserve():
             self._commits.append([(frames.CLOSE, [b""])], last=True)

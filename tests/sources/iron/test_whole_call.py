@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
+import types
 import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fusion_replay.sources.iron.watching.dispatches import AllDispatches
 
 import fusion_replay as fr
 from fusion_replay.errors import NotAttachableError, NothingComparedError
-from fusion_replay.sources.iron.watching.everything import Everything
 from iron_doubles import VARIANTS, Variant, machine, v0
 from iron_doubles.operators import BF16
 
@@ -120,15 +123,29 @@ class Host:
     def watch(self, source: Any) -> None:
         self.watched.append(weakref.ref(source))
 
+    def observer(self) -> Any:
+        raise AssertionError("no operator runs by itself here")
+
     def unseen(self, kind: str, detail: str) -> None:
         raise AssertionError(detail)
 
+    def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
-def test_a_callable_that_the_program_drops_is_not_kept() -> None:
-    everything, host = Everything(whole_calls=True), Host()
-    callable_ = fused(VARIANTS[-1])
-    everything._sequence_called(host, callable_)  # type: ignore[arg-type]
-    everything._sequence_called(host, callable_)  # type: ignore[arg-type]
+
+def test_a_callable_that_the_program_drops_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, dispatches, host = VARIANTS[-1], AllDispatches(whole_calls=True), Host()
+    callable_ = fused(variant)
+    home = types.ModuleType("iron.common.sequence")
+    home.Callable = type(callable_)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+    monkeypatch.setattr(type(callable_), "__module__", home.__name__)
+    dispatches.attach(host)
+    try:
+        run(variant, callable_)
+        run(variant, callable_)
+    finally:
+        dispatches.detach()
     assert len(host.watched) == 1
     dropped = weakref.ref(callable_)
     del callable_

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fusion_replay.sources.iron.watching.everything import Everything
 
 import fusion_replay as fr
-from fusion_replay.sources.iron.watching.everything import Everything
 
 FAKE = Path(__file__).parents[3] / "fake_iron"
 N = 128
