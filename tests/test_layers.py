@@ -8,6 +8,7 @@ the type of the whole that it is handed.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -232,6 +233,14 @@ def test_contributing_prints_this_table() -> None:
     line = " -> ".join(", ".join(layer.split()) for layer in LAYERS if not layer.startswith("_"))
     text = " ".join((REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
     assert f"`{line}`" in text, f"CONTRIBUTING.md: expected the order of rooms as `{line}`"
+
+
+def test_contributing_says_where_a_change_goes() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## Where a change goes")[1].split("##")[0]
+    named = [path for path in re.findall(r"`([a-z_0-9./]+/[a-z_0-9./A-Z]*)`", table) if not re.search(r"[A-Z]", path)]
+    assert len(named) >= 15
+    assert [path for path in named if not ((ROOT / path).exists() or (REPOSITORY / path).exists())] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress with a time estimate, for whoever waits at a terminal; nothing for anyone else."""
+"""Progress with a time estimate on stderr, where stderr is a terminal."""
 
 from __future__ import annotations
 

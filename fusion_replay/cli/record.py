@@ -273,7 +273,7 @@ def describe(report: WriteReport) -> str:
 
 @contextlib.contextmanager
 def counting_steps(run: Run, progress: Progress) -> Iterator[None]:
-    """Tell ``progress`` of every finished step; watches nothing where nobody is looking."""
+    """Tell ``progress`` of every finished step; does nothing where there is no display."""
     if not progress.active:
         yield
         return

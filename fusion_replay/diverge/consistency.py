@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every step agrees with its reference and the answer is wrong all the same: what only the whole recording shows.
+"""Faults between steps, found by comparing steps of the whole recording: each may agree with its own reference.
 
 A reference judges a step on the inputs that the step had. It can't tell that these inputs were not what the producer
 wrote, that a cache is written at the offset of another token, or that nobody recorded what filled it. These checks

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose fault: of two evaluations of one step, which side moved, told from digests alone.
+"""What changed between two evaluations of one step (inputs, device, reference, tolerance), told by digests alone.
 
 ``from fusion_replay.diverge.moved import Moved, StepFacts, moved``
 

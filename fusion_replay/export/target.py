@@ -78,7 +78,7 @@ def output(path: Path, if_exists: IfExists, *, folder: bool = False) -> Iterator
 
 def _publish_folder(part: Path, path: Path) -> Path:
     try:
-        path.mkdir()  # fails where somebody was faster; rename() then replaces the empty folder
+        path.mkdir()  # fails where another process was faster; rename() then replaces the empty folder
         os.rename(part, path)
     except FileExistsError:
         raise TargetExistsError(f"{path}: appeared while the export ran; it was not overwritten") from None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step that ran, wherever it comes from: operator, operands by name and by place, contents on demand.
 
-A step of a recording, one that has just run and one with something replaced are the same to whoever judges, compares,
-explains or exports it.
+A step of a recording, one that has just run and one with something replaced look the same to code that judges,
+compares, explains or exports it.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class RecordedTensor:
         what: the tensor in words, for messages: ``step 3:412 GEMV, input A (W)``.
         source: where the contents are read from.
         previous: the output's old contents where they were recorded with their bytes, else None.
-        unchanged: whether an output kept its old contents bit for bit; None where nobody looked.
+        unchanged: whether an output kept its old contents bit for bit; None where that was not recorded.
         reference: what the operator's own reference gave for this output, where it was recorded, else None.
-        previous_digest: of an output's old contents, as :attr:`digest`; None where nobody looked.
+        previous_digest: of an output's old contents, as :attr:`digest`; None where that was not recorded.
     """
 
     use: OperandUse
@@ -321,7 +321,7 @@ Read = Callable[[RecordedTensor], "npt.NDArray[Any]"]
 
 
 class ReplacedStep(Step):
-    """A step with contents, parameters or runtime values of somebody else's; all the rest is as it ran.
+    """A step with some contents, parameters or runtime values replaced by the caller's; all the rest is as it ran.
 
     Args:
         read: what its inputs held, and its outputs before the kernel, instead of what was seen of them.
@@ -402,7 +402,7 @@ class ReplacedStep(Step):
 
 
 class _Other:
-    """Contents that somebody else gives for one tensor; at hand where the tensor's own are."""
+    """Contents of one tensor, given by the caller; available where the tensor's own are."""
 
     def __init__(self, tensor: RecordedTensor, read: Read) -> None:
         self._tensor = tensor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text for people, line by line: how wide a line may be, how it is broken, and that nothing in it is obeyed."""
+"""Lines of text for a terminal or a file: their width, how they wrap, control characters shown as text."""
 
 from __future__ import annotations
 

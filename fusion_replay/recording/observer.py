@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded at each step of a source: its operands are read and handed to the snapshot's writer."""
+"""Reads the operands of each step of a source and hands them to the snapshot's writer."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ class Observer:
         return "" if self._description is None else self._description.operator_of(step.index).type
 
     def _keeps_old_contents(self, step: StepDescription) -> bool:
-        """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
+        """Whether outputs' old contents are stored: partial writers need them, and an unknown operator may be one."""
         return self._spec(step) is None or self._is_partial(step)
 
     def _is_partial(self, step: StepDescription) -> bool:

@@ -80,7 +80,7 @@ class Program:
                     self._say("unseen", kind=kind, detail=detail, count=count)
                 return
             with recorder.recording.guard("IRON's statistics of the last steps", "statistics"):
-                self._everything.settle()
+                self._all_dispatches.settle()
             report = recorder.close()
             if report is not None or recorder.unmatched is not None:
                 made = None if report is None else report.to_dict()
@@ -112,7 +112,7 @@ class Program:
         except Exception as error:
             self._fail(what, error)
 
-    # --- in here ------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------
 
     def _open(self) -> Recorder:
         with self._lock:

@@ -167,7 +167,7 @@ class Recorder:
 
     @property
     def recording(self) -> Recording:
-        """The recording under way, for whoever feeds it.
+        """The recording under way, to add steps to.
 
         Raises:
             UsageError: it has not begun.

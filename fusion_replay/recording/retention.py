@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps of a recording keep their contents: filters, limits, and whoever decides which steps deviate.
+"""Which steps of a recording keep their contents: filters, limits, and a callback that says which steps deviate.
 
 How contents are stored is not decided here: the recorder asks for a step's reason to be left out, and the snapshot's
 writer keeps digests alone where there is one.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recording under way: the one object that owns the snapshot's writer, the guard, retention and the step timer.
 
-Whoever feeds it (observers of sources, steps given as arrays, what watches IRON's dispatches) is handed this and
+What adds steps to it (observers of sources, steps given as arrays, the hooks on IRON's dispatches) is handed this and
 nothing else. Recording must not change the run: inputs are with the writer before the kernel starts, nothing that fails
 in here reaches the run (unless ``on_error="raise"`` asks for it), and what could not be recorded is counted in the
 snapshot's losses.
@@ -124,7 +124,7 @@ class Recording:
         return Observer(self)
 
     def watch(self, source: StepSource) -> None:
-        """Record ``source`` until it is detached; whoever calls this sees to that."""
+        """Record ``source`` until the caller detaches it."""
         source.attach(self.observer())
         if caution := source.sequence.origin.get("caution"):
             say(f"{source.sequence.name}: {caution}")

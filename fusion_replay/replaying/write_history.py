@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an output that kept its old contents has a good reason to: the same work wrote them before."""
+"""Whether an output that kept its old contents may: an earlier step did the same work on the same inputs."""
 
 from __future__ import annotations
 

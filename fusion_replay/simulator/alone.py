@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One kernel of the software NPU, run on bytes: no runlist around it, no state from the steps before it."""
+"""Runs one kernel of the software NPU on bytes, without a runlist and without state of earlier steps."""
 
 from __future__ import annotations
 

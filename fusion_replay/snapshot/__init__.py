@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Whoever only reads does not load what writing needs (a third of the time that ``show`` takes to start)."""
+    """Reading does not load what writing needs (a third of the time that ``show`` takes to start)."""
     if name in ("SnapshotWriter", "WriteReport"):
         from fusion_replay.snapshot.write import writer
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract between a source of steps and whoever watches it.
+"""The protocol between a source of steps and its observer.
 
 A source describes its sequence as data and tells an observer about every step: ``before`` with the inputs readable,
 then ``after`` with the outputs readable, or ``failed``. It knows no file format; the observer knows no device.
@@ -94,7 +94,7 @@ class LiveStep(Protocol):
 
 
 class StepObserver(Protocol):
-    """Whoever watches. Per invocation: started, each step's before and after (or failed), finished."""
+    """What is told of a source. Per invocation: started, each step's before and after (or failed), finished."""
 
     def invocation_started(self, sequence: SequenceDescription) -> None: ...
 

@@ -3,7 +3,7 @@
 
 Source: the test report of amd/IRON pull request 117 (https://github.com/amd/IRON/pull/117): 94 sets on Krackan
 ("npu2"), 71 on Phoenix ("npu1"), and four runs of its Llama application. What the report's names mean in operators and
-their fields is in :mod:`.matrix_plans`. The report names four operators as tested without listing their parameters;
+their fields is in :mod:`.matrix_sequences`. The report names four operators as tested without listing their parameters;
 one set each stands in for them, marked as ours.
 """
 
@@ -22,7 +22,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.simulator.workloads import find
 from fusion_replay.simulator.workloads.base import DEVICES, Run
 from fusion_replay.simulator.workloads.draws import SEED
-from fusion_replay.simulator.workloads.matrix_plans import MatrixPlan, plan_of
+from fusion_replay.simulator.workloads.matrix_sequences import MatrixSequence, sequence_of
 
 _CHANNELLED = {"input_length": 2048, "num_aie_columns": 4, "num_channels": 1, "tile_size": 512}
 _UNLISTED: Mapping[str, Mapping[str, Any]] = {
@@ -93,13 +93,13 @@ class MatrixCase:
         return "-".join(words)
 
     @cached_property
-    def plan(self) -> MatrixPlan:
+    def plan(self) -> MatrixSequence:
         """Runlist and inputs; applications have none of their own.
 
         Raises:
             UsageError: the software NPU's device has no such design.
         """
-        return plan_of(self.operator, self.parameters, self.device, self.name)
+        return sequence_of(self.operator, self.parameters, self.device, self.name)
 
     def build(self) -> Run:
         """Ready to run on a fresh software NPU."""

@@ -74,7 +74,7 @@ class Link(ABC):
 
 
 class Store(Protocol):
-    """What decoding asks of whoever keeps contents."""
+    """What decoding asks of a store of contents."""
 
     @property
     def index(self) -> Index: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw bytes first, compressed later: a file of 1 MiB slots that worker threads empty.
+"""The spill file: raw bytes of new contents in 1 MiB slots, which worker threads compress and free.
 
 The recording thread writes new contents here with ``pwrite`` and goes on; nothing waits in process memory. A slot is
 used again once its compressed chunk is kept. Stores into a memory map would be as fast, but a full disk
@@ -97,7 +97,7 @@ class Spill:
                 self._queue(task)
 
     def free(self, slots: Collection[int]) -> None:
-        """Forget what was held. No journal may lead anybody to these slots any more."""
+        """Free the slots of what was held; the journal must not refer to them any more."""
         with self._change:
             self._held -= len(slots)
             self._free.extend(slots)
@@ -128,7 +128,7 @@ class Spill:
         return True
 
     def release_reserve(self) -> bool:
-        """Give the space that was held back to whoever writes next; False where there is none (any more)."""
+        """Give up the space that was held back, for the next write; False where there is none (any more)."""
         if not self._reserved or self._used > self._limit:  # slots lie there
             return False
         self._reserved = False
@@ -187,7 +187,7 @@ class Spill:
                     self._used += 1
                     return self._used - 1
                 if not self._progresses():
-                    # Every slot holds a piece that nobody will take out any more: waiting would be for ever.
+                    # No thread will free a slot any more: waiting would be for ever.
                     raise OSError(errno.ENOSPC, "no room left to compress into", str(self.path))
                 self._change.wait()
 
@@ -246,7 +246,7 @@ class Spill:
 
 
 class _Compressor:
-    """What each thread that compresses has for itself; fresh pages for every piece cost as much as reading it."""
+    """The encoder and the buffer of one thread; fresh pages for every piece would cost as much as reading it."""
 
     def __init__(self, ways: dict[Any, Way]) -> None:
         self.encoder = Encoder(ways)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a snapshot's tables of contents and chunks may claim: asked before anything is read or allocated by them.
+"""Checks the sizes and places that a snapshot's tables claim, before anything is read or allocated by them.
 
 Tested in tests/hostile/test_made_to_hurt.py.
 """

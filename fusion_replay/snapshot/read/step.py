@@ -92,7 +92,7 @@ class RecordedStep(Step):
         """What the recorder noticed of the inputs, by argument name; keys that there is nothing of are left out.
 
         ``clobbered``: differs from what an earlier step left there, with that step's index and its argument;
-        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked;
+        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged and not read;
         ``reference``: why what the operator's own reference gives was not kept, where it was wanted.
         """
         return {key: value for key, fits in _NOTICED.items() if (value := self._detail.get(key)) and fits(value)}

@@ -55,7 +55,7 @@ def _fresh(nbytes: int) -> Bytes:
 
 
 class ChunkSource(Protocol):
-    """Contents as they lie in a file, for whoever seals another: how each is cut, and its chunks, not decoded.
+    """Contents as they lie in a file, for sealing another one: how each is cut, and its chunks, not decoded.
 
     Rows are those of the table of contents that is sealed.
     """
@@ -101,7 +101,7 @@ class ContentStore:
         self._lock = threading.Lock()
 
     def apart(self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]) -> ContentStore:
-        """Another store of the same files, for somebody who keeps contents by a better plan: ``held(row)`` has them.
+        """Another store of the same files, for a caller that caches contents itself: ``held(row)`` has them.
 
         Its cache keeps only what contents that others are made of need. That and what this store has cached, which
         it still finds, are ``budget`` bytes at most. ``empty`` gives the memory to decode into. The files stay this
@@ -156,7 +156,7 @@ class ContentStore:
     def read(self, row: int, what: str, *, keep: bool = True) -> Bytes:
         """The raw bytes of content ``row``, read-only; ``what`` names the tensor in messages.
 
-        ``keep=False`` is for whoever keeps contents by a better plan: the cache is asked but not filled.
+        ``keep=False`` is for a caller that caches contents itself: this cache is asked but not filled.
 
         Raises:
             SnapshotError: only the digest was kept.

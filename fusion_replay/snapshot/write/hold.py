@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step whose contents wait for a verdict: on disk as every content is, but nothing else is made of them yet."""
+"""Contents of a step that wait for its verdict (``keep="mismatch"``): raw on disk, not compressed or encoded yet."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Hold:
     """What one step under way holds back.
 
     Attributes:
-        contents: in slots of the spill file that nobody empties, as the journal declares them.
+        contents: in slots of the spill file that are not compressed, as the journal declares them.
         rows: the step's operands so far: position, role, content.
-        waits: for a verdict; where the step is left out anyhow, whoever judges others hears of it.
+        waits: for a verdict; false where its contents are left out whatever that is.
     """
 
     contents: dict[ContentKey, payloads.ContentRecord] = field(default_factory=dict)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bytes of an operand become: a content that is known, one made of others, new bytes, or a digest alone.
+"""Decides how the bytes of an operand are kept: as a known content, made of others, new, or by their digest alone.
 
 Tested in tests/snapshot/test_roundtrip.py, write/test_hold.py and write/test_deduplication.py.
 """
@@ -241,7 +241,7 @@ class Intake:
         ``max_bytes``. One that does not end keeps what it has: it is what people look for.
         """
         needed = [content for _, role, content in hold.rows if role != WATCHED]
-        contents, hold.contents = hold.contents, {}  # an interrupt in here must not have them queued a second time
+        contents, hold.contents = hold.contents, {}  # after an interrupt they must not be queued a second time
         for key, record in contents.items():
             known = self._stored.get(key) if batch is not None else None
             if known is not None:
@@ -276,11 +276,11 @@ class Intake:
         self._commits.append([digest_alone(record).frame() for record in dropped.values()])
 
     def _free(self, dropped: Iterable[payloads.ContentRecord]) -> None:
-        """Give back slots that the journal leads nobody to any more."""
+        """Free the slots that the journal does not refer to any more."""
         self._spill.free([slot for record in dropped for slot in record.slots])
 
     def _is_static(self, place: Place, content: int) -> bool:
-        """Whether this is a constant, seen for the first time: kept at once, since whoever records looks but once."""
+        """Whether this is a constant, seen for the first time: kept at once, since a recorder reads it only once."""
         if place.role != INPUT or not self.deduplication.is_static(place):
             return False
         return self._static.setdefault(place.region, content) == content
@@ -295,7 +295,7 @@ class Intake:
         layout: Layout,
         spec: ArgSpec,
     ) -> int:
-        """New bytes into slots that nobody empties."""
+        """New bytes into slots that are not compressed yet."""
         self._bare.add(content)  # until it is kept
         slots: list[int] = []
         try:

@@ -100,7 +100,7 @@ class Rows:
         return rows
 
     def assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[Row]:
-        """Inputs that nobody looked at."""
+        """Inputs that were not read, and the content that each is taken to have still."""
         for position in assumed:
             self._intake.bytes_seen += self.operand(invocation, step, position).spec.nbytes
         return [(position, INPUT, content) for position, content in assumed.items()]

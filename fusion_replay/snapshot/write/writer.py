@@ -221,7 +221,7 @@ class SnapshotWriter(Locked):
             previous: old contents of outputs, kept (partial writers).
             watched: old contents of outputs of which only the digest is kept.
             values: runtime values of this dispatch.
-            assumed: inputs that nobody looked at, and the content each of them is taken to have still: an id that an
+            assumed: inputs that were not read, and the content each of them is taken to have still: an id that an
                 earlier call returned. The snapshot says so of the step.
             withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
             places: first bytes in their buffers of operands that this call has elsewhere than the runlist says.
@@ -360,7 +360,7 @@ class SnapshotWriter(Locked):
         return self._intake.digests[content] == self._intake.digests[other]
 
     def leave_out(self, detail: str, count: int = 1) -> None:
-        """Count what was not kept because nobody wanted it; in the losses from the end of the invocation on."""
+        """Count what was left out on request; among the losses from the end of the invocation on."""
         with self._lock:
             self._commits.leave_out(detail, count)
 

@@ -62,7 +62,7 @@ class IronSource:
 
     def detach(self) -> None:
         self._compare.stop()
-        self._observer = None  # a proxy that somebody else wrapped or kept passes straight through from now on
+        self._observer = None  # a proxy that other code wrapped or kept passes calls straight through from now on
         self._hook.remove()
 
     def settle(self) -> None:
@@ -103,7 +103,7 @@ class IronSource:
     def called_elsewhere(self) -> bool:
         """Whether another thread is inside a call of the callable at this moment.
 
-        Before its first step and after its last a call moves buffers from one side to the other, which nobody reports:
+        Before its first step and after its last a call moves buffers from one side to the other without telling:
         the other threads' stacks show it.
         """
         frames = sys._current_frames()

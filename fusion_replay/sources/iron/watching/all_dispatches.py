@@ -104,10 +104,10 @@ class AllDispatches:
         self._operators = None
 
     def claim(self, callable_: Any, source: Any) -> bool:
-        """Somebody else watches ``callable_`` from now on, by ``source``; False where it is watched here already."""
+        """From now on ``source`` records ``callable_``, and not this; False where it is recorded here already."""
         if id(callable_) in self._sources:
             return False
-        with contextlib.suppress(TypeError):  # no weak reference: a source of somebody's own making
+        with contextlib.suppress(TypeError):  # a user's own source may allow no weak reference
             self._sources[id(callable_)] = source
         return True
 
