@@ -57,7 +57,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was kept, and ``why``; ``failed``: something went wrong, or else nobody could have it."""
+    """Nothing was kept, and ``why``; ``failed``: something went wrong, or else it could not be had."""
 
     why: str
     failed: bool = False

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """Who is asked about every step with ``keep="mismatch"``. Handed in from outside: a recorder judges nothing.
+    """Callbacks that decide about every step with ``keep="mismatch"``; handed in, since a recorder judges nothing.
 
     Attributes:
         reads: whether it needs contents, weights at every step too; digests are enough otherwise.
         check: raises SnapshotError where none of these sequences can be decided about.
-        decide: of the digests by spot of a step that has ended, then its sequence, invocation, number in the runlist,
-            values, contents by spot as far as ``reads`` asks for them, and whether its contents are left out anyhow;
-            gives why they are not kept, or None.
+        decide: takes the digests of a step that has ended by role and position, its sequence, invocation, number in the
+            runlist, values, contents by role and position as far as ``reads`` asks for them, and whether its contents are
+            left out anyhow; gives why they are not kept, or None.
         found: what came of it so far.
     """
 

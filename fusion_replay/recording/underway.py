@@ -50,7 +50,7 @@ class Recording:
         options: what it was told.
         guard: runs recording code so that its failures are losses.
         timer: is told when steps begin and end.
-        decider: with ``keep="mismatch"``, who says which steps deviate.
+        decider: with ``keep="mismatch"``, what says which steps deviate.
         references: asks operators for their own references.
         unmatched: after the end, what is wrong with the filters, which matched nothing; else None.
 
@@ -143,7 +143,7 @@ class Recording:
             self.guard.tell(f"{self.path}: not recorded: {steps}")
 
     def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """As :attr:`guard`, for the hooks: what fails in there is a dispatch that was not recorded."""
+        """As :attr:`guard`, for the hooks: a failure in the block is a dispatch that was not recorded."""
         return self.guard(what, "dispatch")
 
     # --- what is kept -------------------------------------------------------------------------------------------

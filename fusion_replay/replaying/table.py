@@ -75,7 +75,7 @@ def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:
     return tuple(sorted(rows, key=lambda row: row.mismatches == 0))
 
 
-def text(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
+def text(rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns, the first and the last to the left, numbers to the right."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from fusion_replay.model.text import one_line as one_line
 from fusion_replay.model.text import printable
