@@ -28,8 +28,8 @@ class Decider:
         reads: whether it needs contents, weights at every step too; digests are enough otherwise.
         check: raises SnapshotError where none of these sequences can be decided about.
         decide: takes the digests of a step that has ended by role and position, its sequence, invocation, number in the
-            runlist, values, contents by role and position as far as ``reads`` asks for them, and whether its contents are
-            left out anyhow; gives why they are not kept, or None.
+            runlist, values, contents by role and position as far as ``reads`` asks for them, and whether its contents
+            are left out anyhow; gives why they are not kept, or None.
         found: what came of it so far.
     """
 
