@@ -18,7 +18,7 @@ PATIENCE = 2.0
 class Progress:
     """Call it with (done, total) as often as you like.
 
-    ``active`` is false where nobody is looking: output goes to stderr, and only where that is a terminal. rich is
+    ``active`` is false where no progress is shown: output goes to stderr, and only where that is a terminal. rich is
     loaded only when there is something to draw.
     """
 

@@ -64,7 +64,7 @@ def findings(snapshot: Snapshot, graph: Dataflow | None = None) -> tuple[Finding
     """All that can be said of a recording, the weightiest first.
 
     Args:
-        graph: its dataflow, where somebody has it already.
+        graph: its dataflow, where the caller has it already.
 
     Raises:
         DamagedSnapshotError: a tensor that is read for this is damaged.
@@ -83,7 +83,7 @@ def findings(snapshot: Snapshot, graph: Dataflow | None = None) -> tuple[Finding
     return tuple(sorted(found, key=lambda f: WEIGHTS.index(f.weight)))
 
 
-# --- buffers that somebody else wrote -------------------------------------------------------------------------------
+# --- buffers that changed between steps -----------------------------------------------------------------------------
 
 
 def _changed_between_steps(snapshot: Snapshot, graph: Dataflow) -> Iterator[Finding]:

@@ -329,7 +329,7 @@ class Observer:
 
 
 def _copied(inputs: Arrays, previous: Arrays) -> dict[OperandKey, npt.NDArray[Any]]:
-    """What the kernel may write over, for whoever asks a reference meanwhile or afterwards."""
+    """Copies of what the kernel may write over, for a reference that is asked meanwhile or afterwards."""
     read = {(INPUT, position): array.copy() for position, array in inputs.items()}
     for position, array in previous.items():
         known = read.get((INPUT, position))

@@ -17,7 +17,7 @@ class RunningHistory:
     """Writes to buffers while the steps run, one after the other, from digests alone.
 
     Contents that stay the same are right where the same operator wrote them before from the same inputs: a second
-    token with the same prompt, a cache position that nobody touched. Anything else means that nothing was written.
+    token with the same prompt, a cache position that no step touched. Anything else means that nothing was written.
     """
 
     def __init__(self) -> None:

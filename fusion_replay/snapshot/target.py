@@ -37,7 +37,7 @@ def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
     told.
 
     Raises:
-        TargetExistsError: the file exists, or somebody records there.
+        TargetExistsError: the file exists, or another process records there.
         UsageError: a directory, a missing folder, no permission.
     """
     if if_exists not in ("error", "replace", "number"):
@@ -62,7 +62,7 @@ def publish(part: Path, target: Path, if_exists: IfExists) -> Path:
     """Give the finished ``part`` its name and make that durable; ``error`` and ``number`` never overwrite anything.
 
     Raises:
-        TargetExistsError: meanwhile somebody else made ``target``; ``part`` is left.
+        TargetExistsError: meanwhile another process made ``target``; ``part`` is left.
         OSError: the file system refused.
     """
     if if_exists == "replace":
@@ -147,7 +147,7 @@ def owner(journal: Path) -> str:
 
 
 def _move_to_free(part: Path, target: Path) -> bool:
-    """False where ``target`` exists. A hard link fails on an existing name, whoever made it and whenever."""
+    """False where ``target`` exists. A hard link fails on an existing name, so no race is lost."""
     try:
         os.link(part, target)
     except FileExistsError:

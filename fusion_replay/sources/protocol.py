@@ -53,7 +53,7 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class DispatchResult:
     """How one dispatch ended: the runtime's word for it, time around it in nanoseconds, memory afterwards.
 
     ``memory`` is empty unless it completed. ``hung``: it had not come back when its time was up.

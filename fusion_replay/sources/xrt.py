@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyxrt
 
 from fusion_replay.errors import MissingError
-from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.sources.protocol import DispatchResult, MemoryUse
 
 OPCODE = 3
 """Run the transaction in the instruction buffer (the kernel's first argument)."""
@@ -66,7 +66,7 @@ class XrtDevice:
 
     Attributes:
         name: as the driver gives it ("NPU Strix").
-        generation: "npu1", "npu2", or None for a name that nobody knows.
+        generation: "npu1", "npu2", or None for an unknown name.
 
     Raises:
         MissingError: there is no device, or it cannot be opened.
@@ -101,7 +101,9 @@ class XrtDevice:
             loaded.kernels[key] = XrtKernel(made, buffer, len(instructions))
         return loaded.kernels[key]
 
-    def run(self, kernel: XrtKernel, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+    def run(
+        self, kernel: XrtKernel, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float
+    ) -> DispatchResult:
         """One dispatch: send ``memory``, run, wait at most ``timeout`` seconds, fetch it again.
 
         ``uses``: for each argument which part of which memory it is given. Where the run does not complete, nothing is
@@ -121,8 +123,8 @@ class XrtDevice:
         states = pyxrt.ert_cmd_state
         if state != states.ERT_CMD_STATE_COMPLETED:
             hung = state == states.ERT_CMD_STATE_TIMEOUT
-            return Ran(state.name, elapsed, (), completed=False, hung=hung)
-        return Ran(state.name, elapsed, tuple(self._fetch(b) for b in buffers), completed=True)
+            return DispatchResult(state.name, elapsed, (), completed=False, hung=hung)
+        return DispatchResult(state.name, elapsed, tuple(self._fetch(b) for b in buffers), completed=True)
 
     def arguments(self, xclbin: bytes, kernel: str) -> int | None:
         """How many data buffers the kernel declares; None where the xclbin does not say."""
@@ -177,7 +179,7 @@ class XrtDevice:
 
 
 def generation_of(name: str) -> str | None:
-    """The generation of a device by its name, None for one that nobody knows."""
+    """The generation of a device by its name, None for an unknown one."""
     return next((g for g, words in GENERATIONS.items() if any(word in name for word in words)), None)
 
 

@@ -102,9 +102,9 @@ def write_buffer(callable_: Any, name: str, values: Any) -> None:
 
 
 class Run(ABC):
-    """A workload that was built: a callable that nobody has called yet, and the host's part around each call.
+    """A workload that was built: a callable that was not called yet, and the host's part around each call.
 
-    One invocation ``i`` is ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0. Whoever records attaches to
+    One invocation ``i`` is ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0. A recorder attaches to
     every one of ``callables``, which are IRON-shaped (the software NPU's).
     """
 

@@ -38,7 +38,7 @@ class LlamaDecode(Run):
         self._fed = [config.first_token]
 
     def start_at(self, position: int) -> None:
-        """Decode from ``position`` on; the caches hold what came before (a prompt), whoever filled them."""
+        """Decode from ``position`` on; the caches must hold what came before (a prompt)."""
         self._position = position
 
     def feed(self, token: int) -> None:

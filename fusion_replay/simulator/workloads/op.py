@@ -64,7 +64,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "dst": {"offset": 64, "sizes": (8, 64), "strides": (1024, 1)},
     },
 }
-"""Small parameters that both devices build, for whoever gives none. Given ones take precedence one by one."""
+"""Small parameters that both devices build, used where none are given. Given ones take precedence one by one."""
 
 
 class OperatorRun(Run):

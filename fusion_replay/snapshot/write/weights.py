@@ -40,7 +40,7 @@ class WeightsKeeper:
         side: the side file to share; None: keep digests alone.
 
     Raises:
-        TargetExistsError: somebody else records into the side file; the message has the process.
+        TargetExistsError: another process records into the side file; the message has the process.
         SnapshotError: a side file that can't be read.
     """
 

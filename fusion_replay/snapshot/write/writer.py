@@ -431,7 +431,7 @@ class SnapshotWriter(Locked):
 
         Raises:
             UnsealedError: sealing failed; the journal is kept, and the message says how to go on.
-            TargetExistsError: meanwhile somebody else made the target; the journal is kept.
+            TargetExistsError: meanwhile another process made the target; the journal is kept.
         """
         from fusion_replay.snapshot.seal.recording import seal
         from fusion_replay.snapshot.seal.side_file import seal_side

@@ -190,7 +190,7 @@ def _whole_runlist(callable_: Any, kind: str) -> str:
     seen = f"{kind} runs its whole runlist without separate dispatches"
     sequence = callable_.op
     if hasattr(callable_, "patch_rtp") or hasattr(sequence, "_calculate_buffer_layout"):
-        # amd/IRON iron/common/fusion.py: the class itself picks full ELF (NPU2) or xclbin, nobody is asked
+        # amd/IRON iron/common/fusion.py: the class itself picks full ELF (NPU2) or xclbin, the caller has no say
         return (
             f"{seen} (one dispatch of the whole, from before amd/IRON pull request 117), so no step can be seen; "
             "update IRON to pull request 117 or later and build an OperatorSequence with dispatch='separate'"

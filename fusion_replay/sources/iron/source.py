@@ -221,7 +221,7 @@ class LiveIronStep:
 
         declared = isinstance(getattr(operator, "buffers", None), (list, tuple))
         if not (declared or keeps_old_contents(self._source.sequence.operator_of(self._index))):
-            previous = ()  # nobody knows which parameter of its reference would be meant
+            previous = ()  # which parameter of its reference would be meant is unknown
         return call_reference(operator, inputs, previous, self.values)
 
     def read(self, position: int) -> npt.NDArray[Any]:
