@@ -235,6 +235,28 @@ def test_contributing_prints_this_table() -> None:
     assert f"`{line}`" in text, f"CONTRIBUTING.md: expected the order of rooms as `{line}`"
 
 
+TWICE = {"Run": "a workload that was built; one evaluation of an operator's arithmetic"}
+"""Public classes of one name in two modules, with what each means."""
+
+
+def classes(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Modules that define each public class."""
+    found: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module)
+    return found
+
+
+def test_a_name_has_one_meaning() -> None:
+    found = {name: where for name, where in classes(SOURCES).items() if len(where) > 1}
+    assert {name: where for name, where in found.items() if name not in TWICE} == {}, "one name, one meaning"
+    assert set(TWICE) <= set(found), "no longer doubled"
+    made = classes({"a": "class Plan: ...", "b": "class Plan: ...\nclass _Plan: ..."})
+    assert made == {"Plan": ["a", "b"]}, "the test above can fail"
+
+
 def test_contributing_says_where_a_change_goes() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.split("## Where a change goes")[1].split("##")[0]

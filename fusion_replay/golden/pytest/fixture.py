@@ -15,7 +15,7 @@ import pytest
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.golden.add import golden_of
 from fusion_replay.golden.again import record_built
-from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.check import check_golden
 from fusion_replay.golden.check_report import GoldenResult, Problem
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.pending import propose

@@ -24,7 +24,7 @@ from fusion_replay.errors import DamagedSnapshotError, HostileFileError, NewerFo
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import SequenceDescription
 from fusion_replay.snapshot.encodings import movers_1
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below, operands_of
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Referred, Store, below, operands_of
 from fusion_replay.snapshot.encodings.place import SMALL, Place, region
 from fusion_replay.snapshot.schema import (
     DERIVED,
@@ -73,10 +73,10 @@ class Derived(Link):
         invocation, step, position = _STEP.unpack(body)
         return cls(invocation, step, position, number or 1)
 
-    def references(self, journal: Journalled) -> References:
+    def references(self, journal: Journalled) -> Referred:
         row = journal.step_at.get((self.invocation, self.step), -1)
         read = [content for _, role, content in operands_of(journal.index, row) if _reads(role)] if row >= 0 else []
-        return References(read or [-1], row, self.position, self.mover)
+        return Referred(read or [-1], row, self.position, self.mover)
 
 
 def _reads(role: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol, Self
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError, SnapshotNotFoundError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Referred
 from fusion_replay.snapshot.encodings.place import Place, Regions
 from fusion_replay.snapshot.schema import DIGEST_ONLY, INPUT, JOURNAL_SUFFIX, MAX_NAME, SIDE, Index
 
@@ -48,8 +48,8 @@ class InSideFile(Link):
     def unpacked(cls, number: int, body: bytes) -> Self | None:
         return None if body else cls()
 
-    def references(self, journal: Journalled) -> References:
-        return References([])
+    def references(self, journal: Journalled) -> Referred:
+        return Referred([])
 
 
 def is_weight(place: Place, regions: Regions) -> bool:
