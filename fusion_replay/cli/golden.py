@@ -110,7 +110,7 @@ def check_(
     out = Terminal(as_json)
     if exact and on is None:
         raise UsageError("golden check: --exact is for --on sim or --on npu")
-    options = Options(on, exact, run_recipes, write_new or new_dir is not None, new_dir, fetch_private)
+    options = CheckOptions(on, exact, run_recipes, write_new or new_dir is not None, new_dir, fetch_private)
     folder = default_folder() if folder is None else folder
     with Progress("checking goldens", quiet=out.quiet) as progress:
         report = check_folder(folder, options, only=only, workers=workers, progress=progress)

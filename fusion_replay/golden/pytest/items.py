@@ -89,7 +89,7 @@ def _options(path: Path, settings: Settings) -> CheckOptions:
             on = None
     except (SnapshotError, FusionReplayError):
         pass  # the check says it
-    return Options(on, settings.exact, settings.run_recipes, True, settings.new_dir, settings.fetch_private)
+    return CheckOptions(on, settings.exact, settings.run_recipes, True, settings.new_dir, settings.fetch_private)
 
 
 def short(path: Path) -> Path:
