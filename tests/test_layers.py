@@ -235,7 +235,11 @@ def test_contributing_prints_this_table() -> None:
     assert f"`{line}`" in text, f"CONTRIBUTING.md: expected the order of rooms as `{line}`"
 
 
-TWICE = {"Run": "a workload that was built; one evaluation of an operator's arithmetic"}
+TWICE = {
+    "Kernel": "an operator's kernel on the software NPU; a step's operator with its inputs, as causes execute it",
+    "Run": "a workload that was built; one evaluation of an operator's arithmetic",
+    "Span": "bytes of a buffer; an interval of values",
+}
 """Public classes of one name in two modules, with what each means."""
 
 
