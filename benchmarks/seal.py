@@ -23,7 +23,7 @@ def ours(workload: Workload, *, killed: bool) -> Candidate:
     def run(folder: Path) -> dict[str, float]:
         writer = SnapshotWriter(folder / "decode.h5")
         dispatch(workload, writer)
-        writer._spill.drain()
+        writer.drain()
         if killed:
             writer.abandon()
         started, cpu = time.perf_counter(), time.process_time()

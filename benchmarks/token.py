@@ -56,7 +56,7 @@ def tokens(choice: dict[str, object], rounds: int, folder: Path) -> tuple[Result
         for round_ in range(rounds + 1):
             before = writer.bytes_seen
             source.attach(observer)
-            recorded = timed(token, writer._spill.drain)
+            recorded = timed(token, writer.drain)
             source.detach()
             seen = writer.bytes_seen - before
             plain = timed(token)

@@ -27,7 +27,7 @@ from fusion_replay.model.runlist import (
 )
 from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.encodings.side_file import WEIGHTS_FROM
-from fusion_replay.snapshot.write.report import WriteReport
+from fusion_replay.snapshot.write.write_report import WriteReport
 from fusion_replay.sources.protocol import StepObserver, StepResult
 
 BF16 = np.dtype(ml_dtypes.bfloat16)

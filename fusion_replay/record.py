@@ -112,11 +112,11 @@ def _decider(against: str | None) -> Decider:
     """Verdicts come from ``replaying``; the recorder is handed them as callbacks."""
     from fusion_replay.replaying import deviating
 
-    made = deviating.Decider(against)
+    made = deviating.DeviationCheck(against)
     return Decider(
         reads=made.reads,
         check=made.check,
-        decide=lambda digests, *step: made.decide(deviating.JustRan(*step), digests),
+        decide=lambda digests, *step: made.decide(deviating.FinishedStep(*step), digests),
         found=lambda: made.found,
     )
 

@@ -31,12 +31,13 @@ from unittest import mock
 import numpy as np
 
 import fusion_replay as fr
+from fusion_replay.diverge import pairwise
 from fusion_replay.diverge.diff import diff
 from fusion_replay.diverge.evidence import Evidence
 from fusion_replay.diverge.explain import explain
-from fusion_replay.diverge.pairwise import Pairwise
 from fusion_replay.diverge.rounding import rounds
 from fusion_replay.errors import FusionReplayError
+from fusion_replay.replaying.judge import Evaluation, Plan, evaluate_step
 from fusion_replay.simulator.errors import HostRuntimeError
 from fusion_replay.simulator.faults import parse_fault, runtime
 from fusion_replay.simulator.faults.kinds import KINDS
@@ -63,7 +64,6 @@ SAME = {"never-written": ("dropped-tile",), "dropped-tile": ("never-written",), 
 """Other names for what it did."""
 REPEATS = (7, 8, 9)
 """Seeds of the runs by which a fault that falls elsewhere each time is told."""
-EVALUATED = Pairwise._evaluated
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"workload": "llama-decode", "options": {"config": "narrow", "tokens": 2, "position": 5}},
     "minilm": {"workload": "minilm", "options": {}},
@@ -124,7 +124,7 @@ class Model:
     def build(self, faults: Sequence[str], seed: int | None = None) -> Any:
         run = self.workload.build("npu2", faults, MODELS[self.name]["options"])
         if seed is not None:
-            run.callable._npu.seed = seed  # of the faults' own choices; the weights have theirs
+            run.callable.npu.seed = seed  # of the faults' own choices; the weights have theirs
         return run
 
     def applicable(self) -> dict[tuple[str, str], list[int]]:
@@ -151,7 +151,7 @@ class Model:
 
     def diff(self, outcome: Outcome, snapshot: Any) -> None:
         """Is the first step of which ``diff`` says that a difference was introduced there the first that differs?"""
-        with mock.patch.object(Pairwise, "_evaluated", lambda pairwise, step: self._evaluated(pairwise, step)):
+        with mock.patch.object(pairwise, "evaluate_step", self._evaluated):
             steps = diff(self.clean, snapshot, workers=1).steps
         outcome.introduced = tuple(s.address for s in steps if s.kind == "introduced")
         outcome.suspects = tuple(s.address for s in steps if s.suspect)
@@ -159,12 +159,12 @@ class Model:
         verdicts = [o.verdict for s in steps if s.address == outcome.first for o in s.outputs]
         outcome.changed = any(not v for v in verdicts if v is not None)
 
-    def _evaluated(self, pairwise: Pairwise, step: Any) -> Any:
+    def _evaluated(self, step: Any, plan: Plan) -> Evaluation:
         """As diff does it, but the references of the clean recording are asked once and not for every injection."""
         if not any(step.sequence is sequence for sequence in self.clean.sequences):
-            return EVALUATED(pairwise, step)
+            return evaluate_step(step, plan)
         if step.address not in self.evaluated:
-            self.evaluated[step.address] = EVALUATED(pairwise, step)
+            self.evaluated[step.address] = evaluate_step(step, plan)
         return self.evaluated[step.address]
 
     def inject(self, fault: str, kind: str, address: str, *, with_diff: bool = True) -> Outcome:

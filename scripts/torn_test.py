@@ -129,7 +129,7 @@ def record_journal(path: Path, seed: int) -> list[tuple[int, int, int, bool]]:
             writer.begin_step(invocation, step, {0: tensor(seed, 0, 0, step), 1: before}, watched={2: fresh * 0})
             returned.append((journal.stat().st_size, invocation, step, False))
             writer.end_step(invocation, step, {1: after, 2: fresh})
-            writer._spill.drain()  # chunks are placed before the next return: only the journal's own end is cut
+            writer.drain()  # chunks are placed before the next return: only the journal's own end is cut
             returned.append((journal.stat().st_size, invocation, step, True))
         index += 1
     writer.abandon()

@@ -101,7 +101,7 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/test_tensor": "memory",
         "simulator/workloads/test_llama": "workloads.llama_config",
         "simulator/workloads/test_llama_prompt": "workloads.llama_prefill",
-        "simulator/workloads/test_matrix": "workloads.matrix_plans",
+        "simulator/workloads/test_matrix": "workloads.matrix_sequences",
         "simulator/workloads/test_minilm": "workloads.minilm_model workloads.minilm_runlist",
         "simulator/workloads/test_op": "workloads.draws",
     },
@@ -115,7 +115,7 @@ TABLE: dict[str, dict[str, str]] = {
         "sources/iron/test_binaries": "device_files",
         "sources/iron/test_source": "describe iron.variant",
         "sources/iron/test_variants": "iron.compare_mode iron.hook_point",
-        "sources/iron/watching/test_everything": "iron.operator_calls iron.watching.owner",
+        "sources/iron/watching/test_all_dispatches": "iron.operator_calls iron.watching.owner",
         "sources/iron/watching/test_separate": "iron.watching.patches",
     },
 }

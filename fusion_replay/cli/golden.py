@@ -17,7 +17,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, human_bytes
 
 if TYPE_CHECKING:
-    from fusion_replay.golden.check import Options
+    from fusion_replay.golden.check import CheckOptions
     from fusion_replay.golden.check_report import GoldenReport
 
 _FAILURES_SHOWN = 20
@@ -105,12 +105,12 @@ def check_(
     give it. The first line of a failure says which of them moved. Exit 0 when all hold, 1 when something moved or is
     wrong with a golden, 3 for files that can't be used, 4 when something needed is missing."""
     from fusion_replay.golden import github
-    from fusion_replay.golden.check import Options, check_folder
+    from fusion_replay.golden.check import check_folder
 
     out = Terminal(as_json)
     if exact and on is None:
         raise UsageError("golden check: --exact is for --on sim or --on npu")
-    options = Options(on, exact, run_recipes, write_new or new_dir is not None, new_dir, fetch_private)
+    options = CheckOptions(on, exact, run_recipes, write_new or new_dir is not None, new_dir, fetch_private)
     folder = default_folder() if folder is None else folder
     with Progress("checking goldens", quiet=out.quiet) as progress:
         report = check_folder(folder, options, only=only, workers=workers, progress=progress)
@@ -137,7 +137,7 @@ def _lines(report: GoldenReport) -> list[str]:
     return lines
 
 
-def _next(report: GoldenReport, folder: Path, options: Options) -> str | None:
+def _next(report: GoldenReport, folder: Path, options: CheckOptions) -> str | None:
     """What to type after a failure: it leads to a review where there is something to review."""
     if any(r.pending for r in report.failed):
         elsewhere = options.new_dir is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress with a time estimate, for whoever waits at a terminal; nothing for anyone else."""
+"""Progress with a time estimate on stderr, where stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 2.0
 class Progress:
     """Call it with (done, total) as often as you like.
 
-    ``active`` is false where nobody is looking: output goes to stderr, and only where that is a terminal. rich is
+    ``active`` is false where no progress is shown: output goes to stderr, and only where that is a terminal. rich is
     loaded only when there is something to draw.
     """
 

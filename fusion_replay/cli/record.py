@@ -24,7 +24,7 @@ from fusion_replay.report.text import count, human_bytes, human_seconds, one_lin
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription, StepDescription
     from fusion_replay.recording.recorder import Recorder
-    from fusion_replay.simulator.workloads import Option, Run, Workload
+    from fusion_replay.simulator.workloads import Run, Workload, WorkloadOption
     from fusion_replay.snapshot import WriteReport
     from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 
@@ -78,7 +78,7 @@ def _named_workload(args: Sequence[str]) -> str | None:
     return None
 
 
-def _click_option(o: Option) -> click.Option:
+def _click_option(o: WorkloadOption) -> click.Option:
     flag = "--" + o.name.replace("_", "-")
     kind: Any = o.type
     if o.choices:
@@ -273,7 +273,7 @@ def describe(report: WriteReport) -> str:
 
 @contextlib.contextmanager
 def counting_steps(run: Run, progress: Progress) -> Iterator[None]:
-    """Tell ``progress`` of every finished step; watches nothing where nobody is looking."""
+    """Tell ``progress`` of every finished step; does nothing where there is no display."""
     if not progress.active:
         yield
         return

@@ -62,9 +62,9 @@ def usable(against: str | None) -> str | None:
     """
     if against is None:
         return None
-    from fusion_replay.replaying.deviating import Decider
+    from fusion_replay.replaying.deviating import DeviationCheck
 
-    Decider(against)
+    DeviationCheck(against)
     return os.path.abspath(against)
 
 

@@ -279,7 +279,7 @@ def _signal_name(number: int) -> str:
 
 
 def _end_like(number: int) -> NoReturn:
-    """Die of the program's signal, so that whoever waits for us sees what happened; without a core of our own."""
+    """Die of the program's signal, so that our parent sees what happened; without a core of our own."""
     import resource
 
     sys.stdout.flush()

@@ -141,7 +141,7 @@ def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:
 
 
 def _describe(op: str, file: str) -> str:
-    """The command that prints a description of an operator nobody knows, with the arguments that were recorded."""
+    """The command that prints a description of an unknown operator, with the arguments that were recorded."""
     return command_line("operators", "--new", op, "--from", file)
 
 

@@ -98,7 +98,7 @@ def _line(side: str, tensor: RecordedTensor) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that cannot end the docstring it stands in: a snapshot may come from a stranger."""
+    """Text that cannot end the docstring it stands in: a snapshot may come from anywhere."""
     return ascii(text)[1:-1].replace('"', "'")
 
 

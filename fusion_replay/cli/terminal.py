@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the verbs share on the way to the terminal: verbosity, notes, the last line."""
+"""What every verb prints through: verbosity, notes on stderr, the last line."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MISSING, NOT_IN_RUNLIST, NOT_INVOKED, NOT_COMPARED = -1, -2, -3, -4
 """Instead of a row of the other recording: it ran there and left no record (or never came so far); the other runlist
-has no such step; the other recording has no such invocation; nobody asked for this invocation."""
+has no such step; the other recording has no such invocation; this invocation was not asked for."""
 
 ENOUGH = 0.5
 """Share of the longer runlist that two sequences must have in common to be the same sequence, changed."""

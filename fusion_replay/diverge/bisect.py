@@ -24,7 +24,7 @@ from fusion_replay.model import serialise
 from fusion_replay.replay import replay
 from fusion_replay.replaying.judge import Plan
 from fusion_replay.replaying.replay_report import canonical_json
-from fusion_replay.system.attempts import Tries
+from fusion_replay.system.attempts import Attempts
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import StepReport
@@ -37,7 +37,7 @@ HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class HybridError:
     """One run: the first ``k`` steps recorded, the rest by reference, and the error of the final output."""
 
     k: int
@@ -73,7 +73,7 @@ class Divergence:
     metric: str
     total: float
     steps: int
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[HybridError, ...]
     step: StepReport | None
     before: float
     after: float
@@ -209,21 +209,21 @@ def bisect(
                 "reference": reference,
             }
         )
-        tries = Tries(None if journal is None else Path(journal), plan)
+        attempts = Attempts(None if journal is None else Path(journal), plan)
         finished = False
         try:
-            found = _search(snap, hybrid, metric, tries, progress, rule, reference)
+            found = _search(snap, hybrid, metric, attempts, progress, rule, reference)
             finished = True
             return found
         finally:
-            tries.close(keep=not finished)
+            attempts.close(keep=not finished)
 
 
 def _search(
     snap: Snapshot,
     hybrid: Hybrid,
     metric: str,
-    tries: Tries,
+    attempts: Attempts,
     progress: Callable[[int, int], None] | None,
     rule: str,
     reference: str,
@@ -244,10 +244,10 @@ def _search(
     evaluated(0, 0.0)
 
     def error(k: int) -> float:
-        if str(k) not in tries.done:
-            tries.begin(str(k))
-            tries.end(str(k), float(measure(hybrid.run(k), truth)))
-        return evaluated(k, float(tries.done[str(k)]))
+        if str(k) not in attempts.done:
+            attempts.begin(str(k))
+            attempts.end(str(k), float(measure(hybrid.run(k), truth)))
+        return evaluated(k, float(attempts.done[str(k)]))
 
     total = measure(hybrid.recorded(), truth)
     where = crossing(error, n, total) if total else Crossing(0, 0.0, 0.0, 0.0, True, 0)
@@ -268,7 +268,7 @@ def _search(
         metric=metric,
         total=total,
         steps=n,
-        evaluations=tuple(Evaluation(k, value) for k, value in made.items()),
+        evaluations=tuple(HybridError(k, value) for k, value in made.items()),
         step=judged,
         before=where.before,
         after=where.after,
@@ -289,4 +289,4 @@ def _rise_at(error: Callable[[int], float], k: int, n: int, total: float, seen: 
     return replace(seen, k=k, before=before, after=after, share=share if math.isfinite(share) else 1.0)
 
 
-__all__ = ["Divergence", "Evaluation", "bisect"]
+__all__ = ["Divergence", "HybridError", "bisect"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every step agrees with its reference and the answer is wrong all the same: what only the whole recording shows.
+"""Faults between steps, found by comparing steps of the whole recording: each may agree with its own reference.
 
 A reference judges a step on the inputs that the step had. It can't tell that these inputs were not what the producer
 wrote, that a cache is written at the offset of another token, or that nobody recorded what filled it. These checks
@@ -64,7 +64,7 @@ def findings(snapshot: Snapshot, graph: Dataflow | None = None) -> tuple[Finding
     """All that can be said of a recording, the weightiest first.
 
     Args:
-        graph: its dataflow, where somebody has it already.
+        graph: its dataflow, where the caller has it already.
 
     Raises:
         DamagedSnapshotError: a tensor that is read for this is damaged.
@@ -83,7 +83,7 @@ def findings(snapshot: Snapshot, graph: Dataflow | None = None) -> tuple[Finding
     return tuple(sorted(found, key=lambda f: WEIGHTS.index(f.weight)))
 
 
-# --- buffers that somebody else wrote -------------------------------------------------------------------------------
+# --- buffers that changed between steps -----------------------------------------------------------------------------
 
 
 def _changed_between_steps(snapshot: Snapshot, graph: Dataflow) -> Iterator[Finding]:

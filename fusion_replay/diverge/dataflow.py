@@ -4,7 +4,7 @@
 The runlists say which bytes of which buffer every step reads and writes; buffers keep their contents from one
 invocation of a sequence to the next (caches). A step that writes only part of its output (StridedCopy into a cache)
 also reads what was there before. Steps that ran and were not recorded still write. What the host writes between two
-invocations nobody records, but it shows: the bytes that a step read are not those that were last written there.
+invocations is not recorded, but it shows: the bytes that a step read are not those that were last written there.
 
 Steps are named by their row in the table of steps (:meth:`Dataflow.row` and :meth:`Dataflow.address` translate). Rows
 are in the order in which the steps began, so every edge points forward.

@@ -57,7 +57,7 @@ class StepDifference:
         status: in a and in b: "complete", "in_flight", "failed", or "" where there is no record.
         inputs: names of the inputs that differ; runtime values as "value NAME".
         outputs: those that differ.
-        judged: a and b, each against its reference; None where nobody asked.
+        judged: a and b, each against its reference; None where that was not asked for.
         suspect: inherited, inside the tolerance of the reference, and yet further from it than a ever was: rounding
             does not explain it, a fault may hide there.
         vanishes: introduced, and no output of the sequence and nothing that stays in a buffer is touched by it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step that breaks its rule on what it inherited: may that be the inputs, and no fault of its own?
+"""Whether a step's mismatch may come from the wrong inputs that it was handed, and not from the step itself.
 
 A fault hands on values that no kernel was made for. Two ways are known in which an honest kernel and its reference part
 over those, both seen on the software NPU: values whose squares leave float32 become Inf or NaN in one of them and not

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recording's final output, computed half from the recording and half by reference.
+"""A recording's final output, computed from its first k recorded steps and by the references from there on.
 
 ``Hybrid.run(k)`` takes the first ``k`` steps from the recording and lets the references go on from there. With
 ``k = 0`` references do everything, with ``k = len(steps)`` nothing is computed. What one step adds to the error of the

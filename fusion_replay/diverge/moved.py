@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose fault: of two evaluations of one step, which side moved, told from digests alone.
+"""What changed between two evaluations of one step (inputs, device, reference, tolerance), told by digests alone.
 
 ``from fusion_replay.diverge.moved import Moved, StepFacts, moved``
 
@@ -32,7 +32,7 @@ class StepFacts:
         inputs, outputs: digests of what the NPU read and wrote, by argument name.
         expected: digests of the reference's outputs; empty where no reference was asked.
         tolerance: the limits in force, None where not known.
-        verdict: whether the outputs matched, None where nobody judged.
+        verdict: whether the outputs matched, None where it was not judged.
         step: operator and data flow in words, "" where not known: another text is another step.
         environment: provenance, as ``Snapshot.provenance``; time and command line do not count.
     """
@@ -52,7 +52,7 @@ class Moved:
 
     Attributes:
         what: any of "runlist", "inputs", "npu", "reference", "tolerance", "environment". Where the verdict changed and
-            nothing that is known moved, it is "environment": something that nobody wrote down.
+            nothing that is known moved, it is "environment": something that was not recorded.
         sentence: the same for people, one line.
         changes: digests and values behind it, by side and name.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operand rows of a recording as flat columns: which contents a step had at a place, for all steps at once."""
+"""The operand rows of a recording as flat columns: which content each step had in which buffer and byte range."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fusion_replay.diverge.diff import diff
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.replaying.replay_report import canonical_json
-from fusion_replay.system.attempts import Tries
+from fusion_replay.system.attempts import Attempts
 from fusion_replay.system.processes import run
 
 GOOD, BAD, SKIPPED = 0, 1, 125
@@ -57,14 +57,14 @@ class VersionSearch:
 
     Attributes:
         versions: all that were given, oldest first.
-        tries: every try, in order (those of an earlier run included).
+        attempts: every try, in order (those of an earlier run included).
         good: the last version that is known to be good, None where the first one is bad already.
         first_bad: candidates for the first bad one: more than one where versions between could not be judged, none
             where no bad one was found.
     """
 
     versions: tuple[str, ...]
-    tries: tuple[Try, ...]
+    attempts: tuple[Try, ...]
     good: str | None
     first_bad: tuple[str, ...]
 
@@ -90,7 +90,7 @@ class VersionSearch:
 
     def records(self) -> Iterator[dict[str, Any]]:
         """JSON Lines: a ``try`` each, then one ``versions``."""
-        yield from ({"type": "try", **t.to_dict()} for t in self.tries)
+        yield from ({"type": "try", **t.to_dict()} for t in self.attempts)
         yield {
             "type": "versions",
             "versions": list(self.versions),
@@ -154,7 +154,7 @@ def find_version(
 
     Args:
         command, against, rule, timeout: as in :func:`one_try`.
-        journal: a file in which tries are kept; one that lies there is gone on with, a try in it that never ended is
+        journal: where what was tried is kept; a file that lies there is gone on with, a try in it that never ended is
             skipped. It is removed at the end.
         told: called with each try as it ends.
 
@@ -165,35 +165,35 @@ def find_version(
     if len(names) < 2 or len(set(names)) < len(names) or not all(names):
         raise UsageError(f"versions {', '.join(names) or '(none)'}: expected at least two different ones, oldest first")
     plan = canonical_json({"run": command, "against": Path(against).name, "versions": list(names), "rule": rule})
-    tries = Tries(None if journal is None else Path(journal), plan)
+    attempts = Attempts(None if journal is None else Path(journal), plan)
     made: dict[str, Try] = {}
 
     def status(index: int) -> int:
         name = names[index]
         if name not in made:
-            if name not in tries.done:
-                if tries.unfinished.get(name):
+            if name not in attempts.done:
+                if attempts.unfinished.get(name):
                     found = Try(name, SKIPPED, "an earlier try of it never ended")
                 else:
-                    tries.begin(name)
+                    attempts.begin(name)
                     found = one_try(command, against, rule=rule, timeout=timeout, version=name)
-                tries.end(name, [found.status, found.reason])
-            made[name] = Try(name, *tries.done[name])
+                attempts.end(name, [found.status, found.reason])
+            made[name] = Try(name, *attempts.done[name])
             if told is not None:
                 told(made[name])
         return made[name].status
 
     finished = False
     try:
-        good, bad = _narrow(status, len(names))
+        good, bad = narrowest_pair(status, len(names))
         finished = True
     finally:
-        tries.close(keep=not finished)
+        attempts.close(keep=not finished)
     between = names[bad if good is None else good + 1 : bad + 1] if bad is not None else ()
     return VersionSearch(names, tuple(made.values()), None if good is None else names[good], between)
 
 
-def _narrow(status: Callable[[int], int], n: int) -> tuple[int | None, int | None]:
+def narrowest_pair(status: Callable[[int], int], n: int) -> tuple[int | None, int | None]:
     """The last good and the first bad index, nothing but versions that can't be judged between them."""
     good = next((i for i in range(n) if status(i) != SKIPPED), None)
     if good is None:

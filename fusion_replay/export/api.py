@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """``module`` has ``export(request) -> ExportReport``; ``suffix`` ends a name that nobody gave.
+    """``module`` has ``export(request) -> ExportReport``; ``suffix`` ends the name where none was given.
 
     ``compressions``: the choices there are, the default first.
     """

@@ -59,7 +59,7 @@ def whole(steps: Sequence[Step], what: str, skip_missing: bool) -> tuple[list[Na
     """The arrays whose contents are there, and how many are not.
 
     Raises:
-        MissingError: contents were not kept, and nobody said to leave such arrays out; or none were kept.
+        MissingError: contents were not kept, and such arrays were not to be left out; or none were kept.
     """
     arrays = list(named(steps))
     kept = [array for array in arrays if array.tensor.kept]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class StepJudgement:
     """What replay says of the step, in one sentence and in full; redacted."""
 
     sentence: str
@@ -55,10 +55,10 @@ def export(request: Request, step: Step) -> ExportReport:
     return request.report("issue", out.path, kept, dropped=tuple(dropped))
 
 
-def judge(snapshot: Snapshot, step: Step, redactor: Redactor) -> Judged:
+def judge(snapshot: Snapshot, step: Step, redactor: Redactor) -> StepJudgement:
     """The step's verdict, with figures and causes, redacted; or why there is none."""
     sentence, *lines = _judge(snapshot, step, redactor.text(step.error or ""))
-    return Judged(redactor.name(sentence), tuple(map(redactor.name, lines)))
+    return StepJudgement(redactor.name(sentence), tuple(map(redactor.name, lines)))
 
 
 def _judge(snapshot: Snapshot, step: Step, error: str) -> list[str]:
@@ -112,7 +112,9 @@ def _dropped(request: Request, step: Step, weights: Sequence[RecordedTensor]) ->
         yield f"{count(left, 'other step')} of the recording; --slice adds those that feed {step.address}"
 
 
-def _issue(snapshot: Snapshot, step: Step, judged: Judged, dropped: Sequence[str], request: Request) -> Iterator[str]:
+def _issue(
+    snapshot: Snapshot, step: Step, judged: StepJudgement, dropped: Sequence[str], request: Request
+) -> Iterator[str]:
     yield f"# {text(judged.sentence)}"
     yield ""
     yield f"Step {code(step.label)} of a recording with fusion-replay, on {text(ran_on(step.sequence.origin))}."

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.snapshot.schema import PART_SUFFIX
-from fusion_replay.snapshot.target import IfExists, beside, publish
+from fusion_replay.snapshot.target import IfExists, beside, numbered, publish
 
 POLICIES = ("error", "replace", "number")
 
@@ -42,8 +42,7 @@ def free_name(path: Path, if_exists: IfExists, *, folder: bool = False) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: can't be written: the folder {path.parent} is read-only; give another one with -o")
     if if_exists == "number":
-        names = (path.with_name(f"{path.stem}-{number:03d}{path.suffix}") for number in range(1, 1_000_000))
-        return next(name for name in names if not os.path.lexists(name))
+        return next(name for name in numbered(path) if not os.path.lexists(name))
     if os.path.lexists(path) and (if_exists == "error" or folder or path.is_dir()):
         what = "a folder, and folders are never replaced" if path.is_dir() else "exists already"
         raise TargetExistsError(f"{path}: {what}; choose another name (-o), or --if-exists number")
@@ -78,7 +77,7 @@ def output(path: Path, if_exists: IfExists, *, folder: bool = False) -> Iterator
 
 def _publish_folder(part: Path, path: Path) -> Path:
     try:
-        path.mkdir()  # fails where somebody was faster; rename() then replaces the empty folder
+        path.mkdir()  # fails where another process was faster; rename() then replaces the empty folder
         os.rename(part, path)
     except FileExistsError:
         raise TargetExistsError(f"{path}: appeared while the export ran; it was not overwritten") from None

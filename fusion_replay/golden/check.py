@@ -22,7 +22,7 @@ from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.environment import environment_changes
 from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
 from fusion_replay.golden import again, moves
-from fusion_replay.golden.check_report import GoldenReport, GoldenResult, Problem, StepOutcome
+from fusion_replay.golden.check_report import CheckedStep, GoldenReport, GoldenResult, Problem
 from fusion_replay.golden.dispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.observe import Observation, observe
@@ -45,7 +45,7 @@ _JUDGING = ("fusion_replay", "python", "packages")  # of a provenance, what can 
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class CheckOptions:
     """How goldens are checked.
 
     Attributes:
@@ -67,7 +67,7 @@ class Options:
 
 def check_folder(
     folder: Path,
-    options: Options = Options(),
+    options: CheckOptions = CheckOptions(),
     *,
     only: str | None = None,
     workers: int | None = None,
@@ -109,7 +109,7 @@ def check_folder(
 
 def check_golden(
     path: Path,
-    options: Options = Options(),
+    options: CheckOptions = CheckOptions(),
     project: Project | None = None,
     device: Device | None = None,
     *,
@@ -139,11 +139,11 @@ class _Check:
     """One golden under way: what is open, and what was found so far."""
 
     def __init__(
-        self, golden: Golden, path: Path, options: Options, project: Project, device: Device, remade: Path | None
+        self, golden: Golden, path: Path, options: CheckOptions, project: Project, device: Device, remade: Path | None
     ) -> None:
         self.golden, self.path, self.options, self.project = golden, path, options, project
         self.device, self.remade = device, remade
-        self.steps: list[StepOutcome] = []
+        self.steps: list[CheckedStep] = []
         self.problems = document_problems(golden, name_of(path))
         self.notes: list[str] = []
         self.candidate: tuple[Golden, Path | None] | None = None
@@ -225,7 +225,7 @@ class _Check:
 
     def _found(
         self,
-        steps: Iterable[StepOutcome],
+        steps: Iterable[CheckedStep],
         problems: Iterable[Problem],
         now: Mapping[str, Any],
         keys: tuple[str, ...] | None,
@@ -299,4 +299,4 @@ def _environment(old: Mapping[str, Any], new: Mapping[str, Any], keys: tuple[str
     return tuple(map(str, environment_changes(kept, now)))
 
 
-__all__ = ["Options", "check_folder", "check_golden", "matches"]
+__all__ = ["CheckOptions", "check_folder", "check_golden", "matches"]

@@ -29,7 +29,7 @@ MISSING = (
 
 
 @dataclass(frozen=True, slots=True)
-class StepOutcome:
+class CheckedStep:
     """One step under one question.
 
     Attributes:
@@ -82,7 +82,7 @@ class GoldenResult:
 
     name: str
     path: str
-    steps: tuple[StepOutcome, ...] = ()
+    steps: tuple[CheckedStep, ...] = ()
     problems: tuple[Problem, ...] = ()
     environment: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -94,11 +94,11 @@ class GoldenResult:
         return len({s.address for s in self.steps if s.state != "not_compared"})
 
     @cached_property
-    def wrong(self) -> tuple[StepOutcome, ...]:
+    def wrong(self) -> tuple[CheckedStep, ...]:
         return tuple(s for s in self.steps if not s)
 
     @property
-    def first(self) -> StepOutcome | None:
+    def first(self) -> CheckedStep | None:
         """The first step that is wrong on its own account."""
         return next((s for s in self.wrong if s.state != "follows"), None)
 
@@ -247,4 +247,4 @@ class GoldenReport:
         }
 
 
-__all__ = ["FORMAT", "GoldenReport", "GoldenResult", "Problem", "Question", "State", "StepOutcome"]
+__all__ = ["FORMAT", "CheckedStep", "GoldenReport", "GoldenResult", "Problem", "Question", "State"]

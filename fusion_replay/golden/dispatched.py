@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fusion_replay.golden.check_report import StepOutcome
+from fusion_replay.golden.check_report import CheckedStep
 from fusion_replay.golden.moves import WORDS
 from fusion_replay.golden.tolerances import in_force
 from fusion_replay.replaying.redispatch import outcome as verdicts
@@ -19,7 +19,7 @@ from fusion_replay.replaying.redispatch.run import redispatch
 
 if TYPE_CHECKING:
     from fusion_replay.golden.document import Golden
-    from fusion_replay.replaying.redispatch.outcome import StepOutcome as Dispatched
+    from fusion_replay.replaying.redispatch.outcome import StepOutcome
     from fusion_replay.snapshot import Snapshot
 
 
@@ -50,7 +50,7 @@ def can_dispatch(golden: Golden, recorded: Snapshot, on: Literal["sim", "npu"] |
 
 def dispatch_again(
     golden: Golden, recorded: Snapshot, on: Literal["sim", "npu"], device: Device, scratch: Path, *, exact: bool
-) -> list[StepOutcome]:
+) -> list[CheckedStep]:
     """The steps of ``golden``, dispatched again: the accepted bits first, its limits second unless ``exact``.
 
     Args:
@@ -62,7 +62,7 @@ def dispatch_again(
     """
     if device.lost_at:
         why = f"the device was lost at {device.lost_at}"
-        return [StepOutcome("npu", s.address, s.label, "not_compared", "not_run", why) for s in golden.steps]
+        return [CheckedStep("npu", s.address, s.label, "not_compared", "not_run", why) for s in golden.steps]
     report = redispatch(recorded, on, tolerances=in_force(golden.tolerances), journal=scratch / "redispatch.jsonl")
     lost = next((s for s in report.steps if s.verdict == verdicts.LOST), None)
     if lost is not None:
@@ -71,15 +71,15 @@ def dispatch_again(
     return [_outcome(s.address, s.label, ran[s.address], exact) for s in golden.steps if s.address in ran]
 
 
-def _outcome(address: str, label: str, ran: Dispatched, exact: bool) -> StepOutcome:
+def _outcome(address: str, label: str, ran: StepOutcome, exact: bool) -> CheckedStep:
     if ran.verdict == verdicts.UNCHANGED:
-        return StepOutcome("npu", address, label, "same")
+        return CheckedStep("npu", address, label, "same")
     text = f"{ran.verdict}{f': {ran.detail}' if ran.detail else ''}"
     if ran.verdict == verdicts.NOT_RUN:
-        return StepOutcome("npu", address, label, "not_compared", "not_run", ran.detail)
+        return CheckedStep("npu", address, label, "not_compared", "not_run", ran.detail)
     if ran.verdict == verdicts.INSIDE and not exact:
-        return StepOutcome("npu", address, label, "within", "npu", text)
-    return StepOutcome("npu", address, label, "moved", "npu", f"{WORDS['npu']}: {text}")
+        return CheckedStep("npu", address, label, "within", "npu", text)
+    return CheckedStep("npu", address, label, "moved", "npu", f"{WORDS['npu']}: {text}")
 
 
 __all__ = ["Device", "can_dispatch", "dispatch_again"]

@@ -28,7 +28,7 @@ from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.sources import provenance
 
 if TYPE_CHECKING:
-    from fusion_replay.simulator.workloads.matrix import Case
+    from fusion_replay.simulator.workloads.matrix import MatrixCase
 
 State = Literal["new", "changed", "unchanged"]
 
@@ -60,7 +60,7 @@ class Entry:
     file_bytes: int
 
 
-def make(case: Case, folder: Path) -> Entry:
+def make(case: MatrixCase, folder: Path) -> Entry:
     """Record one case and bring its golden up to date, in the folder of its device and operator below ``folder``."""
     folder = folder / case.device / case.operator
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,12 +79,12 @@ def make(case: Case, folder: Path) -> Entry:
     return Entry(case.name, path, state, golden.contents is not None, len(golden.steps), golden.mismatches, size)
 
 
-def _golden(case: Case, recording: Path) -> Golden:
+def _golden(case: MatrixCase, recording: Path) -> Golden:
     with open_snapshot(recording) as snapshot:
         return golden_of(snapshot, case.name, recipe=recipe_of(case))
 
 
-def is_kept_whole(case: Case) -> bool:
+def is_kept_whole(case: MatrixCase) -> bool:
     """By the size of the buffers alone, so that it does not depend on how well something compresses."""
     if case.kind == "application" or (size := _buffer_bytes(case)) > MEDIUM:
         return False
@@ -92,20 +92,20 @@ def is_kept_whole(case: Case) -> bool:
     return size <= SMALL or case == smallest
 
 
-def _buffer_bytes(case: Case) -> int:
+def _buffer_bytes(case: MatrixCase) -> int:
     sizes: dict[str, int] = {}
     for step, *names in case.plan.sequence.runlist:
         sizes.update({n: a.nbytes for n, a in zip(names, step.arg_specs(), strict=True)})
     return sum(sizes.values())
 
 
-def recipe_of(case: Case) -> dict[str, Any]:
+def recipe_of(case: MatrixCase) -> dict[str, Any]:
     """How the case is recorded again."""
     return {"matrix": case.name, "device": case.device, "operator": case.operator, "parameters": dict(case.parameters)}
 
 
 @contextmanager
-def recorded(case: Case) -> Iterator[Path]:
+def recorded(case: MatrixCase) -> Iterator[Path]:
     """A recording of ``case`` on the software NPU, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="fusion-replay-") as folder:
         target = Path(folder) / f"{case.name}{CONTENTS}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from fusion_replay.diverge.environment import Change
 from fusion_replay.diverge.moved import StepFacts, moved
-from fusion_replay.golden.check_report import Problem, Question, StepOutcome
+from fusion_replay.golden.check_report import CheckedStep, Problem, Question
 from fusion_replay.golden.document import Golden, GoldenStep
 from fusion_replay.golden.observe import Observation
 
@@ -34,14 +34,14 @@ Near = Callable[[GoldenStep], str | None]
 """Of a step whose outputs differ: how far they are, where that is inside its limits; else None."""
 
 
-def of_recording(golden: Golden, seen: Observation) -> tuple[list[StepOutcome], list[Problem]]:
+def of_recording(golden: Golden, seen: Observation) -> tuple[list[CheckedStep], list[Problem]]:
     """The golden's own contents, judged today: inputs and outputs can't have moved without somebody's hand."""
     return _compare(golden, seen, "reference", {"inputs": "contents", "npu": "contents"}, None)
 
 
 def of_remade(
     golden: Golden, seen: Observation, near: Near | None, *, reference_too: bool
-) -> tuple[list[StepOutcome], list[Problem]]:
+) -> tuple[list[CheckedStep], list[Problem]]:
     """A recording made again from the recipe.
 
     Args:
@@ -59,24 +59,24 @@ def _compare(
     near: Near | None,
     *,
     reference_too: bool = True,
-) -> tuple[list[StepOutcome], list[Problem]]:
+) -> tuple[list[CheckedStep], list[Problem]]:
     made = {s.address: s for s in seen.steps}
     skips = {s.address: s for s in seen.skips}
-    outcomes: list[StepOutcome] = []
+    outcomes: list[CheckedStep] = []
     device_moved = False
     for old in golden.steps:
         new, skip = made.get(old.address), skips.get(old.address)
         if skip is not None:
             kind = _SKIPS.get(skip.kind, skip.kind)
-            outcomes.append(StepOutcome(question, old.address, old.label, "not_compared", kind, skip.reason))
+            outcomes.append(CheckedStep(question, old.address, old.label, "not_compared", kind, skip.reason))
             continue
         if new is None:
             text = f"{WORDS['steps']}: the golden has this step, the recording has not"
-            outcomes.append(StepOutcome(question, old.address, old.label, "moved", "steps", text))
+            outcomes.append(CheckedStep(question, old.address, old.label, "moved", "steps", text))
             continue
         outcome = _step(old, new, question, kinds, near, reference_too)
         if device_moved and outcome.kind in ("npu", "inputs"):  # a consequence, as far as digests can tell
-            outcome = StepOutcome(question, old.address, old.label, "follows", outcome.kind, outcome.text)
+            outcome = CheckedStep(question, old.address, old.label, "follows", outcome.kind, outcome.text)
         device_moved |= outcome.state == "moved" and outcome.kind in ("npu", "inputs")
         outcomes.append(outcome)
     return outcomes, _unknown_steps(golden, seen)
@@ -100,18 +100,18 @@ def _step(
     kinds: Mapping[str, str],
     near: Near | None,
     reference_too: bool,
-) -> StepOutcome:
+) -> CheckedStep:
     found = moved(_facts(old, reference_too), _facts(new, reference_too))
     sides = list(found.what)
     if "npu" in sides and near is not None and (distance := near(new)) is not None:
         sides.remove("npu")
         if not sides:
-            return StepOutcome(question, old.address, new.label, "within", "npu", distance)
+            return CheckedStep(question, old.address, new.label, "within", "npu", distance)
     if not sides:
         if reference_too and old.stats != new.stats:  # same digests, other figures: our own code
             text = f"{WORDS['statistics']}: digests are the same{_figures(old, new)}"
-            return StepOutcome(question, old.address, new.label, "moved", "statistics", text)
-        return StepOutcome(question, old.address, new.label, "same")
+            return CheckedStep(question, old.address, new.label, "moved", "statistics", text)
+        return CheckedStep(question, old.address, new.label, "same")
     side = sides[0]
     kind = kinds.get(side, _KINDS.get(side, side))
     text = _WHAT[side](old, new, found.changes.get(side, ()))
@@ -119,7 +119,7 @@ def _step(
         text += f", outside {old.limits}"
     judged = f"; was a {old.verdict}, is a {new.verdict.upper()} now" if old.verdict != new.verdict else ""
     text = f"{WORDS[kind]}: {text}{judged if reference_too else ''}"
-    return StepOutcome(question, old.address, new.label, "moved", kind, text)
+    return CheckedStep(question, old.address, new.label, "moved", kind, text)
 
 
 def _facts(step: GoldenStep, reference_too: bool) -> StepFacts:

@@ -33,11 +33,11 @@ class ByteSpans(Generic[W]):
         self._replace(buffer, start, stop, [Span(start, stop, writer)])
 
     def erase(self, buffer: Hashable, start: int, stop: int) -> None:
-        """From here on nobody wrote these bytes."""
+        """From here on these bytes count as never written."""
         self._replace(buffer, start, stop, [])
 
     def read(self, buffer: Hashable, start: int, stop: int) -> list[Span[W | None]]:
-        """The range in ascending spans that cover it without overlap; the writer of what nobody wrote is None."""
+        """The range in ascending spans that cover it without overlap; the writer of what was never written is None."""
         found: list[Span[W | None]] = []
         if buffer in self._of and start < stop:
             starts, spans = self._of[buffer]

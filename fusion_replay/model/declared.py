@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users' code declares: tables by name, of operators and of kernels, known together so that all can be undone.
+"""Tables of what users' code declares, operators and kernels, kept together so that a failed load can be undone.
 
 Tested in tests/refs/test_plugins.py, with the code that loads such declarations.
 """

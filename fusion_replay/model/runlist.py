@@ -101,7 +101,7 @@ class OperatorDescription:
     """One operator object of a sequence: IRON's class name, its module, and every field as JSON data.
 
     Attributes:
-        given: names of the fields whose value is not the class's own; None where nobody looked (before format 1.2,
+        given: names of the fields whose value is not the class's own; None where unrecorded (before format 1.2,
             arrays, the software NPU): it is the catalogue's operator of that name then.
         gate: the limits that IRON itself judges it by, as data, where it says any.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One step that ran, wherever it comes from: operator, operands by name and by place, contents on demand.
 
-A step of a recording, one that has just run and one with something replaced are the same to whoever judges, compares,
-explains or exports it.
+A step of a recording, one that has just run and one with something replaced look the same to code that judges,
+compares, explains or exports it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
 """Roles of an operand's contents: before the kernel, after it, old contents of an output (kept; digest only), and what
 the operator's own reference gave for an output while it was recorded. A snapshot stores these numbers."""
 
-Spot = tuple[int, int]
+OperandKey = tuple[int, int]
 """Role and position in the runlist entry: where a step has contents."""
 
 
@@ -101,9 +101,9 @@ class RecordedTensor:
         what: the tensor in words, for messages: ``step 3:412 GEMV, input A (W)``.
         source: where the contents are read from.
         previous: the output's old contents where they were recorded with their bytes, else None.
-        unchanged: whether an output kept its old contents bit for bit; None where nobody looked.
+        unchanged: whether an output kept its old contents bit for bit; None where that was not recorded.
         reference: what the operator's own reference gave for this output, where it was recorded, else None.
-        previous_digest: of an output's old contents, as :attr:`digest`; None where nobody looked.
+        previous_digest: of an output's old contents, as :attr:`digest`; None where that was not recorded.
     """
 
     use: OperandUse
@@ -268,9 +268,9 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of a step's operands: the number of the contents at each spot, their digests, where they are."""
+    """What was seen of a step's operands: the number of each content by role and position, digests, where they are."""
 
-    rows: Mapping[Spot, int]
+    rows: Mapping[OperandKey, int]
     digest: Callable[[int], str]
     source: ContentSource
 
@@ -323,7 +323,7 @@ Read = Callable[[RecordedTensor], "npt.NDArray[Any]"]
 
 
 class ReplacedStep(Step):
-    """A step with contents, parameters or runtime values of somebody else's; all the rest is as it ran.
+    """A step with some contents, parameters or runtime values replaced by the caller's; all the rest is as it ran.
 
     Args:
         read: what its inputs held, and its outputs before the kernel, instead of what was seen of them.
@@ -404,7 +404,7 @@ class ReplacedStep(Step):
 
 
 class _Other:
-    """Contents that somebody else gives for one tensor; at hand where the tensor's own are."""
+    """Contents of one tensor, given by the caller; available where the tensor's own are."""
 
     def __init__(self, tensor: RecordedTensor, read: Read) -> None:
         self._tensor = tensor
@@ -433,11 +433,11 @@ __all__ = [
     "REFERENCE",
     "WATCHED",
     "ContentSource",
+    "OperandKey",
     "OperandMap",
     "Read",
     "RecordedTensor",
     "ReplacedStep",
     "Seen",
-    "Spot",
     "Step",
 ]

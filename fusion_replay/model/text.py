@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text for people, line by line: how wide a line may be, how it is broken, and that nothing in it is obeyed."""
+"""Lines of text for a terminal or a file: their width, how they wrap, control characters shown as text."""
 
 from __future__ import annotations
 
@@ -104,6 +104,18 @@ def fold(line: str, room: int) -> list[str]:
     )
 
 
+def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterable[int] = ()) -> str:
+    """Columns padded to their widest cell, two blanks between; ``right`` numbers the columns to align right."""
+    cells = [[printable(str(c)) for c in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
+    numbers = set(right)
+    lines = (
+        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in cells
+    )
+    return "\n".join((indent + line).rstrip() for line in lines)
+
+
 __all__ = [
     "LINES",
     "WIDTH",
@@ -115,6 +127,7 @@ __all__ = [
     "one_line",
     "printable",
     "shell",
+    "table",
     "width",
     "wrap",
 ]

@@ -37,8 +37,8 @@ from fusion_replay.sources.iron.watching import patches
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import OperandKey
     from fusion_replay.recording.underway import Recording
-    from fusion_replay.snapshot.write.hold import Spot
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 ORIGIN = {"variant": "arrays"}
@@ -113,7 +113,7 @@ class ArrayStep:
         self._on_disk: set[str] = set()
         self._key = ""
         self._invocation: int | None = None
-        self._read: dict[Spot, npt.NDArray[Any]] = {}  # what its reference needs
+        self._read: dict[OperandKey, npt.NDArray[Any]] = {}  # what its reference needs
         self._withheld = False
         self._token = object()
         steps.unentered[self._token] = op
@@ -206,7 +206,7 @@ class ArrayStep:
         writer.end_step(invocation, 0, written, decide=decide)
         writer.end_invocation(invocation)
 
-    def _decide(self, outputs: Mapping[int, npt.NDArray[Any]], digests: Mapping[Spot, bytes]) -> str | None:
+    def _decide(self, outputs: Mapping[int, npt.NDArray[Any]], digests: Mapping[OperandKey, bytes]) -> str | None:
         assert self._invocation is not None
         sequence = self._recording.writer.sequence(self._steps.number(self._describe()))
         contents = self._read | {(OUTPUT, position): array for position, array in outputs.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process beside a recorded program that looks at the clock; the step timer starts it as a script.
+"""The process that tells of slow and hung steps of a recorded program; the step timer starts it as a script.
 
 A process, because the kernel's wait may keep Python's lock: pyxrt's ``run.wait`` does (Xilinx/XRT
 ``src/python/pybind11/src/pyxrt.cpp``, d269eb9e656ce3670b54a2ecc4e3a812f9192e34), and no thread of the program can speak

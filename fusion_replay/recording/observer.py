@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is recorded at each step of a source: its operands are read and handed to the snapshot's writer."""
+"""Reads the operands of each step of a source and hands them to the snapshot's writer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
+    from fusion_replay.model.step import OperandKey
     from fusion_replay.recording.underway import Recording
-    from fusion_replay.snapshot.write.hold import Spot
 
 Arrays = Mapping[int, npt.NDArray[Any]]
 
@@ -48,7 +48,7 @@ class Observer:
         self._calls: dict[int, bool] = {}  # under way, by thread: whether another thread's call overlaps it
         self._thread: int | None = None  # whose call is recorded
         self._static: dict[tuple[str, int, int, str], int] = {}  # what weights had in them when they were first read
-        self._read: dict[Spot, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
+        self._read: dict[OperandKey, npt.NDArray[Any]] | None = None  # what a reference of the step that runs needs
         self._withheld = False
         self._specs: dict[int, operators.OperatorSpec | None] = {}  # the catalogue's for each step that has run
         self._asked: Asked | None = None  # the operator's own reference, while its kernel runs
@@ -199,7 +199,7 @@ class Observer:
                 decide=None if self._recording.decider is None else partial(self._decide, step, outputs),
             )
 
-    def _decide(self, step: LiveStep, outputs: Arrays, digests: Mapping[Spot, bytes]) -> str | None:
+    def _decide(self, step: LiveStep, outputs: Arrays, digests: Mapping[OperandKey, bytes]) -> str | None:
         assert self._sequence is not None
         assert self._invocation is not None
         sequence = self._recording.writer.sequence(self._sequence)
@@ -263,7 +263,7 @@ class Observer:
         op = None if self._description is None else self._description.operator_of(step.index)
         return "" if op is None else f"{op.module}.{op.type}"
 
-    def _reference(self, step: LiveStep, read: Mapping[Spot, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
+    def _reference(self, step: LiveStep, read: Mapping[OperandKey, npt.NDArray[Any]]) -> dict[int, npt.NDArray[Any]]:
         """By position, in the outputs' dtypes, what the operator itself expects."""
         ask = getattr(step, "reference", None)
         inputs = {position: array for (role, position), array in read.items() if role == INPUT}
@@ -312,7 +312,7 @@ class Observer:
         return "" if self._description is None else self._description.operator_of(step.index).type
 
     def _keeps_old_contents(self, step: StepDescription) -> bool:
-        """Whether outputs' old contents are stored: partial writers need them, and of a stranger nobody knows."""
+        """Whether outputs' old contents are stored: partial writers need them, and an unknown operator may be one."""
         return self._spec(step) is None or self._is_partial(step)
 
     def _is_partial(self, step: StepDescription) -> bool:
@@ -328,8 +328,8 @@ class Observer:
         return self._specs[step.index]
 
 
-def _copied(inputs: Arrays, previous: Arrays) -> dict[Spot, npt.NDArray[Any]]:
-    """What the kernel may write over, for whoever asks a reference meanwhile or afterwards."""
+def _copied(inputs: Arrays, previous: Arrays) -> dict[OperandKey, npt.NDArray[Any]]:
+    """Copies of what the kernel may write over, for a reference that is asked meanwhile or afterwards."""
     read = {(INPUT, position): array.copy() for position, array in inputs.items()}
     for position, array in previous.items():
         known = read.get((INPUT, position))

@@ -24,7 +24,7 @@ _FACTORS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One field of :class:`~fusion_replay.recording.options.Options`, for whoever offers it.
+    """One field of :class:`~fusion_replay.recording.options.Options`, for what offers it to users.
 
     Attributes:
         kind: bool, int, float, str, or the Literal of what it may be.

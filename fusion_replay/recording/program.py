@@ -23,7 +23,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.recording import child_log
 from fusion_replay.recording.option import PREFIX
 from fusion_replay.recording.options import Options
-from fusion_replay.sources.iron.watching.everything import Everything
+from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +48,11 @@ def start() -> None:
 
 
 class Program:
-    """One process of the recorded program; the host of ``Everything``."""
+    """One process of the recorded program; the host of ``AllDispatches``."""
 
     def __init__(self, options: Options, log: str) -> None:
         self._options, self._log = options, log
-        self._everything = Everything(separate_dispatch=options.separate, whole_calls=options.whole_calls)
+        self._all_dispatches = AllDispatches(separate_dispatch=options.separate, whole_calls=options.whole_calls)
         self._recorder: Recorder | None = None
         self._failed = False
         self._ended = False
@@ -61,7 +61,7 @@ class Program:
 
     def start(self) -> None:
         self._say("started", command=self._command())
-        self._everything.attach(self)
+        self._all_dispatches.attach(self)
         atexit.register(self.end)
         os.register_at_fork(after_in_child=self._forked)
         sys.addaudithook(self._audit)
@@ -72,7 +72,7 @@ class Program:
             if self._ended:
                 return
             self._ended = True
-            if self._everything.iron_seen:
+            if self._all_dispatches.iron_seen:
                 self._say("iron")
             recorder = self._recorder
             if recorder is None:
@@ -80,7 +80,7 @@ class Program:
                     self._say("unseen", kind=kind, detail=detail, count=count)
                 return
             with recorder.recording.guard("IRON's statistics of the last steps", "statistics"):
-                self._everything.settle()
+                self._all_dispatches.settle()
             report = recorder.close()
             if report is not None or recorder.unmatched is not None:
                 made = None if report is None else report.to_dict()
@@ -112,7 +112,7 @@ class Program:
         except Exception as error:
             self._fail(what, error)
 
-    # --- in here ------------------------------------------------------------------------------------------------
+    # --- parts --------------------------------------------------------------------------------------------------
 
     def _open(self) -> Recorder:
         with self._lock:
@@ -165,7 +165,7 @@ class Program:
         self._recorder, self._failed, self._ended = None, False, False
         self._unseen.clear()
         with contextlib.suppress(Exception):
-            self._everything.forget()
+            self._all_dispatches.forget()
         self._say("started", command=f"{self._command()} (forked)")
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay import sources
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.recording.options import Options
-from fusion_replay.sources.iron.watching.everything import Everything
+from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 
 if TYPE_CHECKING:
     from fusion_replay.recording.array_step import ArrayStep, ArraySteps
@@ -56,14 +56,14 @@ class Recorder:
         self._recording: Recording | None = None
         self._steps: ArraySteps | None = None
         self._refused = False
-        self._everything: Everything | None = None
+        self._all_dispatches: AllDispatches | None = None
         self._sources: list[StepSource] = []
         if callable_ is not None and sources.is_operator_call(callable_):
-            self._everything = Everything(only=callable_)
+            self._all_dispatches = AllDispatches(only=callable_)
         elif callable_ is not None:
             self._sources.append(sources.attach(callable_, whole_calls=options.whole_calls))
         elif dispatches:
-            self._everything = Everything(whole_calls=options.whole_calls)
+            self._all_dispatches = AllDispatches(whole_calls=options.whole_calls)
 
     def __enter__(self) -> Recorder:
         """Open the recording.
@@ -89,8 +89,8 @@ class Recorder:
         try:
             for source in self._sources:
                 self._recording.watch(source)
-            if self._everything is not None:
-                self._everything.attach(self._recording)
+            if self._all_dispatches is not None:
+                self._all_dispatches.attach(self._recording)
         except BaseException:
             self._finish(failing=True)
             raise
@@ -118,7 +118,7 @@ class Recorder:
         except FusionReplayError:
             self._refused = True
             raise
-        if self._everything is not None and not self._everything.claim(callable_, source):
+        if self._all_dispatches is not None and not self._all_dispatches.claim(callable_, source):
             return  # it was called in this block already
         self._sources.append(source)
         if recording is not None and not recording.over:
@@ -167,7 +167,7 @@ class Recorder:
 
     @property
     def recording(self) -> Recording:
-        """The recording under way, for whoever feeds it.
+        """The recording under way, to add steps to.
 
         Raises:
             UsageError: it has not begun.
@@ -180,9 +180,9 @@ class Recorder:
         recording = self._recording
         if recording is None:
             return
-        if self._everything is not None:
+        if self._all_dispatches is not None:
             with recording.guard("detaching"):
-                self._everything.detach()
+                self._all_dispatches.detach()
         with recording.guard("ending the step timer"):
             recording.timer.close()
         for source in self._sources:

@@ -57,7 +57,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was kept, and ``why``; ``failed``: something went wrong, or else nobody could have it."""
+    """Nothing was kept, and ``why``; ``failed``: something went wrong, or else it could not be had."""
 
     why: str
     failed: bool = False
@@ -141,7 +141,7 @@ class References:
         return asked.results or {}
 
     def abandon(self, asked: Asked) -> None:
-        """Nobody waits for it any more; a thread that is still at it ends when it comes back, if ever."""
+        """It is not waited for any more; a thread that is still at it ends when it comes back, if ever."""
         if not asked.done.is_set():
             self.close()
             self._jobs = None

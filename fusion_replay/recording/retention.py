@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps of a recording keep their contents: filters, limits, and whoever decides which steps deviate.
+"""Which steps of a recording keep their contents: filters, limits, and a callback that says which steps deviate.
 
 How contents are stored is not decided here: the recorder asks for a step's reason to be left out, and the snapshot's
 writer keeps digests alone where there is one.
@@ -17,19 +17,19 @@ from fusion_replay.recording.filters import parse_invocations, parse_steps, part
 from fusion_replay.recording.options import Options
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.write.report import Deviating
+    from fusion_replay.snapshot.write.write_report import Deviating
 
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """Who is asked about every step with ``keep="mismatch"``. Handed in from outside: a recorder judges nothing.
+    """Callbacks that decide about every step with ``keep="mismatch"``; handed in, since a recorder judges nothing.
 
     Attributes:
         reads: whether it needs contents, weights at every step too; digests are enough otherwise.
         check: raises SnapshotError where none of these sequences can be decided about.
-        decide: of the digests by spot of a step that has ended, then its sequence, invocation, number in the runlist,
-            values, contents by spot as far as ``reads`` asks for them, and whether its contents are left out anyhow;
-            gives why they are not kept, or None.
+        decide: takes the digests of a step that has ended by role and position, its sequence, invocation, number in the
+            runlist, values, contents by role and position as far as ``reads`` asks for them, and whether its contents
+            are left out anyhow; gives why they are not kept, or None.
         found: what came of it so far.
     """
 

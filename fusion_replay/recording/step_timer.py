@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says so while a step runs far longer than its like: whoever waits for a hung kernel learns which one it is.
+"""Tells on stderr, while it runs, which step takes far longer than others of its kind: perhaps a hung kernel.
 
 The dispatching thread notes in shared memory when a step begins and ends, without a system call; a process beside the
 program (``monitor_process``) looks at it, so that a kernel whose wait keeps Python's lock is told too.
@@ -111,7 +111,7 @@ class StepTimer:
             return self._memory is not None
 
     def _launch(self) -> ctypes.Array[ctypes.c_char]:
-        """Start the monitor as nobody's child: a program that waits for all of its children must not wait for it."""
+        """Start the monitor as no child of ours: a program that waits for all of its children must not wait for it."""
         with contextlib.ExitStack() as opened:
             fds = [os.memfd_create("fusion-replay steps"), os.pidfd_open(self._pid), *os.pipe()]
             shared, program, pipe, lifeline = fds
@@ -138,7 +138,8 @@ class StepTimer:
 
 
 def _mapped(fd: int, nbytes: int) -> ctypes.Array[ctypes.c_char]:
-    """Shared memory that needs no descriptor: ``mmap.mmap`` keeps one of its own and closes it, whosever it is by then.
+    """Shared memory that needs no descriptor: ``mmap.mmap`` keeps one and closes that number at the end,
+    when the program may have closed it and opened another file under it.
 
     Stays mapped until the process ends: a step of another thread may note its end after the recording's.
     """

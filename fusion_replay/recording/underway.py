@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recording under way: the one object that owns the snapshot's writer, the guard, retention and the step timer.
 
-Whoever feeds it (observers of sources, steps given as arrays, what watches IRON's dispatches) is handed this and
+What adds steps to it (observers of sources, steps given as arrays, the hooks on IRON's dispatches) is handed this and
 nothing else. Recording must not change the run: inputs are with the writer before the kernel starts, nothing that fails
 in here reaches the run (unless ``on_error="raise"`` asks for it), and what could not be recorded is counted in the
 snapshot's losses.
@@ -35,8 +35,8 @@ from fusion_replay.system.messages import human_bytes, in_words, say
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription
+    from fusion_replay.model.step import OperandKey
     from fusion_replay.snapshot import WriteReport
-    from fusion_replay.snapshot.write.hold import Spot
 
 WORTH_TELLING = 32_000_000
 """Bytes on disk after the first call, from which on the recorder says what is to come."""
@@ -50,7 +50,7 @@ class Recording:
         options: what it was told.
         guard: runs recording code so that its failures are losses.
         timer: is told when steps begin and end.
-        decider: with ``keep="mismatch"``, who says which steps deviate.
+        decider: with ``keep="mismatch"``, what says which steps deviate.
         references: asks operators for their own references.
         unmatched: after the end, what is wrong with the filters, which matched nothing; else None.
 
@@ -124,7 +124,7 @@ class Recording:
         return Observer(self)
 
     def watch(self, source: StepSource) -> None:
-        """Record ``source`` until it is detached; whoever calls this sees to that."""
+        """Record ``source`` until the caller detaches it."""
         source.attach(self.observer())
         if caution := source.sequence.origin.get("caution"):
             say(f"{source.sequence.name}: {caution}")
@@ -143,7 +143,7 @@ class Recording:
             self.guard.tell(f"{self.path}: not recorded: {steps}")
 
     def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """As :attr:`guard`, for the hooks: what fails in there is a dispatch that was not recorded."""
+        """As :attr:`guard`, for the hooks: a failure in the block is a dispatch that was not recorded."""
         return self.guard(what, "dispatch")
 
     # --- what is kept -------------------------------------------------------------------------------------------
@@ -159,12 +159,12 @@ class Recording:
 
     def decide(
         self,
-        digests: Mapping[Spot, bytes],
+        digests: Mapping[OperandKey, bytes],
         sequence: SequenceDescription,
         invocation: int,
         step: int,
         values: Mapping[str, int | float],
-        contents: Mapping[Spot, npt.NDArray[Any]],
+        contents: Mapping[OperandKey, npt.NDArray[Any]],
         withheld: bool,
         places: Mapping[int, int],
     ) -> str | None:

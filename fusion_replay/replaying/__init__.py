@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a replay: one step judged, references chained, outcomes told. ``replay.py`` puts them together."""
+"""Replaying: one step judged, references chained, outcomes as data; ``replay.py`` is the public face."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 NDArray = npt.NDArray[Any]
 
 SIMULATOR, ARRAYS = "simulator", "arrays"
-"""Variants of a recording: the software NPU, whose arithmetic is stated twice; arrays, whose device nobody knows."""
+"""Variants of a recording: the software NPU, whose arithmetic is stated twice; arrays, whose device is unknown."""
 
 
 def bound_of(

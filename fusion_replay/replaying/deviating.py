@@ -21,12 +21,12 @@ from fusion_replay import refs
 from fusion_replay.errors import SnapshotError
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import SequenceDescription, StepDescription, format_address
-from fusion_replay.model.step import PREVIOUS, WATCHED, OperandMap, Seen, Spot, Step
+from fusion_replay.model.step import PREVIOUS, WATCHED, OperandKey, OperandMap, Seen, Step
 from fusion_replay.model.text import one_line
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge
 from fusion_replay.snapshot import open_snapshot
-from fusion_replay.snapshot.write.report import Deviating
+from fusion_replay.snapshot.write.write_report import Deviating
 from fusion_replay.system.messages import count, in_words
 
 SAME, DEVIATES, ALONE, UNJUDGED = "same", "deviates", "alone", "unjudged"
@@ -34,8 +34,8 @@ _OLD = {WATCHED: PREVIOUS}  # old contents of an output are the same fact, wheth
 
 
 @dataclass(frozen=True, slots=True)
-class JustRan:
-    """A step that has come back; ``contents`` as far as :attr:`Decider.reads` asks for them.
+class FinishedStep:
+    """A step that has come back; ``contents`` as far as :attr:`DeviationCheck.reads` asks for them.
 
     ``withheld``: its contents are left out anyhow, and were not read.
     """
@@ -44,7 +44,7 @@ class JustRan:
     invocation: int
     index: int
     values: Mapping[str, int | float]
-    contents: Mapping[Spot, npt.NDArray[Any]]
+    contents: Mapping[OperandKey, npt.NDArray[Any]]
     withheld: bool = False
     places: Mapping[int, int] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class JustRan:
         return one_line(f"{format_address(self.invocation, self.index)} {self.sequence.operator_of(self.index).type}")
 
 
-class Decider:
+class DeviationCheck:
     """Asked about every step of one recording; counts what it has said.
 
     Args:
@@ -77,7 +77,7 @@ class Decider:
         """
         self._against.check(list(sequences))
 
-    def decide(self, step: JustRan, digests: Mapping[Spot, bytes]) -> str | None:
+    def decide(self, step: FinishedStep, digests: Mapping[OperandKey, bytes]) -> str | None:
         """Why the contents of the step are not kept; None: they are, or were left out anyhow.
 
         ``digests``: of all that was seen of it.
@@ -128,19 +128,19 @@ class _Earlier:
                 "give a recording of the same program"
             )
 
-    def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
+    def look(self, step: FinishedStep, digests: Mapping[OperandKey, bytes]) -> tuple[str, str]:
         earlier = self._snapshot.get(step.invocation, step.index)
         if earlier is None:
             return ALONE, ""
         op, other = step.sequence.operator_of(step.index).type, earlier.op.type
         if refs.canonical(op) != refs.canonical(other):
             return ALONE, f"there it is {other}"
-        known = {_spot(role, position): digest for (role, position), digest in earlier.digests().items()}
+        known = {_key(role, position): digest for (role, position), digest in earlier.digests().items()}
         for (role, position), digest in digests.items():
-            spot = _spot(role, position)
-            if spot not in known and spot[0] != PREVIOUS:
+            key = _key(role, position)
+            if key not in known and key[0] != PREVIOUS:
                 return ALONE, f"there it is {earlier.status}" if earlier.status != "complete" else "other operands"
-            if known.get(spot, digest) != digest:
+            if known.get(key, digest) != digest:
                 return DEVIATES, ""
         return SAME, ""
 
@@ -156,42 +156,42 @@ class _Reference:
     def check(self, sequences: list[SequenceDescription]) -> None:
         pass
 
-    def look(self, step: JustRan, digests: Mapping[Spot, bytes]) -> tuple[str, str]:
-        ran = StepInMemory(step, digests)
+    def look(self, step: FinishedStep, digests: Mapping[OperandKey, bytes]) -> tuple[str, str]:
+        finished = StepInMemory(step, digests)
         try:
-            evaluation = evaluate_step(ran, self._plan)
+            evaluation = evaluate_step(finished, self._plan)
         except NotComparedError as why:
             return UNJUDGED, why.reason
-        actual = [t.numpy() for t in ran.outputs.in_order()]
-        report = judge(ran, self._plan, evaluation, actual)
+        actual = [t.numpy() for t in finished.outputs.in_order()]
+        report = judge(finished, self._plan, evaluation, actual)
         return (SAME if report else DEVIATES), ""
 
 
 class StepInMemory(Step):
     """The step that has just run, as a snapshot of it would give it: what was not read has a digest alone."""
 
-    __slots__ = ("_ran", "_seen")
+    __slots__ = ("_finished", "_seen")
 
-    def __init__(self, ran: JustRan, digests: Mapping[Spot, bytes]) -> None:
-        spots = list(digests)
-        self._ran = ran
+    def __init__(self, finished: FinishedStep, digests: Mapping[OperandKey, bytes]) -> None:
+        keys = list(digests)
+        self._finished = finished
         self._seen = Seen(
-            {spot: row for row, spot in enumerate(spots)},
-            lambda row: digests[spots[row]].hex(),
-            _Memory([ran.contents.get(spot) for spot in spots]),
+            {key: row for row, key in enumerate(keys)},
+            lambda row: digests[keys[row]].hex(),
+            _Memory([finished.contents.get(key) for key in keys]),
         )
 
     @property
     def invocation(self) -> int:
-        return self._ran.invocation
+        return self._finished.invocation
 
     @property
     def sequence(self) -> SequenceDescription:
-        return self._ran.sequence
+        return self._finished.sequence
 
     @property
     def description(self) -> StepDescription:
-        return self._ran.sequence.steps[self._ran.index].placed(self._ran.places)
+        return self._finished.sequence.steps[self._finished.index].placed(self._finished.places)
 
     @property
     def status(self) -> str:
@@ -207,7 +207,7 @@ class StepInMemory(Step):
 
     @property
     def values(self) -> dict[str, Any]:
-        return dict(self._ran.values)
+        return dict(self._finished.values)
 
     @property
     def inputs(self) -> OperandMap:
@@ -241,8 +241,8 @@ def _kind(sequence: SequenceDescription) -> tuple[str, ...]:
     return tuple(refs.canonical(sequence.operator_of(step.index).type) for step in sequence.steps)
 
 
-def _spot(role: int, position: int) -> Spot:
+def _key(role: int, position: int) -> OperandKey:
     return _OLD.get(role, role), position
 
 
-__all__ = ["Decider", "JustRan", "StepInMemory"]
+__all__ = ["DeviationCheck", "FinishedStep", "StepInMemory"]

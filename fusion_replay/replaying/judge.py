@@ -53,7 +53,7 @@ class Plan:
         return recorded if self.reference in ("auto", *FOREIGN) else self.reference
 
     def tolerance_given(self, step: Step, spec: OperatorSpec | None) -> Tolerance | None:
-        """The limits that somebody gave for this step or its operator."""
+        """The limits that the user gave for this step or its operator."""
         keys = (step.address, step.op.type if spec is None else spec.type)
         return next((self.tolerances[key] for key in keys if key in self.tolerances), None)
 

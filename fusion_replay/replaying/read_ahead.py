@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contents of a series of steps that is known beforehand: decoded ahead by a thread, kept until nobody needs them.
+"""Reads ahead: a thread decodes the contents of the next steps of a known series; each stays until its last use.
 
 While one step is judged, a thread reads what the next ones need: on two cores each has one. Both reading and zstd run
-outside Python's lock. Who needs what the thread is still decoding takes part. What no later step of the series uses is
-dropped at once, and its memory serves what comes next; where the budget is full, what is needed furthest in the future
-goes first, which no other choice beats (Belady, "A study of replacement algorithms for a virtual-storage computer",
-1966). The thread stays near: contents that are used once then need little memory, and the same pages all the time.
+outside Python's lock. A step that needs what the thread is still decoding takes part. What no later step of the series
+uses is dropped at once, and its memory serves what comes next; where the budget is full, what is needed furthest in the
+future goes first, which no other choice beats (Belady, "A study of replacement algorithms for a virtual-storage
+computer", 1966). The thread stays near: contents that are used once then need little memory, and the same pages all the
+time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Bytes = npt.NDArray[np.uint8]
 
 _NEVER = 1 << 62
 _MINE, _OTHERS = "mine", "others"  # whose it is to read a content
-_AHEAD = "read ahead"  # the name of a tensor that nobody has asked for
+_AHEAD = "read ahead"  # the name, in messages, of a tensor that was not asked for yet
 _BASES = 8  # 1/8 of the budget is the store's, for contents that others are made of (versions of a cache)
 _NEAR = 16  # the thread is ahead by 1/16 of the budget, and the content it is at
 _ROOM = 16  # where something must go, a share of the budget goes: 1/16, so that choosing it stays cheap
@@ -134,7 +135,7 @@ class ReadAhead:
                 continue
             try:
                 self._load(row, _AHEAD)
-            except Exception:  # whoever judges the step reads it again, and gets the error with the tensor's name
+            except Exception:  # judging the step reads it again, and gets the error with the tensor's name
                 continue
 
     def _turn(self, row: int, position: int) -> str:

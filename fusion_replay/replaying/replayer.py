@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One replay under way: choose the steps, judge each in the order that reads least, or chained."""
+"""Runs one replay: chooses the steps, judges each on its recorded inputs in the order that reads least, or chained."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Replayer:
         self.fail_fast = fail_fast
 
     def isolated(self, steps: Sequence[RecordedStep], workers: int) -> list[Outcome]:
-        """In the order that reads least; whoever wants to stop at the first mismatch goes by the recording's own."""
+        """In the order that reads least; with ``fail_fast`` in the recording's own."""
         order = list(range(len(steps))) if self.fail_fast else near_reuse(steps)
         if workers == 1:
             return self._collect(judge_series(self.snapshot, steps, order, self.plan, self.cache_bytes), len(steps))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay.model import serialise
-from fusion_replay.model.text import printable
+from fusion_replay.model.text import table
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import OutputReport, StepReport
@@ -75,17 +75,9 @@ def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:
     return tuple(sorted(rows, key=lambda row: row.mismatches == 0))
 
 
-def text(rows: Sequence[Sequence[str]], *, indent: str = "  ") -> list[str]:
+def text(rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns, the first and the last to the left, numbers to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    last = len(widths) - 1
-
-    def line(row: Sequence[str]) -> str:
-        cells = enumerate(zip(row, widths, strict=True))
-        return indent + "  ".join(c.rjust(w) if 0 < i < last else c.ljust(w) for i, (c, w) in cells)
-
-    return [line(row).rstrip() for row in rows]
+    return table(rows, right=range(1, len(rows[0]) - 1)).split("\n")
 
 
 def _row(op: str, steps: list[StepReport]) -> OperatorRow:

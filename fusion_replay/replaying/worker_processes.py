@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What decides how many threads numpy's BLAS takes; whoever sets one of them decides."""
+"""What decides how many threads numpy's BLAS takes; where the user sets one of them, that stands."""
 
 
 def cores() -> int:
@@ -84,7 +84,7 @@ def judge_in_processes(
     job = _job(snapshot, plan, cache_bytes // workers, workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, stop))
     try:
-        with _deaf_children():
+        with _without_ctrl_c():
             waiting = [pool.submit(_judge, [steps[i].row for i in stretch]) for stretch in stretches]
         for stretch, future in zip(stretches, waiting, strict=True):
             yield from zip(stretch, future.result(), strict=True)
@@ -99,8 +99,8 @@ def judge_in_processes(
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but is the parent's to answer: those started here never see it."""
+def _without_ctrl_c() -> Iterator[None]:
+    """Processes started in here ignore Ctrl-C, which reaches every process of a terminal: the parent handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited through exec
     try:
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class OperatorRow:
+class OperatorCounts:
     """Steps of one operator type: how many were recorded, the bytes of their operands, the runtime's own time."""
 
     op: str
@@ -109,7 +109,7 @@ class Overview:
     file_bytes: int
     sequences: tuple[SequenceRow, ...]
     invocations: tuple[InvocationRow, ...]
-    operators: tuple[OperatorRow, ...]
+    operators: tuple[OperatorCounts, ...]
     unfinished: tuple[UnfinishedRow, ...]
     losses: tuple[LossRow, ...]
     kernels: tuple[KernelRow, ...]
@@ -238,7 +238,7 @@ def overview(snapshot: Snapshot) -> Overview:
     )
 
 
-def _operator_rows(snapshot: Snapshot) -> tuple[OperatorRow, ...]:
+def _operator_rows(snapshot: Snapshot) -> tuple[OperatorCounts, ...]:
     """By operator type; whole columns at a time, since there may be 100,000 steps."""
     entries = [(s.operators[e.operator].type, e) for s in snapshot.sequences for e in s.steps]
     types = sorted({op for op, _ in entries})
@@ -257,7 +257,7 @@ def _operator_rows(snapshot: Snapshot) -> tuple[OperatorRow, ...]:
     clocks, elapsed = np.bincount(of_step[timed], minlength=len(types)), np.zeros(len(types), np.int64)
     np.add.at(elapsed, of_step[timed], table["elapsed_ns"][timed])
     return tuple(
-        OperatorRow(op, steps[i], nbytes[op], int(elapsed[i]) if clocks[i] else None)
+        OperatorCounts(op, steps[i], nbytes[op], int(elapsed[i]) if clocks[i] else None)
         for i, op in enumerate(types)
         if steps[i]
     )

@@ -20,7 +20,7 @@ HEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ValueSummary:
     """What an array's values look like. ``minimum`` .. ``mean`` are over its finite elements (None without any)."""
 
     minimum: float | None
@@ -47,7 +47,7 @@ class TensorView:
     digest: str | None
     kept: bool
     unchanged: bool | None
-    contents: Contents | None
+    contents: ValueSummary | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def _tensor(phase: str, t: RecordedTensor) -> TensorView:
     )
 
 
-def describe(array: npt.NDArray[Any]) -> Contents:
+def describe(array: npt.NDArray[Any]) -> ValueSummary:
     """Counts and extremes of an array of any recorded dtype, in blocks, so that no whole copy is made."""
     import numpy as np
 
@@ -234,7 +234,7 @@ def describe(array: npt.NDArray[Any]) -> Contents:
             low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
             total += float(numbers.sum())
             finite += int(numbers.size)
-    return Contents(
+    return ValueSummary(
         minimum=low if finite else None,
         maximum=high if finite else None,
         mean=total / finite if finite else None,

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from fusion_replay.model.text import one_line as one_line
-from fusion_replay.model.text import printable
+from fusion_replay.model.text import table as table
 from fusion_replay.system.messages import count as count
 from fusion_replay.system.messages import human_bytes as human_bytes
 
@@ -38,15 +38,3 @@ def ran_on(origin: Mapping[str, str]) -> str:
     if origin.get("variant") == "simulator":
         return f"software NPU {device}".strip()
     return device or ("arrays" if origin.get("variant") == "arrays" else "unknown device")
-
-
-def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterable[int] = ()) -> str:
-    """Columns padded to their widest cell, two blanks between; ``right`` numbers the columns to align right."""
-    cells = [[printable(str(c)) for c in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)] if cells else []
-    numbers = set(right)
-    lines = (
-        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in cells
-    )
-    return "\n".join((indent + line).rstrip() for line in lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One kernel of the software NPU, run on bytes: no runlist around it, no state from the steps before it."""
+"""Runs one kernel of the software NPU on bytes, without a runlist and without state of earlier steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.simulator.operators import SimulatedOperator, custom, dtype_named, operator_class
 from fusion_replay.simulator.sequence import SimulatedSequence
 from fusion_replay.simulator.tensor import NpuTensor
-from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.sources.protocol import DispatchResult, MemoryUse
 
 
 class LoneKernel:
@@ -43,7 +43,7 @@ class LoneKernel:
 
     def run(
         self, memory: Sequence[npt.NDArray[np.uint8]], uses: Sequence[MemoryUse], values: Mapping[str, int | float]
-    ) -> Ran:
+    ) -> DispatchResult:
         """One dispatch on these bytes; ``values`` by role.
 
         Raises:
@@ -56,7 +56,7 @@ class LoneKernel:
         ]
         result = self._kernel(*tensors, **{role: values[role] for role in self._kernel.dispatch_params})
         after = tuple(tensor.numpy().view(np.uint8).copy() for tensor in whole)
-        return Ran(result.ret.name, result.npu_time, after, completed=True)
+        return DispatchResult(result.ret.name, result.npu_time, after, completed=True)
 
 
 def _part(tensor: NpuTensor, use: MemoryUse, nbytes: int, spec: ArgSpec) -> NpuTensor:

@@ -35,6 +35,7 @@ class SimulatedCallable:
     Attributes:
         op: the sequence.
         device: "npu1" or "npu2".
+        npu: that device; its ``seed`` is what faults choose by.
         last_elapsed: seconds the steps of the last call took, transfers left out.
         invocations: calls begun so far.
         dispatch_values: symbol -> number, as given to :meth:`write_values`.
@@ -47,7 +48,7 @@ class SimulatedCallable:
         self.invocations = 0
         self.dispatch_values: dict[str, int | float] = {}
         self.device = op.device
-        self._npu = power_up(op.device, op.seed)
+        self.npu = power_up(op.device, op.seed)
         self.origin = {
             "variant": "simulator",
             "device": op.device,
@@ -72,7 +73,7 @@ class SimulatedCallable:
         """Reason -> operator types whose every kernel run so far may equal the reference to the bit for that reason:
         the rounding state explains it, so a deviation of zero there is no sign of a model without numerics."""
         kinds: dict[str, list[str]] = {}
-        for op_type, reasons in self._npu.exact.items():
+        for op_type, reasons in self.npu.exact.items():
             if "" not in reasons:
                 kinds.setdefault("; ".join(sorted(reasons)), []).append(op_type)
         return {reason: tuple(sorted(types)) for reason, types in sorted(kinds.items())}
@@ -80,7 +81,7 @@ class SimulatedCallable:
     @property
     def injected(self) -> tuple[Injection, ...]:
         """The faults that struck so far, and what they changed."""
-        return tuple(self._npu.injected)
+        return tuple(self.npu.injected)
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -117,7 +118,7 @@ class SimulatedCallable:
             HostRuntimeError: a kernel did not complete; the steps before it have run.
             UsageError: a runtime value was never written.
         """
-        self._npu.position.invocation = self.invocations
+        self.npu.position.invocation = self.invocations
         self.invocations += 1
         try:
             self._sync_inputs()
@@ -126,11 +127,11 @@ class SimulatedCallable:
             self.last_elapsed = time.perf_counter() - begin
             self._sync_outputs()
         finally:
-            self._npu.position.invocation = self._npu.position.step = -1
+            self.npu.position.invocation = self.npu.position.step = -1
 
     def _run(self) -> None:
         for index, ((kernel, args), step) in enumerate(zip(self._execution_plan, self._iter_steps(), strict=True)):
-            self._npu.position.step = index
+            self.npu.position.step = index
             self._run_step(index, kernel, args, step)
 
     def _run_step(self, step_idx: int, kernel: Any, args: list[NpuTensor], step: Any) -> None:
@@ -166,7 +167,7 @@ class SimulatedCallable:
         return view
 
     def _kernels(self) -> dict[int, SimulatedKernel]:
-        armed = [ArmedFault(f, KINDS[f.kind], self._npu) for f in self.faults]
+        armed = [ArmedFault(f, KINDS[f.kind], self.npu) for f in self.faults]
         external: dict[int, dict[int, tuple[bool, ...]]] = {}
         for step in self.op.steps:
             for fault in armed:
@@ -183,7 +184,7 @@ class SimulatedCallable:
             id(op): SimulatedKernel(
                 first[id(op)],
                 find_kernel(first[id(op)].spec.type),
-                self._npu,
+                self.npu,
                 f"f{label}_op{index}",
                 armed,
                 external[id(op)],

@@ -18,7 +18,7 @@ DEVICES = ("npu1", "npu2")
 class Injection:
     """A fault that struck: where, and how many elements of the outputs it changed (0: it made no difference).
 
-    ``changed`` is None where the fault spoiled what went in, so that nobody knows what would have come out.
+    ``changed`` is None where the fault spoiled what went in, so that what would have come out is unknown.
     """
 
     fault: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a kernel run ends on the software NPU when it does not end well."""
+"""Errors of a kernel run on the software NPU, as the host runtime raises them."""
 
 from __future__ import annotations
 

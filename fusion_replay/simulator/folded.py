@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.refs import Fold
 from fusion_replay.simulator.alone import LoneKernel
-from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.sources.protocol import DispatchResult, MemoryUse
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -54,7 +54,9 @@ class FoldedKernel:
         self._prepare = [_Link(f, self._own[prepared], device) for f in prepare]
         self._finish = [_Link(f, self._own[self._out], device) for f in finish]
 
-    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], values: Mapping[str, int | float]) -> Ran:
+    def run(
+        self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], values: Mapping[str, int | float]
+    ) -> DispatchResult:
         """One dispatch on these bytes; ``values`` by role, the operator's own.
 
         Raises:
@@ -72,7 +74,7 @@ class FoldedKernel:
         after = [m.copy() for m in memory]
         use = uses[self._out]
         after[use.memory][use.offset : use.offset + use.nbytes] = result
-        return Ran(ran.state, ran.elapsed_ns, tuple(after), completed=ran.completed)
+        return DispatchResult(ran.state, ran.elapsed_ns, tuple(after), completed=ran.completed)
 
 
 class _Link:

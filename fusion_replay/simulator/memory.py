@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One allocation of the software NPU: a host copy, a device copy, and which of the two is right for each byte.
 
-On the real machine host and device share memory through caches that nobody keeps coherent; mlir-aie tracks per byte
+On the real machine host and device share memory through caches that are not kept coherent; mlir-aie tracks per byte
 range which side wrote last (Xilinx/mlir-aie python/utils/hostruntime/coherence.py). Here the two sides are two
 arrays, so that a missed synchronisation gives wrong numbers every time instead of sometimes.
 

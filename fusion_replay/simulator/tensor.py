@@ -227,7 +227,7 @@ class NpuTensor:
         try:
             yield array
         finally:
-            array.flags.writeable = False  # kept past the block it would write bytes that nobody sends
+            array.flags.writeable = False  # kept past the block it would write bytes that no transfer sends
         self._allocation.claim_host(*self._extent)
 
     def numpy_view(self) -> Array:

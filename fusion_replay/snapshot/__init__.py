@@ -12,7 +12,7 @@ from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.schema import Loss
 
 if TYPE_CHECKING:
-    from fusion_replay.snapshot.write.report import WriteReport
+    from fusion_replay.snapshot.write.write_report import WriteReport
     from fusion_replay.snapshot.write.writer import SnapshotWriter
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Whoever only reads does not load what writing needs (a third of the time that ``show`` takes to start)."""
+    """Reading does not load what writing needs (a third of the time that ``show`` takes to start)."""
     if name in ("SnapshotWriter", "WriteReport"):
         from fusion_replay.snapshot.write import writer
 

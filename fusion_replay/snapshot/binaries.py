@@ -32,7 +32,7 @@ class KernelFiles:
 
     Attributes:
         operator: its number in the sequence.
-        kernel: the name under which the xclbin has it ("" where nobody said).
+        kernel: the name under which the xclbin has it ("" where that is not known).
         xclbin, instructions: ``(base name, contents)``; None where it is not there.
         absent: why one of them is not, in words.
         places: bytes from the start of each argument's tensor to its contents; empty: none anywhere.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is every bit of a snapshot as it was sealed? And: seal a recording that was killed.
+"""Checks every bit of a snapshot (``check``), and seals the journal of a recording that was killed (``recover``).
 
 A sealed file is read once in full against the digest in its user block, before anything looks inside; then the tables,
 every reference and every tensor are checked by their own digests, which gives the damage a name.

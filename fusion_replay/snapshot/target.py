@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,11 @@ def beside(target: Path, suffix: str) -> Path:
     return target.with_name(target.name + suffix)
 
 
+def numbered(path: Path, first: int = 1) -> Iterator[Path]:
+    """``app.h5`` -> ``app-001.h5``, ``app-002.h5``, ..."""
+    return (path.with_name(f"{path.stem}-{number:03d}{path.suffix}") for number in range(first, 1_000_000))
+
+
 def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
     """The target that a recording to ``path`` will become, and its new journal, locked.
 
@@ -31,7 +37,7 @@ def claim(path: Path, if_exists: IfExists) -> tuple[Path, JournalFile]:
     told.
 
     Raises:
-        TargetExistsError: the file exists, or somebody records there.
+        TargetExistsError: the file exists, or another process records there.
         UsageError: a directory, a missing folder, no permission.
     """
     if if_exists not in ("error", "replace", "number"):
@@ -56,7 +62,7 @@ def publish(part: Path, target: Path, if_exists: IfExists) -> Path:
     """Give the finished ``part`` its name and make that durable; ``error`` and ``number`` never overwrite anything.
 
     Raises:
-        TargetExistsError: meanwhile somebody else made ``target``; ``part`` is left.
+        TargetExistsError: meanwhile another process made ``target``; ``part`` is left.
         OSError: the file system refused.
     """
     if if_exists == "replace":
@@ -81,8 +87,7 @@ def remove_working_files(target: Path) -> None:
 
 
 def _next_free(path: Path) -> tuple[Path, JournalFile]:
-    for number in range(1, 1_000_000):
-        target = path.with_name(f"{path.stem}-{number:03d}{path.suffix}")
+    for target in numbered(path):
         if target.exists() or beside(target, JOURNAL_SUFFIX).exists():
             continue
         try:
@@ -95,11 +100,8 @@ def _next_free(path: Path) -> tuple[Path, JournalFile]:
 def _bump(target: Path) -> Path:
     """The next number, past those that other recordings have claimed."""
     stem, _, number = target.stem.rpartition("-")
-    for following in range(int(number) + 1, 1_000_000):
-        target = target.with_name(f"{stem}-{following:03d}{target.suffix}")
-        if not beside(target, JOURNAL_SUFFIX).exists():
-            break
-    return target
+    following = numbered(target.with_name(stem + target.suffix), int(number) + 1)
+    return next(name for name in following if not beside(name, JOURNAL_SUFFIX).exists())
 
 
 def _create(target: Path) -> JournalFile:
@@ -123,10 +125,8 @@ def _create(target: Path) -> JournalFile:
 
 def _put_aside(target: Path) -> None:
     """Another name for the working files of a recording that was killed; its journal last, then it can be recovered."""
-    for number in range(1, 1_000_000):
-        other = target.with_name(f"{target.stem}-left-{number:03d}{target.suffix}")
-        if not other.exists() and not beside(other, JOURNAL_SUFFIX).exists():
-            break
+    names = numbered(target.with_name(f"{target.stem}-left{target.suffix}"))
+    other = next(name for name in names if not name.exists() and not beside(name, JOURNAL_SUFFIX).exists())
     beside(target, PART_SUFFIX).unlink(missing_ok=True)  # a seal that was not finished: the journal has it all
     for suffix in (CHUNKS_SUFFIX, SPILL_SUFFIX, JOURNAL_SUFFIX):
         with contextlib.suppress(FileNotFoundError):
@@ -147,7 +147,7 @@ def owner(journal: Path) -> str:
 
 
 def _move_to_free(part: Path, target: Path) -> bool:
-    """False where ``target`` exists. A hard link fails on an existing name, whoever made it and whenever."""
+    """False where ``target`` exists. A hard link fails on an existing name, so no race is lost."""
     try:
         os.link(part, target)
     except FileExistsError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract between a source of steps and whoever watches it.
+"""The protocol between a source of steps and its observer.
 
 A source describes its sequence as data and tells an observer about every step: ``before`` with the inputs readable,
 then ``after`` with the outputs readable, or ``failed``. It knows no file format; the observer knows no device.
@@ -53,7 +53,7 @@ class MemoryUse:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class DispatchResult:
     """How one dispatch ended: the runtime's word for it, time around it in nanoseconds, memory afterwards.
 
     ``memory`` is empty unless it completed. ``hung``: it had not come back when its time was up.
@@ -94,7 +94,7 @@ class LiveStep(Protocol):
 
 
 class StepObserver(Protocol):
-    """Whoever watches. Per invocation: started, each step's before and after (or failed), finished."""
+    """What is told of a source. Per invocation: started, each step's before and after (or failed), finished."""
 
     def invocation_started(self, sequence: SequenceDescription) -> None: ...
 

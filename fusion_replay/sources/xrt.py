@@ -33,7 +33,7 @@ import numpy.typing as npt
 import pyxrt
 
 from fusion_replay.errors import MissingError
-from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.sources.protocol import DispatchResult, MemoryUse
 from fusion_replay.system.messages import in_words
 from fusion_replay.system.unfinished import keep_for_ever
 
@@ -115,7 +115,9 @@ class XrtDevice:
             loaded.kernels[key] = XrtKernel(kernel, made, buffer, len(instructions))
         return loaded.kernels[key]
 
-    def run(self, kernel: XrtKernel, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+    def run(
+        self, kernel: XrtKernel, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float
+    ) -> DispatchResult:
         """One dispatch: send ``memory``, run, wait at most ``timeout`` seconds, fetch it again.
 
         ``uses``: for each argument which part of which memory it is given. Where the run does not complete, nothing is
@@ -145,8 +147,8 @@ class XrtDevice:
         elapsed = time.perf_counter_ns() - started
         if state != pyxrt.ert_cmd_state.ERT_CMD_STATE_COMPLETED:
             hung = state == pyxrt.ert_cmd_state.ERT_CMD_STATE_TIMEOUT
-            return Ran(_called(state), elapsed, (), completed=False, hung=hung)
-        return Ran(_called(state), elapsed, tuple(_fetch(b) for b in buffers), completed=True)
+            return DispatchResult(_called(state), elapsed, (), completed=False, hung=hung)
+        return DispatchResult(_called(state), elapsed, tuple(_fetch(b) for b in buffers), completed=True)
 
     def arguments(self, xclbin: bytes, kernel: str) -> int | None:
         """How many data buffers the kernel declares; None where the xclbin does not say."""
@@ -229,7 +231,7 @@ def _before_dispatch(what: str) -> Iterator[None]:
 
 
 def generation_of(name: str) -> str | None:
-    """The generation of a device by its name, None for one that nobody knows."""
+    """The generation of a device by its name, None for an unknown one."""
     return next((g for g, words in GENERATIONS.items() if any(word in name for word in words)), None)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was tried, on the disk before it is tried: whatever takes the process or the machine down, the next run knows.
+"""A journal of attempts, each on the disk before it is made: the next run knows which one hung or crashed.
 
 One JSON object per line: the plan, ``{"try": KEY}`` before, ``{"done": KEY, "value": ...}`` after. A try without its
-end hung, or took the process with it; whoever reads the journal decides whether it is tried again.
+end hung, or took the process with it; the reader of the journal decides whether it is tried again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO, Any
 from fusion_replay.errors import UsageError
 
 
-class Tries:
+class Attempts:
     """The journal of one plan (a text that names all that decides the outcome); ``path`` None: none is kept.
 
     Attributes:
@@ -86,4 +86,4 @@ class Tries:
         self.unfinished = {key: n for key, n in self.unfinished.items() if key not in self.done}
 
 
-__all__ = ["Tries"]
+__all__ = ["Attempts"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors of our own inside somebody else's program, which may close what it did not open and reuse the number."""
+"""Our file descriptors inside a recorded program, which may close what it did not open and reuse the number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OwnDescriptor:
     """A file that we opened. Each use looks first whether the number still leads to it.
 
     A program may close every number in a range (``os.closerange``, the start of a daemon); what it opens next gets the
-    lowest free one. Ours is high up, where nobody gets one who does not ask for it. What is left open: another thread
+    lowest free one. Ours is high up, where a descriptor comes only on request. What is left open: another thread
     that, between our look and the system call that follows, closes our number and gives it to a file of its own
     (``dup2``, ``F_DUPFD``).
 

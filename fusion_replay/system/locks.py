@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locks that are free in a forked child."""
+"""Locks that a forked child finds free, whichever thread of its parent held them."""
 
 from __future__ import annotations
 

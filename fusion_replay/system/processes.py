@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other people's programs, run so that nothing of them is left over."""
+"""Runs a command; on a timeout or an interrupt it is killed with all that it started."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ __all__ = ["accepted", "at_home", "folder"]
 @pytest.fixture(scope="module")
 def proposed(accepted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``goldens`` with recipes that draw other inputs, and what a check proposes for both in ``new``; made once."""
-    from fusion_replay.golden.check import Options, check_folder
+    from fusion_replay.golden.check import CheckOptions, check_folder
 
     root = tmp_path_factory.mktemp("proposed")
     shutil.copytree(accepted, root / "goldens")
     for name in test_golden.NAMES:
         edit(root / f"goldens/{name}.golden.json", lambda d: d["recipe"]["options"].update(seed=1))
-    report = check_folder(root / "goldens", Options(on="sim", write_new=True, new_dir=root / "new"))
+    report = check_folder(root / "goldens", CheckOptions(on="sim", write_new=True, new_dir=root / "new"))
     assert [r.pending is not None for r in report.results] == [True, True]
     return root
 

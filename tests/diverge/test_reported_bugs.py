@@ -152,7 +152,7 @@ def test_same_inputs_other_outputs(tmp_path: Path) -> None:
     paths = []
     for seed in (0, 1):
         run = find("op:GELU").build("npu2", ["GELU:nondeterministic"], {"param": ("tile_size=512",)})
-        run.callable._npu.seed = seed
+        run.callable.npu.seed = seed
         paths.append(record(tmp_path / f"run{seed}.h5", run))
     with fr.open(paths[0]) as first, fr.open(paths[1]) as second:
         alone = explain(first["0:0"], first)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_replay.__main__ import main
-from fusion_replay.diverge.versions import BAD, GOOD, SKIPPED, _narrow, find_version, one_try
+from fusion_replay.diverge.versions import BAD, GOOD, SKIPPED, find_version, narrowest_pair, one_try
 from fusion_replay.errors import UsageError
 from fusion_replay.report.jsonl import schema
 
@@ -127,7 +127,7 @@ def test_git_bisect_run_finds_the_commit(tmp_path: Path, gold: Path) -> None:
 @given(st.lists(st.sampled_from([GOOD, SKIPPED]), max_size=12), st.lists(st.sampled_from([BAD, SKIPPED]), max_size=12))
 def test_the_narrowest_pair_around_the_change(before: list[int], after: list[int]) -> None:
     states = before + after
-    good, bad = _narrow(lambda i: states[i], len(states))
+    good, bad = narrowest_pair(lambda i: states[i], len(states))
     goods = [i for i, s in enumerate(states) if s == GOOD]
     bads = [i for i, s in enumerate(states) if s == BAD]
     assert good == (goods[-1] if goods else None)
@@ -141,7 +141,7 @@ def test_few_tries_over_many_versions() -> None:
         asked.append(i)
         return BAD if i >= 700 else GOOD
 
-    assert _narrow(status, 1000) == (699, 700)
+    assert narrowest_pair(status, 1000) == (699, 700)
     assert len(set(asked)) <= 12
 
 

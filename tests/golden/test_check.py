@@ -19,14 +19,14 @@ from fusion_replay import refs
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import UsageError
 from fusion_replay.golden.add import add
-from fusion_replay.golden.check import Options, check_folder, check_golden
+from fusion_replay.golden.check import CheckOptions, check_folder, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Contents, Golden
 from fusion_replay.simulator.operators import ReLU
 from golden_maker import recipe, record_workload
 
 Maker = Callable[..., Path]
-SIM = Options(on="sim")
+SIM = CheckOptions(on="sim")
 BF16 = ml_dtypes.bfloat16
 
 
@@ -84,7 +84,7 @@ def test_inside_its_limits_is_said_and_passes_unless_bits_are_asked_for(make: Ma
     found = check_golden(path, SIM)
     assert found.passed, found.headline
     assert found.headline == "gelu: 1 step as accepted, 1 within their limits"
-    assert only(check_golden(path, Options(on="sim", exact=True))) == "npu"
+    assert only(check_golden(path, CheckOptions(on="sim", exact=True))) == "npu"
 
 
 def test_a_moved_tolerance(make: Maker, registry: None) -> None:
@@ -204,9 +204,9 @@ def test_a_recipe_of_one_s_own(make: Maker, tmp_path: Path) -> None:
     with fr.record(source, call):
         call()
     path, _ = add(source, tmp_path / "g", thin=True, recipe={"python": "again.py:build"})
-    assert check_golden(path, Options(run_recipes=True)).passed
+    assert check_golden(path, CheckOptions(run_recipes=True)).passed
     assert only(check_golden(path)) == "recipe"
-    found = check_golden(path, Options(on="npu", run_recipes=True))
+    found = check_golden(path, CheckOptions(on="npu", run_recipes=True))
     assert only(found) == "environment"
     assert "ran on the software NPU, an NPU was asked for" in found.headline
 

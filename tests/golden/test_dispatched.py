@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from fusion_replay.golden.add import add
-from fusion_replay.golden.check import Options, check_folder, check_golden
+from fusion_replay.golden.check import CheckOptions, check_folder, check_golden
 from replaying.redispatch.conftest import machine, write
 
 __all__ = ["machine"]
 
-NPU = Options(on="npu")
+NPU = CheckOptions(on="npu")
 STEPS = ["0:0", "0:1", "0:2", "0:3", "0:4"]
 
 
@@ -58,7 +58,7 @@ def test_a_drifted_device_is_the_npu_s_fault(machine: Any, golden: Path) -> None
     assert found.headline.startswith("block: 0:2 StridedCopy ")
     assert "NPU moved: newly wrong: " in found.headline
     assert check_folder(golden.parent, NPU).exit_status == 1
-    exact = check_golden(golden, Options(on="npu", exact=True))
+    exact = check_golden(golden, CheckOptions(on="npu", exact=True))
     assert npu(exact) == dict.fromkeys(STEPS, "moved")
 
 
@@ -142,23 +142,23 @@ def test_a_recipe_that_may_run_goes_before_binaries(machine: Any, golden: Path, 
     data = json.loads(golden.read_text())
     golden.write_text(json.dumps(data | {"recipe": {"python": "again.py:build"}}))
     assert check_golden(golden, NPU).passed
-    found = check_golden(golden, Options(on="npu", run_recipes=True))
+    found = check_golden(golden, CheckOptions(on="npu", run_recipes=True))
     assert found.kinds == ("recipe",)
     assert "python again.py:build failed: OSError: the compiler is not there" in found.headline
 
 
 def test_what_moved_without_a_recording_says_how_to_get_one(machine: Any, golden: Path) -> None:
     machine.behaviour = "idle"
-    found = check_golden(golden, Options(on="npu", write_new=True))
+    found = check_golden(golden, CheckOptions(on="npu", write_new=True))
     assert "NPU moved: wrote nothing: the run completed, no byte of its outputs changed" in found.headline
     assert found.pending is None
     assert any("--run-recipes makes what can be reviewed" in note for note in found.notes)
 
 
 def test_a_recording_of_the_software_npu_needs_no_recipe(golden: Path) -> None:
-    found = check_golden(golden, Options(on="sim"))
+    found = check_golden(golden, CheckOptions(on="sim"))
     assert found.passed
     assert npu(found) == dict.fromkeys(STEPS, "same")
     data = json.loads(golden.read_text())
     golden.write_text(json.dumps(data | {"recipe": {"fly": 1}}))
-    assert check_golden(golden, Options(on="sim")).kinds == ("recipe",), "a recipe that is wrong is told"
+    assert check_golden(golden, CheckOptions(on="sim")).kinds == ("recipe",), "a recipe that is wrong is told"

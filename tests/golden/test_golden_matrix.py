@@ -11,10 +11,10 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.golden import matrix
 from fusion_replay.golden.matrix import is_kept_whole, make
-from fusion_replay.simulator.workloads.matrix import Case, cases
+from fusion_replay.simulator.workloads.matrix import MatrixCase, cases
 
 
-def case(name: str) -> Case:
+def case(name: str) -> MatrixCase:
     (found,) = cases(only=name)
     return found
 
@@ -26,7 +26,7 @@ LARGE = case("npu2-gemm-M64-K512-N256-c4-bcol-m16-k64-n64-parts4")
 @pytest.mark.parametrize(
     ("golden", "suffixes"), [(SMALL, [".golden.json", ".h5"]), (LARGE, [".golden.json"])], ids=["whole", "thin"]
 )
-def test_made_again_nothing_is_touched(golden: Case, suffixes: list[str], tmp_path: Path) -> None:
+def test_made_again_nothing_is_touched(golden: MatrixCase, suffixes: list[str], tmp_path: Path) -> None:
     first = make(golden, tmp_path)
     assert (first.state, first.mismatches) == ("new", ())
     folder = tmp_path / golden.device / golden.operator

@@ -12,13 +12,13 @@ import pytest
 from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.again import record_again
-from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.recording.option import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
 from system.test_processes import wait_until_gone
 
-LEAVE = Options(on="npu", run_recipes=True)
+LEAVE = CheckOptions(on="npu", run_recipes=True)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_what_goes_wrong_is_one_line(project: Path, goldens: Path, recipe: dict[
         "def nothing():\n    pass\ndef seven():\n    return 7\n"
     )
     path, _ = add(record_workload(project / "x.h5", "op:ReLU", param=["size=256"]), goldens, recipe=recipe)
-    found = check_golden(path, Options(on="sim", run_recipes=True))
+    found = check_golden(path, CheckOptions(on="sim", run_recipes=True))
     assert found.kinds == ("recipe",)
     assert "can't be recorded again: " in found.headline
     assert why in " ".join(found.headline.split())
@@ -80,7 +80,7 @@ def test_a_recipe_that_never_ends_is_refused_at_once(project: Path, goldens: Pat
     recipe = {"workload": "op:ReLU", "device": "npu1", "faults": [fault], "options": {"param": ["size=256"]}}
     source = record_workload(project / "x.h5", "op:ReLU", param=["size=256"])
     path, _ = add(source, goldens, recipe=recipe, thin=thin)
-    found = check_golden(path, Options(on="sim"))
+    found = check_golden(path, CheckOptions(on="sim"))
     assert found.kinds == ("recipe",)
     assert f"with the fault {fault} a step never ends" in found.headline
     assert found.compared == (0 if thin else 1)

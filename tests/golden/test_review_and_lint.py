@@ -11,7 +11,7 @@ import pytest
 
 from fusion_replay.errors import MismatchError, TargetExistsError, UsageError
 from fusion_replay.golden.add import add
-from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.lint import lint
 from fusion_replay.golden.project import Project
@@ -37,7 +37,7 @@ def test_a_failing_check_proposes_and_an_accepted_one_passes(make: Maker, tmp_pa
     path = moved(make)
     before = {p.name: p.read_bytes() for p in path.parent.iterdir()}
     new = tmp_path / "new"
-    options = Options(on="sim", write_new=True, new_dir=new)
+    options = CheckOptions(on="sim", write_new=True, new_dir=new)
     assert check_golden(path, options).pending == str(new / "gelu.golden.json.new")
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == before
     (note,) = check_golden(path, options).notes
@@ -46,13 +46,13 @@ def test_a_failing_check_proposes_and_an_accepted_one_passes(make: Maker, tmp_pa
     (pending,) = waiting(new, path.parent)
     assert any("inputs moved" in line for line in pending.lines())
     accept(pending, Project(tmp_path))
-    assert check_golden(path, Options(on="sim")).passed
+    assert check_golden(path, CheckOptions(on="sim")).passed
     assert list(new.iterdir()) == []
 
 
 def test_an_old_review_does_not_undo_a_newer_golden(make: Maker, tmp_path: Path) -> None:
     path = moved(make)
-    check_golden(path, Options(on="sim", write_new=True))
+    check_golden(path, CheckOptions(on="sim", write_new=True))
     edit(path, lambda d: d.update(accepted_mismatch="touched"))
     (pending,) = waiting(path.parent)
     with pytest.raises(UsageError, match="the golden has changed since this was written"):
@@ -74,7 +74,7 @@ def test_add_overwrites_nothing_and_refuses_mismatches(make: Maker, tmp_path: Pa
 def test_a_read_only_folder(make: Maker) -> None:
     path = moved(make)
     path.parent.chmod(0o500)
-    assert "can't be written" in check_golden(path, Options(on="sim", write_new=True)).notes[0]
+    assert "can't be written" in check_golden(path, CheckOptions(on="sim", write_new=True)).notes[0]
 
 
 @pytest.mark.parametrize("limits", [{"rtol": 1.5}, {"atol": 100.0}, {"error_rate": 1.0}, {"ulps": 40000}])

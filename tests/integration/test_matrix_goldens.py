@@ -13,7 +13,7 @@ import fusion_replay as fr
 from fusion_replay.golden.document import SUFFIX, Golden
 from fusion_replay.golden.matrix import is_kept_whole, recipe_of
 from fusion_replay.simulator.workloads import find
-from fusion_replay.simulator.workloads.matrix import Case, cases
+from fusion_replay.simulator.workloads.matrix import MatrixCase, cases
 
 FOLDER = Path(__file__).parents[2] / "snapshots"
 BUDGET = 8_000_000  # bytes of the whole folder
@@ -27,11 +27,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def place(case: Case) -> str:
+def place(case: MatrixCase) -> str:
     return f"{case.device}/{case.operator}/{case.name}"
 
 
-def named(case: Case) -> str:
+def named(case: MatrixCase) -> str:
     return case.name
 
 
@@ -46,7 +46,7 @@ def test_the_folder_stays_small() -> None:
 
 
 @pytest.mark.parametrize("case", cases(), ids=named)
-def test_what_a_golden_says_of_itself(case: Case) -> None:
+def test_what_a_golden_says_of_itself(case: MatrixCase) -> None:
     """That it holds, and comes out again, is a test of its own: the plugin collects snapshots/."""
     path = FOLDER / f"{place(case)}{SUFFIX}"
     golden = Golden.read(path)

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -158,11 +159,13 @@ def test_a_timeout_interrupts_the_main_thread(capfd: pytest.CaptureFixture[str])
     assert "longer than the step timeout of 50 ms" in capfd.readouterr().err
 
 
-def test_nothing_wanted_starts_nothing() -> None:
+def test_nothing_wanted_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(step_timer.subprocess, "run", lambda *words, **_: started.append(words))
     timer = StepTimer(0, None, "")
     timer.began("GEMV", "0:0 GEMV")
-    assert timer._memory is None
     timer.ended(came_back=True)
+    assert started == []
 
 
 def test_where_it_cannot_be_started_that_is_told_once(
@@ -184,10 +187,20 @@ def test_more_threads_than_slots_and_steps_in_steps_lose_nothing() -> None:
     timer = StepTimer(60, None, "x")
     timer.began("A", "0:0 A")
     timer.began("A", "0:1 A")
-    timer._free.clear()
-    timer._running.clear()
-    timer.began("A", "0:2 A")
-    assert timer._running == {}
+    all_began, ended = threading.Barrier(SLOTS + 2, timeout=60), []
+
+    def dispatch() -> None:
+        timer.began("A", "0:2 A")
+        all_began.wait()
+        timer.ended(came_back=True)
+        ended.append(1)
+
+    threads = [threading.Thread(target=dispatch) for _ in range(SLOTS + 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == SLOTS + 2
     timer.ended(came_back=True)
     timer.close()
 

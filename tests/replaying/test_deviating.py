@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
-from fusion_replay.replaying.deviating import Decider, JustRan, StepInMemory
+from fusion_replay.replaying.deviating import DeviationCheck, FinishedStep, StepInMemory
 from fusion_replay.snapshot import RecordedStep, Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS, WATCHED, digest_of
 from snapshot_maker import BF16, bits, contents, gemv_silu, record, run
 
 
-def just_ran(step: RecordedStep) -> tuple[JustRan, dict[tuple[int, int], bytes]]:
+def just_ran(step: RecordedStep) -> tuple[FinishedStep, dict[tuple[int, int], bytes]]:
     """What the recorder would have handed over of a recorded step: made of what the recording says, by its names."""
     arrays: dict[tuple[int, int], Any] = {}
     digests: dict[tuple[int, int], bytes] = {}
@@ -31,7 +31,7 @@ def just_ran(step: RecordedStep) -> tuple[JustRan, dict[tuple[int, int], bytes]]
         elif tensor.previous_digest is not None:
             digests[WATCHED, tensor.position] = bytes.fromhex(tensor.previous_digest)
     digests |= {spot: digest_of(bits(array)) for spot, array in arrays.items()}
-    return JustRan(step.sequence, step.invocation, step.index, step.values, arrays), digests
+    return FinishedStep(step.sequence, step.invocation, step.index, step.values, arrays), digests
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_step_in_memory_is_the_step_of_a_snapshot(tiny: Snapshot) -> None:
 
 def test_what_was_not_read_is_not_kept(tiny: Snapshot) -> None:
     ran, digests = just_ran(tiny["0:0"])
-    made = StepInMemory(JustRan(ran.sequence, 0, 0, {}, {}), digests)
+    made = StepInMemory(FinishedStep(ran.sequence, 0, 0, {}, {}), digests)
     assert [t.kept for _, t in made.tensors()] == [False] * 3
     with pytest.raises(Exception, match="its contents were not read"):
         made.inputs["A"].numpy()
@@ -67,7 +67,7 @@ def test_what_was_not_read_is_not_kept(tiny: Snapshot) -> None:
 
 
 def test_bit_for_bit_by_role_and_position(tmp_path: Path, tiny: Snapshot) -> None:
-    decider = Decider(tmp_path / "a.h5")
+    decider = DeviationCheck(tmp_path / "a.h5")
     assert not decider.reads
     for step in tiny:
         ran, digests = just_ran(step)
@@ -82,7 +82,7 @@ def test_bit_for_bit_by_role_and_position(tmp_path: Path, tiny: Snapshot) -> Non
 
 def test_old_contents_that_only_one_side_looked_at_say_nothing(tmp_path: Path, tiny: Snapshot) -> None:
     """Kept old contents are the same fact as watched ones; where nobody looked then, there is nothing to differ."""
-    decider = Decider(tmp_path / "a.h5")
+    decider = DeviationCheck(tmp_path / "a.h5")
     ran, digests = just_ran(tiny["0:0"])
     old = digests.pop((WATCHED, 2))
     assert decider.decide(ran, digests) == "as in a.h5"
@@ -97,7 +97,7 @@ def test_no_counterpart(tmp_path: Path) -> None:
     sequence = writer.add_sequence(gemv_silu())
     run(writer, sequence, contents(0, 0), stop_after=3)  # 0:1 is in flight
     writer.close()
-    decider = Decider(tmp_path / "short.h5")
+    decider = DeviationCheck(tmp_path / "short.h5")
     with open_snapshot(record(tmp_path / "a.h5")) as snap:
         said = [decider.decide(*just_ran(step)) for step in snap]
     assert said == ["as in short.h5", None, None, None, None, None]
@@ -112,7 +112,7 @@ def test_no_counterpart(tmp_path: Path) -> None:
 
 
 def test_what_fails_in_here_keeps_the_step(tiny: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    decider = Decider(None)
+    decider = DeviationCheck(None)
     assert decider.reads
 
     def broken(*_: Any) -> Any:
@@ -125,7 +125,7 @@ def test_what_fails_in_here_keeps_the_step(tiny: Snapshot, monkeypatch: pytest.M
 
 
 def test_an_operator_nobody_knows_is_kept(tiny: Snapshot) -> None:
-    decider = Decider(None)
+    decider = DeviationCheck(None)
     assert decider.decide(*just_ran(tiny["0:2"])) is None
     assert "1 that could not be judged, kept, first 0:2 Bump: no reference for operator Bump" in str(decider.found)
 
@@ -138,12 +138,14 @@ def test_what_is_right_was_written_whatever_was_there_before() -> None:
     x = np.array([1.0, -2.0], BF16)
     y = np.array([0.734375, -0.2392578125], BF16)  # silu(1) = 0.731..., one bf16 step off; silu(-2) = -0.238...
     wrong = np.array([0.5, -0.2392578125], BF16)
-    decider = Decider(None)
+    check = DeviationCheck(None)
 
     def ran(written: np.ndarray, old: np.ndarray) -> str | None:
         contents = {(INPUT, 0): x, (OUTPUT, 1): written}
         digests = {spot: digest_of(bits(array)) for spot, array in contents.items()}
-        return decider.decide(JustRan(sequence, 0, 0, {}, contents), {**digests, (WATCHED, 1): digest_of(bits(old))})
+        return decider.decide(
+            FinishedStep(sequence, 0, 0, {}, contents), {**digests, (WATCHED, 1): digest_of(bits(old))}
+        )
 
     assert ran(y, y) == "as the reference", "an earlier call may have left it"
     assert ran(y, np.zeros(2, BF16)) == "as the reference"

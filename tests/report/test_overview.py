@@ -16,7 +16,7 @@ from fusion_replay.model.runlist import (
     SequenceDescription,
     StepDescription,
 )
-from fusion_replay.report.overview import OperatorRow, overview
+from fusion_replay.report.overview import OperatorCounts, overview
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 
 
@@ -58,9 +58,9 @@ def test_two_sequences_of_several_invocations_partly_timed(tmp_path: Path) -> No
     with open_snapshot(tmp_path / "two.h5") as snapshot:
         seen = overview(snapshot)
     assert seen.operators == (
-        OperatorRow("ReLU", 4, 2 * (4 + 16) * 2 * 2, 45),
-        OperatorRow("Sigmoid", 1, 32 * 2 * 2, None),
-        OperatorRow("Tanh", 3, (8 + 2 + 8) * 2 * 2, (1 << 60) + 7),
+        OperatorCounts("ReLU", 4, 2 * (4 + 16) * 2 * 2, 45),
+        OperatorCounts("Sigmoid", 1, 32 * 2 * 2, None),
+        OperatorCounts("Tanh", 3, (8 + 2 + 8) * 2 * 2, (1 << 60) + 7),
     )
     assert (seen.steps, seen.nbytes) == (8, 160 + 128 + 72)
     assert [i.steps_recorded for i in seen.invocations] == [3, 2, 3]

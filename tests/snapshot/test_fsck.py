@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,6 +34,17 @@ def killed(path: Path, stops: tuple[int, ...] = (6, 3), columns: int = 16, **opt
         run(writer, sequence, contents(0, number, 8, columns), stop)
     writer.abandon()
     return path
+
+
+def killed_before_compressing(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One in which no worker thread could be started: all bytes are still raw."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        return killed(path, columns=200_000)
 
 
 def flip(path: Path, offset: int) -> None:
@@ -125,10 +138,7 @@ def test_recover_takes_the_journal_by_name_too(tmp_path: Path) -> None:
 
 
 def test_uncompressed_pieces_in_the_spill_are_recovered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusion_replay.snapshot.journal.spill import Spill
-
-    monkeypatch.setattr(Spill, "_start_worker", lambda self: None)
-    path = killed(tmp_path / "t.h5", columns=200_000)
+    path = killed_before_compressing(tmp_path / "t.h5", monkeypatch)
     assert (tmp_path / "t.h5.spill").stat().st_size > 3_000_000
     with open_snapshot(path) as snap:
         assert bits(snap["0:0"].inputs["A"].numpy()) == bits(contents(0, 0, 8, 200_000)["W"])
@@ -139,10 +149,7 @@ def test_uncompressed_pieces_in_the_spill_are_recovered(tmp_path: Path, monkeypa
 
 
 def test_a_missing_spill_costs_its_tensors_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusion_replay.snapshot.journal.spill import Spill
-
-    monkeypatch.setattr(Spill, "_start_worker", lambda self: None)
-    path = killed(tmp_path / "t.h5", columns=200_000)
+    path = killed_before_compressing(tmp_path / "t.h5", monkeypatch)
     (tmp_path / "t.h5.spill").unlink()
     with open_snapshot(path) as snap, pytest.raises(DamagedSnapshotError, match=r"spill file .* is missing"):
         snap["0:0"].inputs["A"].numpy()
@@ -228,9 +235,8 @@ def test_sealing_that_fails_leaves_the_journal_and_says_what_to_do(
     writer = SnapshotWriter(tmp_path / "t.h5")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     with monkeypatch.context() as patched:
-        full = OSError(28, "No space left")
-        patched.setattr(seal_module, "_require_space", lambda *_, **__: (_ for _ in ()).throw(full))
-        with pytest.raises(UnsealedError, match=r"could not be sealed \(No space left\).*make room.*fsck --recover"):
+        patched.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+        with pytest.raises(UnsealedError, match=r"\(\d+ bytes needed, 0 free\).*make room.*fsck --recover"):
             writer.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.chunks", "t.h5.journal", "t.h5.spill"]
     with open_snapshot(tmp_path / "t.h5") as snap:

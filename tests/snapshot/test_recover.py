@@ -210,7 +210,7 @@ def cache(path: Path, versions: int = 4) -> list[bytes]:
         data[version * 32 :][:32] = random_bf16(rng, (32,))
         writer.end_step(invocation, 0, {0: data})
         kept.append(bits(data))
-    writer._spill.drain()
+    writer.drain()
     writer.abandon()
     return kept
 

@@ -51,7 +51,7 @@ def test_replace_keeps_the_old_file_until_the_new_one_is_complete(
     with open_snapshot(old) as snap:
         assert (len(snap), snap.notes) == (6, (f"an unfinished recording lies beside it: {old}.journal",))
     with monkeypatch.context() as patched:
-        patched.setattr(seal_module, "_finish", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patched.setattr(seal_module, "body_digest", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(UnsealedError):
             writer.close()
     assert old.read_bytes() == before

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from fusion_replay.errors import UsageError
-from fusion_replay.system.attempts import Tries
+from fusion_replay.system.attempts import Attempts
 
 
 def test_a_try_stands_in_the_file_before_it_ends(tmp_path: Path) -> None:
     path = tmp_path / "tries"
-    tries = Tries(path, "plan")
-    tries.begin("0:3")
+    attempts = Attempts(path, "plan")
+    attempts.begin("0:3")
     assert path.read_text() == '{"plan": "plan"}\n{"try": "0:3"}\n'
-    tries.end("0:3", [1, "good"])
+    attempts.end("0:3", [1, "good"])
     assert path.read_text().splitlines()[-1] == '{"done": "0:3", "value": [1, "good"]}'
 
 
@@ -25,25 +25,25 @@ def test_the_next_run_knows_what_ended_and_what_did_not(tmp_path: Path) -> None:
     path.write_text(
         '{"plan": "plan"}\n{"try": "a"}\n{"done": "a", "value": 7}\n{"try": "b"}\n{"try": "b"}\n{"done": "c"}\n{"tr'
     )
-    tries = Tries(path, "plan")
-    assert (tries.done, tries.unfinished) == ({"a": 7}, {"b": 2})
-    tries.begin("d")
+    attempts = Attempts(path, "plan")
+    assert (attempts.done, attempts.unfinished) == ({"a": 7}, {"b": 2})
+    attempts.begin("d")
     assert path.read_text().endswith('{"tr\n{"try": "d"}\n'), "a torn line ends where the machine went down"
 
 
 def test_it_goes_when_nobody_needs_it(tmp_path: Path) -> None:
     kept, gone = tmp_path / "kept", tmp_path / "gone"
-    Tries(kept, "plan").close(keep=True)
-    Tries(gone, "plan").close(keep=False)
+    Attempts(kept, "plan").close(keep=True)
+    Attempts(gone, "plan").close(keep=False)
     assert (kept.exists(), gone.exists()) == (True, False)
 
 
 def test_without_a_path_nothing_is_kept() -> None:
-    tries = Tries(None, "plan")
-    tries.begin("a")
-    tries.end("a", 1)
-    tries.close(keep=True)
-    assert tries.done == {"a": 1}
+    attempts = Attempts(None, "plan")
+    attempts.begin("a")
+    attempts.end("a", 1)
+    attempts.close(keep=True)
+    assert attempts.done == {"a": 1}
 
 
 @pytest.mark.parametrize("text", ['{"plan": "another"}\n', "no JSON\n", "[1]\n"])
@@ -51,10 +51,10 @@ def test_the_journal_of_something_else_is_refused(tmp_path: Path, text: str) -> 
     path = tmp_path / "tries"
     path.write_text(text)
     with pytest.raises(UsageError, match="is the journal of something else"):
-        Tries(path, "plan")
+        Attempts(path, "plan")
     assert path.read_text() == text
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"can't be written .*; give --journal FILE"):
-        Tries(tmp_path / "nowhere" / "tries", "plan")
+        Attempts(tmp_path / "nowhere" / "tries", "plan")

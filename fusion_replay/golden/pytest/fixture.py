@@ -15,7 +15,7 @@ import pytest
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.golden.add import golden_of
 from fusion_replay.golden.again import record_built
-from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.check_report import GoldenResult, Problem
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.pending import propose
@@ -83,7 +83,7 @@ class NpuGolden:
             if result is not None:
                 return result
         self._refuse_somebody_elses(path)
-        options = Options(None, exact, False, True, self._settings.new_dir, self._settings.fetch_private)
+        options = CheckOptions(None, exact, False, True, self._settings.new_dir, self._settings.fetch_private)
         result = check_golden(path, options, remade=recording)
         if not result and self._settings.update:
             return accept_at_once(

@@ -12,7 +12,7 @@ import pytest
 
 from fusion_replay.errors import FusionReplayError, SnapshotError
 from fusion_replay.golden.again import kind_of
-from fusion_replay.golden.check import Options, check_golden
+from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import folder_problems
@@ -80,7 +80,7 @@ class GoldenItem(_Item):
         return self.path, None, f"golden {name_of(self.path)}"
 
 
-def _options(path: Path, settings: Settings) -> Options:
+def _options(path: Path, settings: Settings) -> CheckOptions:
     """What its test records again, nobody else can: the second question is left to that test."""
     on: Any = settings.on
     try:
@@ -89,7 +89,7 @@ def _options(path: Path, settings: Settings) -> Options:
             on = None
     except (SnapshotError, FusionReplayError):
         pass  # the check says it
-    return Options(on, settings.exact, settings.run_recipes, True, settings.new_dir, settings.fetch_private)
+    return CheckOptions(on, settings.exact, settings.run_recipes, True, settings.new_dir, settings.fetch_private)
 
 
 def short(path: Path) -> Path:

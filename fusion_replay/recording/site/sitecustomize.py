@@ -4,7 +4,7 @@
 The folder leaves ``sys.path`` again, so that the program finds what it would have found; it stays in PYTHONPATH, so
 that the program's children are recorded too.
 
-Where the program's environment has no fusion_replay, that of whoever records is offered behind everything of the
+Where the program's environment has no fusion_replay, that of the recorder is offered behind everything of the
 program's own (FUSION_REPLAY_BEHIND), and so is what it needs and the program has not: to the recorder alone, so that
 the program finds and misses what it would have found and missed.
 """

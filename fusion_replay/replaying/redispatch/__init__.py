@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a redispatch: binaries, memory, targets, journal, outcomes. ``redispatch.py`` puts them together."""
+"""Redispatch: recorded steps on a device again; ``run.py`` does it with the other modules."""

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusion_replay.replaying.redispatch.outcome import HUNG, LOST, NOT_RUN, StepOutcome
-from fusion_replay.system.attempts import Tries
+from fusion_replay.system.attempts import Attempts
 
 
 class TryJournal:
-    """:class:`~fusion_replay.system.attempts.Tries` by step address; a try without its end is not made again.
+    """:class:`~fusion_replay.system.attempts.Attempts` by step address; a try without its end is not made again.
 
     Attributes:
         path: where it lies; None: none is kept.
@@ -23,10 +23,10 @@ class TryJournal:
 
     def __init__(self, path: Path | None, plan: str) -> None:
         self.path = path
-        self._tries = Tries(path, plan)
+        self._attempts = Attempts(path, plan)
         self.done: dict[str, StepOutcome] = {}
-        self.hung = dict.fromkeys(self._tries.unfinished, "an earlier run ended while it ran")
-        for address, value in self._tries.done.items():
+        self.hung = dict.fromkeys(self._attempts.unfinished, "an earlier run ended while it ran")
+        for address, value in self._attempts.done.items():
             try:
                 outcome = StepOutcome.from_dict(dict(value))
             except (KeyError, TypeError, ValueError):
@@ -37,14 +37,14 @@ class TryJournal:
                 self.done[address] = outcome
 
     def trying(self, address: str) -> None:
-        self._tries.begin(address)
+        self._attempts.begin(address)
 
     def finished(self, outcome: StepOutcome) -> None:
-        self._tries.end(outcome.address, outcome.to_dict())
+        self._attempts.end(outcome.address, outcome.to_dict())
 
     def close(self, *, keep: bool) -> None:
         """Remove it unless a later run still needs it."""
-        self._tries.close(keep=keep)
+        self._attempts.close(keep=keep)
 
 
 __all__ = ["TryJournal"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.replaying.judge import NDArray
     from fusion_replay.snapshot import Snapshot
-    from fusion_replay.sources.protocol import Ran
+    from fusion_replay.sources.protocol import DispatchResult
 
 TIMEOUT = 10.0
 """Seconds for one dispatch; the slowest of a decode takes milliseconds."""
@@ -201,7 +201,7 @@ class _Redispatch:
             return _outcome(step, verdicts.NOT_RUN, what, missing=True)
         return _outcome(step, verdicts.FAILED, what, binaries=runner.binaries)
 
-    def _did_not_complete(self, step: Step, ran: Ran, turn: str, runner: Runner) -> StepOutcome:
+    def _did_not_complete(self, step: Step, ran: DispatchResult, turn: str, runner: Runner) -> StepOutcome:
         after = f"{ran.state}{turn}"
         if ran.hung:
             waited = ran.elapsed_ns / 1e9 >= self.timeout - min(_TICK, self.timeout / 10)

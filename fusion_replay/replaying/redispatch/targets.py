@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fusion_replay.errors import FusionReplayError, MissingDependencyError, MissingError, UsageError
 from fusion_replay.replaying.redispatch.binaries import Choice, choose
-from fusion_replay.sources.protocol import MemoryUse, Ran
+from fusion_replay.sources.protocol import DispatchResult, MemoryUse
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import ArgSpec
@@ -43,7 +43,7 @@ class Runner(Protocol):
     def places(self) -> tuple[int, ...]:
         """As :func:`~fusion_replay.replaying.redispatch.memory.lay_out` takes them."""
 
-    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> DispatchResult:
         """
         Raises:
             CannotRunError: its binaries do not fit; nothing was dispatched.
@@ -91,7 +91,7 @@ class _NpuRunner:
     def places(self) -> tuple[int, ...]:
         return self.choice.places
 
-    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> DispatchResult:
         try:
             kernel = self.device.load(self.choice.xclbin, self.choice.instructions, self.choice.kernel)
             declared = self.device.arguments(self.choice.xclbin, self.choice.kernel)
@@ -154,7 +154,7 @@ class _SimRunner:
     binaries: str = ""
     places: tuple[int, ...] = ()
 
-    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> Ran:
+    def run(self, memory: Sequence[Bytes], uses: Sequence[MemoryUse], timeout: float) -> DispatchResult:
         return self.kernel.run(memory, uses, self.values)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads.base import Option, Run, Workload
+from fusion_replay.simulator.workloads.base import Run, Workload, WorkloadOption
 
 _HOMES = {
     "llama": "fusion_replay.simulator.workloads.llama_prompt",
@@ -42,4 +42,4 @@ def find(name: str) -> Workload:
     raise UsageError(f"workload {name!r} is unknown; known: {', '.join(names())}")
 
 
-__all__ = ["Option", "Run", "Workload", "find", "names"]
+__all__ = ["Run", "Workload", "WorkloadOption", "find", "names"]

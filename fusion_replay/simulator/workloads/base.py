@@ -17,7 +17,7 @@ DEVICES = tuple(COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class WorkloadOption:
     """One option of a workload, from which the command line makes ``--name``.
 
     Attributes:
@@ -65,7 +65,7 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SequenceSpec:
     """A runlist and what IRON's ``OperatorSequence`` wants to know beside it.
 
     ``buffer_sizes`` holds the explicit sizes in bytes, of buffers that steps use in slices or write in part.
@@ -102,9 +102,9 @@ def write_buffer(callable_: Any, name: str, values: Any) -> None:
 
 
 class Run(ABC):
-    """A workload that was built: a callable that nobody has called yet, and the host's part around each call.
+    """A workload that was built: a callable that was not called yet, and the host's part around each call.
 
-    One invocation ``i`` is ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0. Whoever records attaches to
+    One invocation ``i`` is ``prepare(i)``, ``callable()``, ``finish(i)``, in order from 0. A recorder attaches to
     every one of ``callables``, which are IRON-shaped (the software NPU's).
     """
 
@@ -155,7 +155,7 @@ class Workload:
 
     name: str
     summary: str
-    options: tuple[Option, ...]
+    options: tuple[WorkloadOption, ...]
     builder: Callable[[str, Sequence[Any], SimpleNamespace], Run]
 
     def build(self, device: str = "npu2", faults: Sequence[Any] = (), options: Mapping[str, Any] | None = None) -> Run:
@@ -186,4 +186,4 @@ class Workload:
                 raise UsageError(f"workload {self.name}: fault {fault} never strikes: its invocations are {found}")
 
 
-__all__ = ["COLUMNS", "DEVICES", "Option", "Plan", "Run", "Workload", "write_buffer"]
+__all__ = ["COLUMNS", "DEVICES", "Run", "SequenceSpec", "Workload", "WorkloadOption", "write_buffer"]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads.base import COLUMNS, Option, Plan, Run, Workload, write_buffer
+from fusion_replay.simulator.workloads.base import COLUMNS, Run, SequenceSpec, Workload, WorkloadOption, write_buffer
 from fusion_replay.simulator.workloads.llama_config import CONFIGS, LlamaConfig, rope_angles, weights
 from fusion_replay.simulator.workloads.llama_runlist import CACHE_OFFSET, VECTOR_SIZE, plan
 from fusion_replay.simulator.workloads.weights import fill_all_seeded, fill_seeded, open_tensors
@@ -27,7 +27,7 @@ class LlamaDecode(Run):
     """Decodes ``tokens`` tokens from ``position`` on; weights and caches lie in the callable's buffers already."""
 
     def __init__(
-        self, config: LlamaConfig, sequence: Plan, callable_: Any, *, context: int, position: int, tokens: int
+        self, config: LlamaConfig, sequence: SequenceSpec, callable_: Any, *, context: int, position: int, tokens: int
     ):
         self.config = config
         self.callable = callable_
@@ -38,7 +38,7 @@ class LlamaDecode(Run):
         self._fed = [config.first_token]
 
     def start_at(self, position: int) -> None:
-        """Decode from ``position`` on; the caches hold what came before (a prompt), whoever filled them."""
+        """Decode from ``position`` on; the caches must hold what came before (a prompt)."""
         self._position = position
 
     def feed(self, token: int) -> None:
@@ -109,7 +109,7 @@ def _seed_weights(callable_: Any, config: LlamaConfig, seed: int) -> None:
 
 
 def _with_weights(
-    sequence: Plan, device: str, faults: Sequence[Any], options: SimpleNamespace, config: LlamaConfig
+    sequence: SequenceSpec, device: str, faults: Sequence[Any], options: SimpleNamespace, config: LlamaConfig
 ) -> Any:
     """The callable with a checkpoint's weights, which are checked before any memory is taken for buffers."""
     slots = list(weights(config))
@@ -147,15 +147,17 @@ WORKLOAD = Workload(
     name="llama-decode",
     summary="greedy decoding with the decode runlist of IRON's Llama 3.2 application, one invocation per token",
     options=(
-        Option("config", str, "tiny", "model dimensions", choices=tuple(CONFIGS)),
-        Option(
+        WorkloadOption("config", str, "tiny", "model dimensions", choices=tuple(CONFIGS)),
+        WorkloadOption(
             "context", int, None, "positions the operators are built for (default: the configuration's)", minimum=64
         ),
-        Option("tokens", int, 2, "tokens to decode, one invocation each", minimum=1),
-        Option("layers", int, None, "use only the first N layers", minimum=1),
-        Option("seed", int, 0, "seed of the weights and of the caches that --position fills", minimum=0),
-        Option("position", int, 0, "decode from this position on, with earlier ones filled from the seed", minimum=0),
-        Option("weights", str, None, "folder with a Hugging Face model.safetensors, instead of seeded weights"),
+        WorkloadOption("tokens", int, 2, "tokens to decode, one invocation each", minimum=1),
+        WorkloadOption("layers", int, None, "use only the first N layers", minimum=1),
+        WorkloadOption("seed", int, 0, "seed of the weights and of the caches that --position fills", minimum=0),
+        WorkloadOption(
+            "position", int, 0, "decode from this position on, with earlier ones filled from the seed", minimum=0
+        ),
+        WorkloadOption("weights", str, None, "folder with a Hugging Face model.safetensors, instead of seeded weights"),
     ),
     builder=_build,
 )

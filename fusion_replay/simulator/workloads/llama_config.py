@@ -68,7 +68,7 @@ CONFIGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class LlamaWeight:
     """One weight: the buffer that holds it, its name in a checkpoint, its shape, and how a seeded one is drawn."""
 
     buffer: str
@@ -78,7 +78,7 @@ class Weight:
     std: float = 1.0
 
 
-def weights(config: LlamaConfig) -> Iterator[Weight]:
+def weights(config: LlamaConfig) -> Iterator[LlamaWeight]:
     """Every weight of the decode runlist, in the runlist's order; matrices are (outputs, inputs).
 
     Seeded matrices have the standard deviation 1/sqrt(inputs), which keeps activations near one; norm weights lie
@@ -102,10 +102,10 @@ def weights(config: LlamaConfig) -> Iterator[Weight]:
     yield _drawn("W_out_head", "model.embed_tokens.weight", (config.vocab, config.emb_dim))
 
 
-def _drawn(buffer: str, tensor: str, shape: tuple[int, ...]) -> Weight:
+def _drawn(buffer: str, tensor: str, shape: tuple[int, ...]) -> LlamaWeight:
     if len(shape) == 1:
-        return Weight(buffer, tensor, shape, mean=1.0, std=0.1)
-    return Weight(buffer, tensor, shape, std=1.0 / math.sqrt(shape[1]))
+        return LlamaWeight(buffer, tensor, shape, mean=1.0, std=0.1)
+    return LlamaWeight(buffer, tensor, shape, std=1.0 / math.sqrt(shape[1]))
 
 
 def rope_angles(config: LlamaConfig, position: int) -> npt.NDArray[np.generic]:
@@ -129,4 +129,4 @@ def rope_frequencies(config: LlamaConfig) -> npt.NDArray[np.float64]:
     return np.asarray(base * (keep + (1.0 - keep) / scaling.factor), dtype=np.float64)
 
 
-__all__ = ["CONFIGS", "LlamaConfig", "RopeScaling", "Weight", "rope_angles", "rope_frequencies", "weights"]
+__all__ = ["CONFIGS", "LlamaConfig", "LlamaWeight", "RopeScaling", "rope_angles", "rope_frequencies", "weights"]

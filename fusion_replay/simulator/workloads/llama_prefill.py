@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.model.bf16 import narrow, wide
-from fusion_replay.simulator.workloads.base import COLUMNS, Plan
+from fusion_replay.simulator.workloads.base import COLUMNS, SequenceSpec
 from fusion_replay.simulator.workloads.llama_config import LlamaConfig, rope_angles
 
 Array = npt.NDArray[Any]
-Weight = Callable[[str], Array]
+WeightOf = Callable[[str], Array]
 """Buffer name of a weight in the decode runlist -> its values, bf16, (outputs, inputs) or (emb_dim,)."""
 
 PARTITIONS = 4
@@ -37,7 +37,7 @@ class Operator:
     def __init__(self, op: Any, names: Sequence[str], label: str, device: str, faults: Sequence[Any]) -> None:
         reads = tuple(dict.fromkeys(names[:-1]))
         mine = [f for f in faults if f.op == type(op).__name__]
-        self.callable = Plan(label, [(op, *names)], reads, (names[-1],), {}).simulate(device, mine)
+        self.callable = SequenceSpec(label, [(op, *names)], reads, (names[-1],), {}).simulate(device, mine)
         self._names = tuple(names)
 
     def __call__(self, *inputs: Array) -> Array:
@@ -129,7 +129,7 @@ class Prefill:
         """Kernel calls of one prompt."""
         return dispatches(self.config)
 
-    def __call__(self, tokens: Sequence[int], weight: Weight) -> tuple[Array, list[Array], list[Array]]:
+    def __call__(self, tokens: Sequence[int], weight: WeightOf) -> tuple[Array, list[Array], list[Array]]:
         """Run the prompt.
 
         Returns:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads.base import Option, Run, Workload
+from fusion_replay.simulator.workloads.base import Run, Workload, WorkloadOption
 from fusion_replay.simulator.workloads.llama import WORKLOAD as DECODE
 from fusion_replay.simulator.workloads.llama import LlamaDecode
 from fusion_replay.simulator.workloads.llama_config import CONFIGS, LlamaConfig, weights
@@ -156,11 +156,11 @@ WORKLOAD = Workload(
     name="llama",
     summary="a prompt by individual operators, then greedy decoding by the runlist, as IRON's Llama 3.2 application",
     options=(
-        Option("config", str, "tiny", "model dimensions", choices=tuple(CONFIGS)),
-        Option("prompt", int, 13, "tokens of the prompt, drawn from the seed", minimum=2),
-        Option("tokens", int, 2, "tokens to generate; the first comes of the prompt", minimum=1),
-        Option("layers", int, None, "use only the first N layers", minimum=1),
-        Option("seed", int, 0, "seed of weights and prompt", minimum=0),
+        WorkloadOption("config", str, "tiny", "model dimensions", choices=tuple(CONFIGS)),
+        WorkloadOption("prompt", int, 13, "tokens of the prompt, drawn from the seed", minimum=2),
+        WorkloadOption("tokens", int, 2, "tokens to generate; the first comes of the prompt", minimum=1),
+        WorkloadOption("layers", int, None, "use only the first N layers", minimum=1),
+        WorkloadOption("seed", int, 0, "seed of weights and prompt", minimum=0),
     ),
     builder=_build,
 )

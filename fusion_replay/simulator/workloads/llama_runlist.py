@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads.base import Plan
+from fusion_replay.simulator.workloads.base import SequenceSpec
 from fusion_replay.simulator.workloads.llama_config import LlamaConfig
 
 CACHE_OFFSET = "cache_offset"
@@ -24,7 +24,7 @@ VECTOR_SIZE = "softmax_vector_size"
 _BF16 = 2  # bytes per element
 
 
-def plan(config: LlamaConfig, context: int, columns: int) -> Plan:
+def plan(config: LlamaConfig, context: int, columns: int) -> SequenceSpec:
     """The sequence that decodes one token with room for ``context`` of them, on ``columns`` columns.
 
     Raises:
@@ -45,7 +45,7 @@ def plan(config: LlamaConfig, context: int, columns: int) -> Plan:
         (ops.out_head, "W_out_head", "x", "logits"),
     ]
     caches = [f"{kind}_cache_{i}" for kind in ("keys", "values") for i in range(config.layers)]
-    return Plan(
+    return SequenceSpec(
         name="llama-decode",
         runlist=runlist,
         input_args=("x", "rope_angles"),

@@ -3,7 +3,7 @@
 
 Source: the test report of amd/IRON pull request 117 (https://github.com/amd/IRON/pull/117): 94 sets on Krackan
 ("npu2"), 71 on Phoenix ("npu1"), and four runs of its Llama application. What the report's names mean in operators and
-their fields is in :mod:`.matrix_plans`. The report names four operators as tested without listing their parameters;
+their fields is in :mod:`.matrix_sequences`. The report names four operators as tested without listing their parameters;
 one set each stands in for them, marked as ours.
 """
 
@@ -22,7 +22,7 @@ from fusion_replay.errors import UsageError
 from fusion_replay.simulator.workloads import find
 from fusion_replay.simulator.workloads.base import DEVICES, Run
 from fusion_replay.simulator.workloads.draws import SEED
-from fusion_replay.simulator.workloads.matrix_plans import MatrixPlan, plan_of
+from fusion_replay.simulator.workloads.matrix_sequences import MatrixSequence, sequence_of
 
 _CHANNELLED = {"input_length": 2048, "num_aie_columns": 4, "num_channels": 1, "tile_size": 512}
 _UNLISTED: Mapping[str, Mapping[str, Any]] = {
@@ -65,7 +65,7 @@ _UNSAID = {"trace_size", "method_type", "bypass", "prio_accuracy", "num_kv_heads
 
 
 @dataclass(frozen=True)
-class Case:
+class MatrixCase:
     """One parameter set on one device.
 
     Attributes:
@@ -93,13 +93,13 @@ class Case:
         return "-".join(words)
 
     @cached_property
-    def plan(self) -> MatrixPlan:
+    def plan(self) -> MatrixSequence:
         """Runlist and inputs; applications have none of their own.
 
         Raises:
             UsageError: the software NPU's device has no such design.
         """
-        return plan_of(self.operator, self.parameters, self.device, self.name)
+        return sequence_of(self.operator, self.parameters, self.device, self.name)
 
     def build(self) -> Run:
         """Ready to run on a fresh software NPU."""
@@ -114,7 +114,7 @@ class _CaseRun(Run):
 
     invocations = 1
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: MatrixCase) -> None:
         self._case = case
         self.callable = case.plan.sequence.simulate(case.device)
 
@@ -145,7 +145,7 @@ def data() -> dict[str, Any]:
     return loaded
 
 
-def cases(device: str | None = None, only: str | None = None) -> tuple[Case, ...]:
+def cases(device: str | None = None, only: str | None = None) -> tuple[MatrixCase, ...]:
     """The parameter sets, the report's own first on each device.
 
     Args:
@@ -168,15 +168,15 @@ def cases(device: str | None = None, only: str | None = None) -> tuple[Case, ...
 
 
 @cache
-def _all() -> tuple[Case, ...]:
-    listed = [Case(d, c["operator"], c["parameters"]) for d in DEVICES for c in data()["cases"][d]]
+def _all() -> tuple[MatrixCase, ...]:
+    listed = [MatrixCase(d, c["operator"], c["parameters"]) for d in DEVICES for c in data()["cases"][d]]
     applications = [
-        Case(_APPLICATION_DEVICE, name, parameters, "application")
+        MatrixCase(_APPLICATION_DEVICE, name, parameters, "application")
         for name, runs in data()["applications"].items()
         for parameters in runs
     ]
-    ours = [Case(d, operator, fields, "ours") for d in DEVICES for operator, fields in _UNLISTED.items()]
+    ours = [MatrixCase(d, operator, fields, "ours") for d in DEVICES for operator, fields in _UNLISTED.items()]
     return tuple(sorted((*listed, *applications, *ours), key=lambda c: c.device))
 
 
-__all__ = ["Case", "cases", "data"]
+__all__ = ["MatrixCase", "cases", "data"]

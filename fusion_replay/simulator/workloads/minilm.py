@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads.base import COLUMNS, Option, Run, Workload, write_buffer
+from fusion_replay.simulator.workloads.base import COLUMNS, Run, Workload, WorkloadOption, write_buffer
 from fusion_replay.simulator.workloads.minilm_model import (
     BertConfig,
     host_tensors,
@@ -121,9 +121,11 @@ WORKLOAD = Workload(
     name="minilm",
     summary="all-MiniLM-L6-v2 sentence encoder: real weights, real text, the embedding in the last output",
     options=(
-        Option("text", str, "The NPU said seven; the reference said eight.", "the text to encode"),
-        Option("weights", str, None, "folder with model.safetensors, config.json and tokenizer.json"),
-        Option("bfp16", bool, True, "npu2: multiply matrices in block floating point, IRON's default; off is native"),
+        WorkloadOption("text", str, "The NPU said seven; the reference said eight.", "the text to encode"),
+        WorkloadOption("weights", str, None, "folder with model.safetensors, config.json and tokenizer.json"),
+        WorkloadOption(
+            "bfp16", bool, True, "npu2: multiply matrices in block floating point, IRON's default; off is native"
+        ),
     ),
     builder=_build,
 )

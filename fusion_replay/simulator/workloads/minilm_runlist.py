@@ -16,7 +16,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from fusion_replay.simulator.workloads.base import Plan
+from fusion_replay.simulator.workloads.base import SequenceSpec
 from fusion_replay.simulator.workloads.minilm_model import BertConfig
 
 VECTOR_SIZE = "softmax_vector_size"
@@ -29,7 +29,7 @@ _BF16 = 2  # bytes per element
 _Step = tuple[Any, ...]
 
 
-def plan(config: BertConfig, length: int, columns: int, bfp16: bool) -> Plan:
+def plan(config: BertConfig, length: int, columns: int, bfp16: bool) -> SequenceSpec:
     """The encoder for ``length`` (padded) tokens on ``columns`` columns; ``bfp16`` multiplies in block floats."""
     builder = _Encoder(config, length, columns, bfp16)
     runlist = builder.embeddings()
@@ -39,7 +39,7 @@ def plan(config: BertConfig, length: int, columns: int, bfp16: bool) -> Plan:
     runlist += builder.pooling()
     hidden = length * config.hidden_size * _BF16
     scores = config.num_attention_heads * length * length * _BF16
-    return Plan(
+    return SequenceSpec(
         name="minilm",
         runlist=runlist,
         input_args=("words", "positions", "token_types", "pool_weights"),

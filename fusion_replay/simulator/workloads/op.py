@@ -16,7 +16,7 @@ from fusion_replay import refs
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import OperatorSpec, Param
-from fusion_replay.simulator.workloads.base import COLUMNS, Option, Run, Workload
+from fusion_replay.simulator.workloads.base import COLUMNS, Run, Workload, WorkloadOption
 from fusion_replay.simulator.workloads.draws import SEED, contents
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -64,7 +64,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "dst": {"offset": 64, "sizes": (8, 64), "strides": (1024, 1)},
     },
 }
-"""Small parameters that both devices build, for whoever gives none. Given ones take precedence one by one."""
+"""Small parameters that both devices build, used where none are given. Given ones take precedence one by one."""
 
 
 class OperatorRun(Run):
@@ -137,13 +137,13 @@ def workload(name: str) -> Workload:
     known = ", ".join(p.name for p in spec.params)
     given = ", ".join(f"{k}={_spelled(v)}" for k, v in DEFAULTS.get(spec.type, {}).items()) or "none"
     options = [
-        Option("param", str, None, f"K=V, a field of the operator ({known}); defaults: {given}", repeat=True),
-        Option("seed", int, SEED, "of the inputs", minimum=0),
-        Option("calls", int, 1, "how often it is called, each time on new inputs", minimum=1),
+        WorkloadOption("param", str, None, f"K=V, a field of the operator ({known}); defaults: {given}", repeat=True),
+        WorkloadOption("seed", int, SEED, "of the inputs", minimum=0),
+        WorkloadOption("calls", int, 1, "how often it is called, each time on new inputs", minimum=1),
     ]
     if spec.values:
         roles = ", ".join(spec.values)
-        options.append(Option("value", str, None, f"K=V, a runtime value of each call ({roles})", repeat=True))
+        options.append(WorkloadOption("value", str, None, f"K=V, a runtime value of each call ({roles})", repeat=True))
     return Workload(
         name=f"op:{spec.type}",
         summary=spec.summary or f"one {spec.type}",

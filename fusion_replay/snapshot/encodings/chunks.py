@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -175,35 +174,18 @@ def decode(chunk: Buffer, mask: int, out: Bytes, piece_bytes: int, itemsize: int
 
 def decompress(frame: Buffer, nbytes: int, what: str) -> bytes:
     """One zstd frame that must hold exactly ``nbytes``; the size is checked before anything is allocated."""
-    with _reading(frame, nbytes, what) as decompressor:
-        data: bytes = decompressor.decompress(frame, max_output_size=nbytes)
-        _check_length(len(data), nbytes, what)
-        return data
-
-
-def decompress_into(out: Bytes, frame: Buffer, what: str) -> None:
-    """The same into ``out``, which it must fill."""
-    with _reading(frame, out.size, what) as decompressor, decompressor.stream_reader(frame) as reader:
-        _check_length(reader.readinto(out.data), out.size, what)
-
-
-@contextmanager
-def _reading(frame: Buffer, nbytes: int, what: str) -> Iterator[zstandard.ZstdDecompressor]:
-    """This thread's decompressor, for a frame that says it has ``nbytes``."""
     try:
         if zstandard.frame_content_size(frame) != nbytes:
             raise HostileFileError(f"{what}: a chunk claims another size than the {nbytes} bytes it should have")
         decompressor = getattr(_per_thread, "decompressor", None)
         if decompressor is None:
             decompressor = _per_thread.decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-        yield decompressor
+        data: bytes = decompressor.decompress(frame, max_output_size=nbytes)
     except zstandard.ZstdError as error:
         raise DamagedSnapshotError(f"{what}: a compressed chunk can't be read ({error})") from error
-
-
-def _check_length(found: int, nbytes: int, what: str) -> None:
-    if found != nbytes:
-        raise DamagedSnapshotError(f"{what}: a chunk holds {found} bytes, expected {nbytes}")
+    if len(data) != nbytes:
+        raise DamagedSnapshotError(f"{what}: a chunk holds {len(data)} bytes, expected {nbytes}")
+    return data
 
 
 def shuffle(data: Bytes, itemsize: int, out: Bytes) -> None:

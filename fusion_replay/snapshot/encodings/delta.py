@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fusion_replay.errors import HostileFileError
 from fusion_replay.snapshot.encodings.chunks import decode
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Referred, Store, below
 from fusion_replay.snapshot.encodings.place import Place, Region
 from fusion_replay.snapshot.schema import DELTA, MAX_PIECE, Index
 
@@ -52,9 +52,9 @@ class Delta(Link):
     def unpacked(cls, number: int, body: bytes) -> Self | None:
         return cls(number, bytes(body)) if 4 <= len(body) <= MAX_PIECE else None
 
-    def references(self, journal: Journalled) -> References:
+    def references(self, journal: Journalled) -> Referred:
         base = journal.row_of.get(self.base, -1)
-        return References([base], base, len(self.patch))
+        return Referred([base], base, len(self.patch))
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from fusion_replay.snapshot.encodings.link import (
     Bytes,
     Journalled,
     Link,
-    References,
+    Referred,
     Store,
     below,
     operands_of,
@@ -84,12 +84,12 @@ class Derived(Link):
         invocation, step, position = _STEP.unpack(body)
         return cls(invocation, step, position, number or 1)
 
-    def references(self, journal: Journalled) -> References:
+    def references(self, journal: Journalled) -> Referred:
         row = journal.step_at.get((self.invocation, self.step), -1)
         if row >= 0 and journal.index.steps["n_operands"][row] > MOST_OPERANDS:
-            return References([-1])
+            return Referred([-1])
         read = [content for _, role, content in operands_of(journal.index, row) if _reads(role)] if row >= 0 else []
-        return References(read or [-1], row, self.position, self.mover)
+        return Referred(read or [-1], row, self.position, self.mover)
 
 
 def _reads(role: Any) -> Any:

@@ -32,7 +32,7 @@ class Journalled:
 
 
 @dataclass(frozen=True, slots=True)
-class References:
+class Referred:
     """A link as the tables have it.
 
     Attributes:
@@ -69,12 +69,12 @@ class Link(ABC):
         """Undo :meth:`packed`; None: of another length than it says."""
 
     @abstractmethod
-    def references(self, journal: Journalled) -> References:
+    def references(self, journal: Journalled) -> Referred:
         """The same in terms of rows."""
 
 
 class Store(Protocol):
-    """What decoding asks of whoever keeps contents."""
+    """What decoding asks of a store of contents."""
 
     @property
     def index(self) -> Index: ...
@@ -115,4 +115,4 @@ def operands_of(index: Index, step: int) -> list[tuple[int, int, int]]:
     return [(position, role, -1 if row == NO_CONTENT else row) for position, role, row in operands]
 
 
-__all__ = ["Bytes", "Journalled", "Link", "References", "Store", "below", "operands_of", "reached"]
+__all__ = ["Bytes", "Journalled", "Link", "Referred", "Store", "below", "operands_of", "reached"]

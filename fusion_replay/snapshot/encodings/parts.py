@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References, Store, below, reached
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Referred, Store, below, reached
 from fusion_replay.snapshot.encodings.place import Place, Regions
 from fusion_replay.snapshot.schema import MAX_DEPTH, PARTS, ContentKey, Index, digest_of
 
@@ -40,10 +40,10 @@ class Parts(Link):
     def unpacked(cls, number: int, body: bytes) -> Self | None:
         return cls(tuple(_PART.iter_unpack(body))) if len(body) == number * _PART.size else None
 
-    def references(self, journal: Journalled) -> References:
+    def references(self, journal: Journalled) -> Referred:
         rows = [journal.row_of.get(content, -1) for content, _, _ in self.parts]
         parts = tuple((row, offset, nbytes) for row, (_, offset, nbytes) in zip(rows, self.parts, strict=True))
-        return References(rows, 0, len(rows), parts=parts)
+        return Referred(rows, 0, len(rows), parts=parts)
 
 
 class Slices:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in a sequence a content was seen, and which parts of its buffers other steps use: what finders go by.
+"""Where in a sequence a content was seen, and how other steps slice its buffer: by this encodings look for sources.
 
 Tested in tests/snapshot/write/test_deduplication.py.
 """
@@ -57,7 +57,7 @@ class Regions:
         return regions
 
     def is_static(self, buffer: str) -> bool:
-        """Whether no step writes this buffer and nobody feeds it in."""
+        """Whether no step writes this buffer and it is no input of the call."""
         return buffer not in self.written and buffer not in self.fed
 
     def slices(self, use: OperandUse) -> tuple[tuple[int, int], ...]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Side file: a weight that a recording leaves to another file, found there by its digest, checked by its SHA-256 too.
 
-A side file is a snapshot without steps; its contents are flat. While somebody records into it its journal counts as
+A side file is a snapshot without steps; its contents are flat. While a recording adds to it its journal counts as
 well. The recording lists what it needs, with the names of the buffers, so that another model's weights are refused by
 name instead of merely not found.
 
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol, Self
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError, SnapshotNotFoundError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, References
+from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Referred
 from fusion_replay.snapshot.encodings.place import Place, Regions
 from fusion_replay.snapshot.schema import DIGEST_ONLY, INPUT, JOURNAL_SUFFIX, MAX_NAME, SIDE, Index
 
@@ -48,12 +48,12 @@ class InSideFile(Link):
     def unpacked(cls, number: int, body: bytes) -> Self | None:
         return None if body else cls()
 
-    def references(self, journal: Journalled) -> References:
-        return References([])
+    def references(self, journal: Journalled) -> Referred:
+        return Referred([])
 
 
 def is_weight(place: Place, regions: Regions) -> bool:
-    """Whether this is much that is read from a buffer that nobody writes."""
+    """Whether this is a large read from a buffer that no step writes."""
     return place.role == INPUT and place.use.spec.nbytes >= WEIGHTS_FROM and regions.is_static(place.use.buffer)
 
 
@@ -121,7 +121,7 @@ class _Store(Protocol):
 
 
 class Opened(Protocol):
-    """What is asked of an open snapshot: tables, and whoever reads its contents."""
+    """What is asked of an open snapshot: its tables and its store of contents."""
 
     @property
     def index(self) -> Index: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed chunks, one behind the other, at the very places that they have in the sealed file.
+"""The file of compressed chunks of a recording under way, each at the offset that it will have in the sealed file.
 
 Before the first there is room for the user block and what HDF5 begins a file with. Sealing writes HDF5's structure
 around the chunks (:mod:`fusion_replay.snapshot.seal.in_place`) and gives this file its name: nothing is copied.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes held back in pages: HDF5 writes each of its small objects by itself, in two places that take turns.
+"""A write buffer of pages between HDF5 and the file: HDF5 writes its many small objects one by one, in two places.
 
 A system call for each would take longer than all that is written.
 """

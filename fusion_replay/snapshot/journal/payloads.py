@@ -109,10 +109,6 @@ class ContentRecord:
         return cls(content, dtype, digest, where, layout, shape, slots, offset + at, link)
 
 
-def chunk_frame(content: int, piece: int, mask: int, chunk: bytes) -> Frame:
-    return frames.CHUNK, [_CHUNK.pack(content, piece, mask), chunk]
-
-
 def placed_frame(content: int, piece: int, mask: int, size: int, offset: int) -> Frame:
     """A chunk of ``size`` bytes that stands at ``offset`` of the file of chunks."""
     return frames.PLACED, [_PLACED.pack(content, piece, mask, size, offset)]

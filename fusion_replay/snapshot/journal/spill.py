@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw bytes first, compressed later: a file of 1 MiB slots that worker threads empty.
+"""The spill file: raw bytes of new contents in 1 MiB slots, which worker threads compress and free.
 
 The recording thread writes new contents here with ``pwrite`` and goes on; nothing waits in process memory. A slot is
 used again once its compressed chunk is kept. Stores into a memory map would be as fast, but a full disk
@@ -97,7 +97,7 @@ class Spill:
                 self._queue(task)
 
     def free(self, slots: Collection[int]) -> None:
-        """Forget what was held. No journal may lead anybody to these slots any more."""
+        """Free the slots of what was held; the journal must not refer to them any more."""
         with self._change:
             self._held -= len(slots)
             self._free.extend(slots)
@@ -128,7 +128,7 @@ class Spill:
         return True
 
     def release_reserve(self) -> bool:
-        """Give the space that was held back to whoever writes next; False where there is none (any more)."""
+        """Give up the space that was held back, for the next write; False where there is none (any more)."""
         if not self._reserved or self._used > self._limit:  # slots lie there
             return False
         self._reserved = False
@@ -136,15 +136,15 @@ class Spill:
 
     def drain(self) -> None:
         """Wait until every queued piece is compressed, or stuck in its slot for want of space."""
-        hands: _Hands | None = None
+        compressor: _Compressor | None = None
         while self._tasks:  # this thread has nothing else to do: it takes part
-            hands = hands or _Hands(self._ways)
+            compressor = compressor or _Compressor(self._ways)
             with self._change:
                 if not self._tasks:
                     break
                 task = self._tasks.popleft()
                 self._running += 1
-            self._empty(task, hands)
+            self._empty(task, compressor)
         with self._change:
             while self._progresses():
                 self._change.wait()
@@ -187,7 +187,7 @@ class Spill:
                     self._used += 1
                     return self._used - 1
                 if not self._progresses():
-                    # Every slot holds a piece that nobody will take out any more: waiting would be for ever.
+                    # No thread will free a slot any more: waiting would be for ever.
                     raise OSError(errno.ENOSPC, "no room left to compress into", str(self.path))
                 self._change.wait()
 
@@ -214,7 +214,7 @@ class Spill:
                 self._change.notify_all()
 
     def _compress(self) -> None:
-        hands = _Hands(self._ways)
+        compressor = _Compressor(self._ways)
         while True:
             with self._change:
                 while not self._tasks and not self._closed:
@@ -223,16 +223,16 @@ class Spill:
                     return
                 task = self._tasks.popleft()
                 self._running += 1
-            self._empty(task, hands)
+            self._empty(task, compressor)
 
-    def _empty(self, task: Task, hands: _Hands) -> None:
+    def _empty(self, task: Task, compressor: _Compressor) -> None:
         """Compress one piece and free its slot."""
         freed = False
         try:
-            raw = hands.buffer[: task.nbytes]
+            raw = compressor.buffer[: task.nbytes]
             if os.preadv(self._own.fd, [raw.data], task.slot * SLOT) != task.nbytes:
                 raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
-            chunk, mask = hands.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
+            chunk, mask = compressor.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
             self._sink(task, chunk, mask)
             freed = True
         except Exception as error:  # whatever it is, the raw bytes stay where they are
@@ -245,8 +245,8 @@ class Spill:
                 self._change.notify_all()
 
 
-class _Hands:
-    """What each thread that compresses has for itself; fresh pages for every piece cost as much as reading it."""
+class _Compressor:
+    """The encoder and the buffer of one thread; fresh pages for every piece would cost as much as reading it."""
 
     def __init__(self, ways: dict[Any, Way]) -> None:
         self.encoder = Encoder(ways)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the frames of a journal add up to: tables of a recording that was killed, or is still going on.
+"""The tables of a recording that was killed or is still going on, made of the frames of its journal.
 
 A frame that is damaged, or does not fit the rest, costs what it says and what is made of that; it is told, and all else
 stays.

@@ -2,8 +2,8 @@
 """Memory for decoded contents that is used again: pages fresh from the kernel can cost as much as decoding into them.
 
 A block goes back when the last array that shows any part of it is gone, never before: the arrays handed out stand on a
-*lease*, which numpy keeps alive for every view of them, and what is not held by anybody can't be overwritten under
-anybody's eyes.
+*lease*, which numpy keeps alive for every view of them, and no array that is still in use
+can be overwritten.
 
 They are worth their lines where contents are large: a replay of two layers as wide as Llama 3.2 1B's (492 MiB) took
 1.25 s of CPU with them and 1.35 s with fresh memory (least of five: 0.89 and 1.10), on two busy cores; of a recording
@@ -43,7 +43,7 @@ class Buffers:
         return self._unused
 
     def empty(self, nbytes: int) -> Bytes:
-        """``nbytes`` bytes that nobody else sees."""
+        """``nbytes`` bytes of memory that no other array shows."""
         if nbytes < _FROM:
             return np.empty(nbytes, np.uint8)
         size = _rounded(nbytes)

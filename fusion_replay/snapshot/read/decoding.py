@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One content put together from its pieces by as many threads as want it: who waits for it helps."""
+"""Decodes one content piece by piece with several threads: each that needs it takes part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Decoding:
     ) -> None:
         self._spans, self._empty, self._fill = spans, empty, fill
         self._out: Bytes | None = None
-        self._taken = 0  # pieces that somebody has
+        self._taken = 0  # pieces that some thread has begun
         self._finished: set[int] = set()  # and filled, but for those that the digest has
         self._digested = 0  # pieces
         self._digesting = False

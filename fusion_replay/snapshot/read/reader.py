@@ -161,7 +161,7 @@ class Snapshot:
         """
         known = {b.name: b for s in self.sequences for b in s.buffers}
         if name not in known:
-            from difflib import get_close_matches  # whoever finds its buffer needs none of it
+            from difflib import get_close_matches  # only for a name that is not found
 
             near = get_close_matches(name, known, n=3)
             has = f"nearest: {', '.join(near)}" if near else f"it has {', '.join(sorted(known)[:8]) or 'none'}"

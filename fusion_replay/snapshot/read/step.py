@@ -11,7 +11,7 @@ from typing import Any
 
 from fusion_replay.errors import DamagedSnapshotError
 from fusion_replay.model.runlist import SequenceDescription, StepDescription, stored_dtype
-from fusion_replay.model.step import ContentSource, OperandMap, Seen, Spot, Step
+from fusion_replay.model.step import ContentSource, OperandKey, OperandMap, Seen, Step
 from fusion_replay.snapshot.schema import NO_CONTENT, STATUS, Index
 
 
@@ -83,7 +83,7 @@ class RecordedStep(Step):
         """
         return self._text("withheld")
 
-    def digests(self) -> dict[Spot, bytes]:
+    def digests(self) -> dict[OperandKey, bytes]:
         """Of all that was seen of it, by role and operand position."""
         return {spot: bytes.fromhex(self._digest(row)) for spot, row in self._rows().items()}
 
@@ -92,7 +92,7 @@ class RecordedStep(Step):
         """What the recorder noticed of the inputs, by argument name; keys that there is nothing of are left out.
 
         ``clobbered``: differs from what an earlier step left there, with that step's index and its argument;
-        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged, nobody looked;
+        ``rewritten``: a weight that changed; ``assumed``: a weight that was taken for unchanged and not read;
         ``reference``: why what the operator's own reference gives was not kept, where it was wanted.
         """
         return {key: value for key, fits in _NOTICED.items() if (value := self._detail.get(key)) and fits(value)}
@@ -139,7 +139,7 @@ class RecordedStep(Step):
     def _seen(self) -> Seen:
         return Seen(self._rows(), self._digest, self._source)
 
-    def _rows(self) -> dict[Spot, int]:
+    def _rows(self) -> dict[OperandKey, int]:
         """Rows of contents of everything that is there."""
         record = self._index.steps[self.row]
         first = int(record["first_operand"])

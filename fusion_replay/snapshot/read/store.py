@@ -46,7 +46,7 @@ Bytes = npt.NDArray[np.uint8]
 NOT_KEPT = "were not kept"
 DEFAULT_CACHE = 512 << 20  # bytes of decoded tensors
 CHECKING_CACHE = 64 << 20  # where each tensor is read once: only for those that others are made of
-_SHARED = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
+SHARED_FROM = 64  # pieces (1 MiB): from here on a second thread takes part in decoding a content
 _TORN = "the file ends inside one of its chunks"
 
 
@@ -55,7 +55,7 @@ def _fresh(nbytes: int) -> Bytes:
 
 
 class ChunkSource(Protocol):
-    """Contents as they lie in a file, for whoever seals another: how each is cut, and its chunks, not decoded.
+    """Contents as they lie in a file, for sealing another one: how each is cut, and its chunks, not decoded.
 
     Rows are those of the table of contents that is sealed.
     """
@@ -101,7 +101,7 @@ class ContentStore:
         self._lock = threading.Lock()
 
     def apart(self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]) -> ContentStore:
-        """Another store of the same files, for somebody who keeps contents by a better plan: ``held(row)`` has them.
+        """Another store of the same files, for a caller that caches contents itself: ``held(row)`` has them.
 
         Its cache keeps only what contents that others are made of need. That and what this store has cached, which
         it still finds, are ``budget`` bytes at most. ``empty`` gives the memory to decode into. The files stay this
@@ -156,7 +156,7 @@ class ContentStore:
     def read(self, row: int, what: str, *, keep: bool = True) -> Bytes:
         """The raw bytes of content ``row``, read-only; ``what`` names the tensor in messages.
 
-        ``keep=False`` is for whoever keeps contents by a better plan: the cache is asked but not filled.
+        ``keep=False`` is for a caller that caches contents itself: this cache is asked but not filled.
 
         Raises:
             SnapshotError: only the digest was kept.
@@ -297,7 +297,7 @@ class ContentStore:
             if out.size:
                 fill(0, out)
             return out, digest_of(out)
-        if int(self._index.contents["n_chunks"][row]) >= _SHARED:  # reading, zstd and numpy let go of Python's lock
+        if int(self._index.contents["n_chunks"][row]) >= SHARED_FROM:  # reading, zstd and numpy let go of Python's lock
             with suppress(RuntimeError):  # no more threads: this one does it all
                 _helper().submit(_help, weakref.ref(decoding))
         return decoding.result()

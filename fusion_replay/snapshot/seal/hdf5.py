@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The little of HDF5 that sealing needs, on h5py's low-level interface: ours never converts or compresses a number.
+"""The few HDF5 calls that sealing needs, on h5py's low-level interface; nothing is converted or compressed by them.
 
 Chunks arrive compressed and are stored with ``write_direct_chunk``; the pipeline shuffle (2) and zstd (32015, optional)
 is only declared, so that any HDF5 program with the registered zstd filter reads them. Files keep to what HDF5 1.10
@@ -152,7 +152,7 @@ class PartFile:
             self.error = error
 
     def close(self) -> None:
-        """Whatever HDF5 writes later meets a closed file, never somebody else's that got the same number."""
+        """Whatever HDF5 writes later meets a closed file, never another one that got the same descriptor number."""
         self._own.close()
 
 

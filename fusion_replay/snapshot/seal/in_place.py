@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HDF5's allocator, led to leave compressed chunks where they lie: all that seals a file without copying it.
+"""Makes HDF5's allocator leave compressed chunks where they are, so that sealing copies none of them.
 
 Closing a recording of 207 MiB on two busy cores took 1.6 s of wall and 0.25 s of CPU so, 2.4 s and 0.37 s with its
 chunks copied, which needs the same room on the disk once more.

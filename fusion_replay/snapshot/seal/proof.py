@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the finished file what it was made of? Asked before it gets its name, so before anything else is removed.
+"""Checks the finished file against what it was made of, before it gets its name and the journal is removed.
 
 Tested in tests/snapshot/test_recover.py.
 """

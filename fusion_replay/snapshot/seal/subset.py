@@ -102,7 +102,7 @@ def subset(
 
 
 def write_subset(part: Subset, target: Path, if_exists: IfExists = "error") -> Path:
-    """Seal ``part`` as ``target``; its path (another number, with ``if_exists="number"`` and somebody faster).
+    """Seal ``part`` as ``target``; its path (``if_exists="number"``: another one, if that was taken meanwhile).
 
     Raises:
         TargetExistsError: ``target`` appeared meanwhile; it was not overwritten.

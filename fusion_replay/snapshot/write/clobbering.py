@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs clobbered between steps: does a step find in a buffer what the step before it left there?"""
+"""Finds inputs clobbered between steps: contents other than those that the last step to write there left."""
 
 from __future__ import annotations
 

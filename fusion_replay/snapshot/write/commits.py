@@ -73,7 +73,7 @@ class Commits:
                 del self._pending[key]
 
     def leave_out(self, detail: str, count: int = 1) -> None:
-        """Count what nobody wanted kept; a loss from :meth:`say_left_out` on."""
+        """Count what was left out on request; among the losses from :meth:`say_left_out` on."""
         key = LEFT_OUT, detail
         self._left_out[key] = self._left_out.get(key, 0) + count
 

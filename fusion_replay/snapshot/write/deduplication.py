@@ -41,7 +41,7 @@ class Deduplication:
         return is_weight(place, self._regions[place.sequence])
 
     def is_static(self, place: Place) -> bool:
-        """Whether the sequence never writes this buffer and nobody feeds it in."""
+        """Whether the sequence never writes this buffer and it is no input of the call."""
         return self._regions[place.sequence].is_static(place.use.buffer)
 
     def link(self, place: Place, raw: Bytes, key: ContentKey, stored: Mapping[ContentKey, int]) -> Link | None:

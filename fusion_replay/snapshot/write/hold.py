@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A step whose contents wait for a verdict: on disk as every content is, but nothing else is made of them yet."""
+"""Contents of a step that wait for its verdict (``keep="mismatch"``): raw on disk, not compressed or encoded yet."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.model.step import Spot
+from fusion_replay.model.step import OperandKey
 from fusion_replay.snapshot.journal import payloads
 from fusion_replay.snapshot.journal.spill import Task
 from fusion_replay.snapshot.schema import ContentKey
 
-Decide = Callable[[Mapping[Spot, bytes]], str | None]
+Decide = Callable[[Mapping[OperandKey, bytes]], str | None]
 """Asked once a step has ended, with the digests of all that was seen of it: why its contents are not kept, or None."""
 
 
@@ -21,9 +21,9 @@ class Hold:
     """What one step under way holds back.
 
     Attributes:
-        contents: in slots of the spill file that nobody empties, as the journal declares them.
+        contents: in slots of the spill file that are not compressed, as the journal declares them.
         rows: the step's operands so far: position, role, content.
-        waits: for a verdict; where the step is left out anyhow, whoever judges others hears of it.
+        waits: for a verdict; false where its contents are left out whatever that is.
     """
 
     contents: dict[ContentKey, payloads.ContentRecord] = field(default_factory=dict)
@@ -43,4 +43,4 @@ def digest_alone(record: payloads.ContentRecord) -> payloads.ContentRecord:
     return replace(record, where=payloads.DIGEST, slots=(), link=None)
 
 
-__all__ = ["Decide", "Hold", "Spot", "digest_alone", "tasks_of"]
+__all__ = ["Decide", "Hold", "digest_alone", "tasks_of"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the bytes of an operand become: a content that is known, one made of others, new bytes, or a digest alone.
+"""Decides how the bytes of an operand are kept: as a known content, made of others, new, or by their digest alone.
 
 Tested in tests/snapshot/test_roundtrip.py, write/test_hold.py and write/test_deduplication.py.
 """
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import DTYPE_BYTES, ArgSpec, SequenceDescription, stored_dtype
+from fusion_replay.model.step import OperandKey
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.link import Link
 from fusion_replay.snapshot.encodings.place import Place
@@ -25,7 +26,7 @@ from fusion_replay.snapshot.journal.spill import Spill, Task
 from fusion_replay.snapshot.schema import INPUT, MAX_CONTENT, PREVIOUS, WATCHED, ContentKey, digest_of
 from fusion_replay.snapshot.write.commits import Commits
 from fusion_replay.snapshot.write.deduplication import Deduplication
-from fusion_replay.snapshot.write.hold import Hold, Spot, digest_alone, tasks_of
+from fusion_replay.snapshot.write.hold import Hold, digest_alone, tasks_of
 from fusion_replay.snapshot.write.volume import Volume
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ INLINE_BELOW = 1 << 16  # bytes: smaller contents go into the journal with their
 
 
 @dataclass(slots=True)
-class Batch:
+class JournalBatch:
     """What one call wants to append: contents first, so that no step refers to one that is not there."""
 
     what: str
@@ -112,7 +113,7 @@ class Intake:
 
     def content(
         self,
-        batch: Batch,
+        batch: JournalBatch,
         array: npt.NDArray[Any],
         spec: ArgSpec,
         keep: bool,
@@ -179,7 +180,7 @@ class Intake:
             self._commits.lose("contents", "tensors that could not be written; their digests are kept")
         return content
 
-    def commit(self, batch: Batch, step: payloads.Frame) -> bool:
+    def commit(self, batch: JournalBatch, step: payloads.Frame) -> bool:
         """Append contents and step; where that fails, the step with the digests of its contents alone."""
         hold = batch.hold
         if self._commits.append([*batch.frames(), step, *batch.drops()] if batch.dropped else [*batch.frames(), step]):
@@ -203,7 +204,7 @@ class Intake:
                 self._digest_only.update(((record.digest, record.dtype), record.content) for record in batch.dropped)
             return True
         self.deduplication.forget()
-        bare = Batch(batch.what)
+        bare = JournalBatch(batch.what)
         lost = 0
         for record, _ in batch.contents:
             lost += record.where != payloads.DIGEST
@@ -222,25 +223,25 @@ class Intake:
 
     # --- steps that wait for a verdict --------------------------------------------------------------------------
 
-    def seen(self, hold: Hold) -> dict[Spot, bytes]:
+    def seen(self, hold: Hold) -> dict[OperandKey, bytes]:
         """Digests of what a step that is held has shown so far."""
         return {(role, position): self.digests[content] for position, role, content in hold.rows}
 
-    def settle(self, hold: Hold, batch: Batch, keep: bool) -> None:
+    def settle(self, hold: Hold, batch: JournalBatch, keep: bool) -> None:
         """The verdict on a step that ends with ``batch``."""
         if keep:
             self.keep(hold, batch)
         else:
             batch.dropped = tuple(hold.contents.values())
 
-    def keep(self, hold: Hold, batch: Batch | None = None) -> None:
+    def keep(self, hold: Hold, batch: JournalBatch | None = None) -> None:
         """Keep what a step holds and the constants that it read.
 
         With ``batch``, in which the step ends, those are dropped that are known from elsewhere by now, and those beyond
         ``max_bytes``. One that does not end keeps what it has: it is what people look for.
         """
         needed = [content for _, role, content in hold.rows if role != WATCHED]
-        contents, hold.contents = hold.contents, {}  # an interrupt in here must not have them queued a second time
+        contents, hold.contents = hold.contents, {}  # after an interrupt they must not be queued a second time
         for key, record in contents.items():
             known = self._stored.get(key) if batch is not None else None
             if known is not None:
@@ -257,7 +258,7 @@ class Intake:
             batch.dropped += (record,)
         self.need(needed, batch)
 
-    def need(self, contents: Iterable[int], batch: Batch | None = None) -> None:
+    def need(self, contents: Iterable[int], batch: JournalBatch | None = None) -> None:
         """A step that is kept has these: constants among them are needed, within ``max_bytes``."""
         for content in contents:
             record = self._unneeded.get(content)
@@ -275,18 +276,18 @@ class Intake:
         self._commits.append([digest_alone(record).frame() for record in dropped.values()])
 
     def _free(self, dropped: Iterable[payloads.ContentRecord]) -> None:
-        """Give back slots that the journal leads nobody to any more."""
+        """Free the slots that the journal does not refer to any more."""
         self._spill.free([slot for record in dropped for slot in record.slots])
 
     def _is_static(self, place: Place, content: int) -> bool:
-        """Whether this is a constant, seen for the first time: kept at once, since whoever records looks but once."""
+        """Whether this is a constant, seen for the first time: kept at once, since a recorder reads it only once."""
         if place.role != INPUT or not self.deduplication.is_static(place):
             return False
         return self._static.setdefault(place.region, content) == content
 
     def _hold(
         self,
-        batch: Batch,
+        batch: JournalBatch,
         hold: Hold,
         content: int,
         raw: npt.NDArray[np.uint8],
@@ -294,7 +295,7 @@ class Intake:
         layout: Layout,
         spec: ArgSpec,
     ) -> int:
-        """New bytes into slots that nobody empties."""
+        """New bytes into slots that are not compressed yet."""
         self._bare.add(content)  # until it is kept
         slots: list[int] = []
         try:
@@ -323,7 +324,7 @@ class Intake:
             self.full = True
         return not self.full
 
-    def _beyond(self, batch: Batch) -> None:
+    def _beyond(self, batch: JournalBatch) -> None:
         batch.withheld = f"beyond max_bytes {self._max_bytes}"
         self._commits.leave_out(f"tensors {batch.withheld}; their digests are kept")
 
@@ -358,4 +359,4 @@ class Intake:
         return tuple(slots)
 
 
-__all__ = ["Batch", "Intake"]
+__all__ = ["Intake", "JournalBatch"]

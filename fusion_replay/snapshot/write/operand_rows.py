@@ -18,7 +18,7 @@ from fusion_replay.snapshot.encodings.place import Place
 from fusion_replay.snapshot.journal.payloads import Address, Row
 from fusion_replay.snapshot.schema import INPUT, WATCHED
 from fusion_replay.snapshot.write.clobbering import Clobbering
-from fusion_replay.snapshot.write.intake import Batch, Intake
+from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 
 Arrays = Mapping[int, npt.NDArray[Any]]
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -72,7 +72,7 @@ class Rows:
 
     def of(
         self,
-        batch: Batch,
+        batch: JournalBatch,
         invocation: int,
         step: int,
         role: int,
@@ -100,7 +100,7 @@ class Rows:
         return rows
 
     def assumed(self, invocation: int, step: int, assumed: Mapping[int, int]) -> list[Row]:
-        """Inputs that nobody looked at."""
+        """Inputs that were not read, and the content that each is taken to have still."""
         for position in assumed:
             self._intake.bytes_seen += self.operand(invocation, step, position).spec.nbytes
         return [(position, INPUT, content) for position, content in assumed.items()]

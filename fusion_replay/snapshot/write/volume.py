@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes a recording keeps, while it runs: for its limit, and to say after one call what is to come.
+"""Counts the bytes that a recording keeps while it runs: for ``max_bytes``, and for the estimate after the first call.
 
 Tested in tests/snapshot/write/test_hold.py and tests/recording/test_retention.py.
 """
@@ -26,7 +26,7 @@ class _Share:
 class Volume(Locked):
     """Bytes kept, apart by whether they were there before the call or were made in it.
 
-    The compression tells from its own threads what came of them, until somebody asks.
+    The threads that compress report their sizes here, until :meth:`on_disk` is asked.
     """
 
     def __init__(self) -> None:

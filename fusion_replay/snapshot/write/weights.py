@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a recording's weights go instead of into it: into a side file that recordings share, or nowhere.
+"""Puts a recording's weights into a side file that recordings share, or keeps their digests alone.
 
-A weight is what a step reads from a buffer that no step of its sequence writes and nobody feeds in. Its bytes are in
-the side file's own journal (in the page cache, so SIGKILL costs nothing) before the step that reads them runs. The
-side file itself is never written to: what comes new is sealed together with what it has into a new file that takes
-its place, complete and on the disk.
+A weight is what a step reads from a buffer that no step of its sequence writes and that is no input of the call. Its
+bytes are in the side file's own journal (in the page cache, so SIGKILL costs nothing) before the step that reads them
+runs. The side file itself is never written to: what comes new is sealed together with what it has into a new file that
+takes its place, complete and on the disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class WeightsKeeper:
         side: the side file to share; None: keep digests alone.
 
     Raises:
-        TargetExistsError: somebody else records into the side file; the message has the process.
+        TargetExistsError: another process records into the side file; the message has the process.
         SnapshotError: a side file that can't be read.
     """
 

@@ -44,10 +44,10 @@ from fusion_replay.snapshot.schema import (
 from fusion_replay.snapshot.target import IfExists, beside, claim, remove_working_files
 from fusion_replay.snapshot.write.commits import Commits
 from fusion_replay.snapshot.write.hold import Decide, Hold
-from fusion_replay.snapshot.write.intake import Batch, Intake
+from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 from fusion_replay.snapshot.write.operand_rows import NOTHING, Arrays, Rows
-from fusion_replay.snapshot.write.report import WriteReport
 from fusion_replay.snapshot.write.volume import Volume
+from fusion_replay.snapshot.write.write_report import WriteReport
 from fusion_replay.system.locks import Locked
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes():
                 return
-            batch = Batch(f"sequence {sequence}")
+            batch = JournalBatch(f"sequence {sequence}")
 
             def store(data: bytes) -> str:
                 spec = ArgSpec("binary", "in", (len(data),), "uint8")
@@ -173,7 +173,7 @@ class SnapshotWriter(Locked):
     def add_weight(self, raw: npt.NDArray[np.uint8], spec: ArgSpec, weight: Weight) -> bool:
         """Into a side file: these bytes, one axis. False where they could not be written."""
         with self._lock:
-            batch = Batch(f"weight {weight.name}")
+            batch = JournalBatch(f"weight {weight.name}")
             content = self._intake.content(batch, raw, spec, True)
             note = payloads.json_frame(frames.WEIGHTS, [weight.to_dict()])
             written = self._intake.commit(batch, note)
@@ -221,7 +221,7 @@ class SnapshotWriter(Locked):
             previous: old contents of outputs, kept (partial writers).
             watched: old contents of outputs of which only the digest is kept.
             values: runtime values of this dispatch.
-            assumed: inputs that nobody looked at, and the content each of them is taken to have still: an id that an
+            assumed: inputs that were not read, and the content each of them is taken to have still: an id that an
                 earlier call returned. The snapshot says so of the step.
             withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
             places: first bytes in their buffers of operands that this call has elsewhere than the runlist says.
@@ -235,7 +235,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes():
                 return {}
-            batch = Batch(f"step {invocation}:{step}")
+            batch = JournalBatch(f"step {invocation}:{step}")
             if withheld is not None:
                 self._withheld.add((invocation, step))
                 self.leave_out(f"steps {withheld}; their digests are kept")
@@ -294,7 +294,7 @@ class SnapshotWriter(Locked):
         with self._lock:
             if not self._writes() or (invocation, step) in self._lost_steps:
                 return
-            batch = Batch(f"step {invocation}:{step}")
+            batch = JournalBatch(f"step {invocation}:{step}")
             keep, seen, reason = self._level == "full" and (invocation, step) not in self._withheld, NOTHING, None
             hold = self._on_hold.get((invocation, step)) if self._holds else None
             if hold is not None:
@@ -360,7 +360,7 @@ class SnapshotWriter(Locked):
         return self._intake.digests[content] == self._intake.digests[other]
 
     def leave_out(self, detail: str, count: int = 1) -> None:
-        """Count what was not kept because nobody wanted it; in the losses from the end of the invocation on."""
+        """Count what was left out on request; among the losses from the end of the invocation on."""
         with self._lock:
             self._commits.leave_out(detail, count)
 
@@ -422,12 +422,16 @@ class SnapshotWriter(Locked):
         with self._lock:
             self.set_provenance({**self._provenance, **more})
 
+    def drain(self) -> None:
+        """Wait until all that was given so far is compressed, or stuck where it is for want of space."""
+        self._spill.drain()
+
     def close(self) -> WriteReport:
         """Wait for the compression, seal to :attr:`target`, remove the journal. A second call gives the same report.
 
         Raises:
             UnsealedError: sealing failed; the journal is kept, and the message says how to go on.
-            TargetExistsError: meanwhile somebody else made the target; the journal is kept.
+            TargetExistsError: meanwhile another process made the target; the journal is kept.
         """
         from fusion_replay.snapshot.seal.recording import seal
         from fusion_replay.snapshot.seal.side_file import seal_side
@@ -486,7 +490,7 @@ class SnapshotWriter(Locked):
         for hold in self._on_hold.values():  # in flight
             if hold.waits:
                 self._intake.keep(hold)
-        self._spill.drain()
+        self.drain()
         self._intake.drop_unneeded()
         if not self._commits.append([(frames.CLOSE, [b""])], last=True) and self._spill.release_reserve():
             self._commits.append([(frames.CLOSE, [b""])], last=True)

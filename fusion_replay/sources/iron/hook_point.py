@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a callable's steps can be watched, found by what it offers, and why not where they cannot.
+"""Finds where the steps of a callable can be hooked by what it offers, or says why they cannot.
 
 Every form since amd/IRON pull request 117 keeps its prepared steps in a list: ``_execution_plan`` of
 ``(kernel, tensors)`` (``iron/common/sequence.py``), later ``_steps`` of ``(operator, kernel, names, tensors)``
@@ -118,7 +118,7 @@ class HandleHook:
         mine = vars(self._callable)
         for name, ours in self._ours.items():
             if mine.get(name) is not ours:
-                continue  # somebody has wrapped it; what is left of ours passes through
+                continue  # another wrapper is around ours by now, which only passes calls through
             if name in self._before:
                 mine[name] = self._before[name]
             else:
@@ -190,7 +190,7 @@ def _whole_runlist(callable_: Any, kind: str) -> str:
     seen = f"{kind} runs its whole runlist without separate dispatches"
     sequence = callable_.op
     if hasattr(callable_, "patch_rtp") or hasattr(sequence, "_calculate_buffer_layout"):
-        # amd/IRON iron/common/fusion.py: the class itself picks full ELF (NPU2) or xclbin, nobody is asked
+        # amd/IRON iron/common/fusion.py: the class itself picks full ELF (NPU2) or xclbin, the caller has no say
         return (
             f"{seen} (one dispatch of the whole, from before amd/IRON pull request 117), so no step can be seen; "
             "update IRON to pull request 117 or later and build an OperatorSequence with dispatch='separate'"

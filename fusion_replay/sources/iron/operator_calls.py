@@ -79,7 +79,7 @@ class OperatorCalls:
     _known: dict[int, tuple[Any, int]] = field(default_factory=dict)
     """Operators by id, held so that no other gets it, with the number of their arguments."""
 
-    def begin(self, operator: Any, args: Sequence[Any], scalars: Mapping[str, Any], kernel: Any = None) -> Call:
+    def begin(self, operator: Any, args: Sequence[Any], scalars: Mapping[str, Any], kernel: Any = None) -> OperatorCall:
         """The call is about to be dispatched: its inputs are read now. ``kernel``: what the runtime was given for it.
 
         Raises:
@@ -94,7 +94,7 @@ class OperatorCalls:
             source.prepared = True
             source.observer.prepared(lambda: operator_paths(operator, kernel))
         source.observer.before(step)
-        return Call(source.observer, step)
+        return OperatorCall(source.observer, step)
 
     def _source(self, operator: Any, tensors: Sequence[Any]) -> OperatorSource:
         if id(operator) not in self._known:
@@ -116,7 +116,7 @@ class OperatorCalls:
 
 
 @dataclass
-class Call:
+class OperatorCall:
     """One dispatch that was begun."""
 
     observer: StepObserver
@@ -141,4 +141,4 @@ def _with_roles(sequence: SequenceDescription) -> SequenceDescription:
     return replace(sequence, buffers=buffers, input_args=inputs, output_args=outputs)
 
 
-__all__ = ["Call", "OperatorCalls", "OperatorSource", "operator_origin"]
+__all__ = ["OperatorCall", "OperatorCalls", "OperatorSource", "operator_origin"]

@@ -62,7 +62,7 @@ class IronSource:
 
     def detach(self) -> None:
         self._compare.stop()
-        self._observer = None  # a proxy that somebody else wrapped or kept passes straight through from now on
+        self._observer = None  # a proxy that other code wrapped or kept passes calls straight through from now on
         self._hook.remove()
 
     def settle(self) -> None:
@@ -103,7 +103,7 @@ class IronSource:
     def called_elsewhere(self) -> bool:
         """Whether another thread is inside a call of the callable at this moment.
 
-        Before its first step and after its last a call moves buffers from one side to the other, which nobody reports:
+        Before its first step and after its last a call moves buffers from one side to the other without telling:
         the other threads' stacks show it.
         """
         frames = sys._current_frames()
@@ -221,7 +221,7 @@ class LiveIronStep:
 
         declared = isinstance(getattr(operator, "buffers", None), (list, tuple))
         if not (declared or keeps_old_contents(self._source.sequence.operator_of(self._index))):
-            previous = ()  # nobody knows which parameter of its reference would be meant
+            previous = ()  # which parameter of its reference would be meant is unknown
         return call_reference(operator, inputs, previous, self.values)
 
     def read(self, position: int) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.workloads import Option, Run, Workload, find, names
+from fusion_replay.simulator.workloads import Run, Workload, WorkloadOption, find, names
 
 
 class _Counting(Run):
@@ -32,7 +32,7 @@ class _Counting(Run):
         return {"log": self.log}
 
 
-def _workload(*options: Option) -> tuple[Workload, list[SimpleNamespace]]:
+def _workload(*options: WorkloadOption) -> tuple[Workload, list[SimpleNamespace]]:
     seen: list[SimpleNamespace] = []
 
     def build(device: str, faults: Any, values: SimpleNamespace) -> Run:
@@ -44,11 +44,11 @@ def _workload(*options: Option) -> tuple[Workload, list[SimpleNamespace]]:
 
 
 OPTIONS = (
-    Option("count", int, 2, "how many", minimum=1),
-    Option("mode", str, "slow", "which", choices=("slow", "fast")),
-    Option("wide", bool, False, "wider"),
-    Option("folder", str, None, "where"),
-    Option("param", str, None, "K=V", repeat=True),
+    WorkloadOption("count", int, 2, "how many", minimum=1),
+    WorkloadOption("mode", str, "slow", "which", choices=("slow", "fast")),
+    WorkloadOption("wide", bool, False, "wider"),
+    WorkloadOption("folder", str, None, "where"),
+    WorkloadOption("param", str, None, "K=V", repeat=True),
 )
 
 

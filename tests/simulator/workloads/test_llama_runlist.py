@@ -16,7 +16,7 @@ import pytest
 
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.operators import parameters_of
-from fusion_replay.simulator.workloads.base import COLUMNS, Plan
+from fusion_replay.simulator.workloads.base import COLUMNS, SequenceSpec
 from fusion_replay.simulator.workloads.llama_config import CONFIGS, weights
 from fusion_replay.simulator.workloads.llama_runlist import plan
 
@@ -119,11 +119,11 @@ BYTES = {
 
 
 @pytest.fixture(scope="module")
-def big() -> Plan:
+def big() -> SequenceSpec:
     return plan(BIG, L, COLUMNS["npu2"])
 
 
-def first_use(sequence: Plan) -> list[Any]:
+def first_use(sequence: SequenceSpec) -> list[Any]:
     return list({id(op): op for op, *_ in sequence.runlist}.values())
 
 
@@ -131,7 +131,7 @@ def base(name: str) -> str:
     return name.partition("[")[0]
 
 
-def test_operators_in_first_use_order(big: Plan) -> None:
+def test_operators_in_first_use_order(big: SequenceSpec) -> None:
     ops = first_use(big)
     assert [type(op).__name__ for op in ops] == [name for name, _ in OPERATORS]
     for index, (op, (name, expected)) in enumerate(zip(ops, OPERATORS, strict=True)):
@@ -141,7 +141,7 @@ def test_operators_in_first_use_order(big: Plan) -> None:
             assert found["num_batches"] == expected.get("num_batches", 1)
 
 
-def test_steps_of_a_layer(big: Plan) -> None:
+def test_steps_of_a_layer(big: SequenceSpec) -> None:
     index = {id(op): i for i, op in enumerate(first_use(big))}
     lines = [" ".join([str(index[id(op)]), *names]) for op, *names in big.runlist[7 * 55 : 8 * 55]]
     heads = [
@@ -151,7 +151,7 @@ def test_steps_of_a_layer(big: Plan) -> None:
     assert lines == BEFORE_TRANSPOSES.splitlines() + heads + AFTER_TRANSPOSES.splitlines()
 
 
-def test_the_tail_and_the_totals(big: Plan) -> None:
+def test_the_tail_and_the_totals(big: SequenceSpec) -> None:
     assert [names for _, *names in big.runlist[-2:]] == [["x", "W_final_norm", "x"], ["W_out_head", "x", "logits"]]
     assert len(big.runlist) == 882
     kinds = Counter(type(op).__name__ for op, *_ in big.runlist)
@@ -162,7 +162,7 @@ def test_the_tail_and_the_totals(big: Plan) -> None:
     assert big.output_args == ("logits",)
 
 
-def test_explicit_buffer_sizes(big: Plan) -> None:
+def test_explicit_buffer_sizes(big: SequenceSpec) -> None:
     assert len(big.buffer_sizes) == 34
     assert sum(v for k, v in big.buffer_sizes.items() if "cache" in k) == 67_108_864
     assert {k: v for k, v in big.buffer_sizes.items() if "cache" not in k} == {
@@ -171,7 +171,7 @@ def test_explicit_buffer_sizes(big: Plan) -> None:
     }
 
 
-def test_bytes_of_every_buffer_and_of_all_weights(big: Plan) -> None:
+def test_bytes_of_every_buffer_and_of_all_weights(big: SequenceSpec) -> None:
     found: dict[str, int] = dict(big.buffer_sizes)
     for op, *names in big.runlist:
         for name, spec in zip(names, op.get_arg_spec(), strict=True):
@@ -186,7 +186,7 @@ def test_bytes_of_every_buffer_and_of_all_weights(big: Plan) -> None:
     assert sum(v for k, v in found.items() if k.startswith("W_") and k.endswith("_0")) == 121_643_008
 
 
-def test_weights_name_exactly_the_weight_buffers(big: Plan) -> None:
+def test_weights_name_exactly_the_weight_buffers(big: SequenceSpec) -> None:
     slots = {w.buffer: 2 * math.prod(w.shape) for w in weights(BIG)}
     used = {base(n) for _, *names in big.runlist for n in names}
     assert set(slots) == {n for n in used if n.startswith("W_")}
@@ -194,7 +194,7 @@ def test_weights_name_exactly_the_weight_buffers(big: Plan) -> None:
     assert len({w.tensor for w in weights(BIG)}) == 16 * 9 + 2
 
 
-def test_npu1_uses_its_four_columns_and_the_same_runlist(big: Plan) -> None:
+def test_npu1_uses_its_four_columns_and_the_same_runlist(big: SequenceSpec) -> None:
     small = plan(BIG, L, COLUMNS["npu1"])
     assert [names for _, *names in small.runlist] == [names for _, *names in big.runlist]
     assert max(parameters_of(op).get("num_aie_columns") or 0 for op in first_use(small)) == 4

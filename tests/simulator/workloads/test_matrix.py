@@ -14,7 +14,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.workloads import find
-from fusion_replay.simulator.workloads.matrix import Case, cases, data
+from fusion_replay.simulator.workloads.matrix import MatrixCase, cases, data
 
 
 def test_the_data_is_the_reports() -> None:
@@ -46,7 +46,7 @@ def test_names_are_unique_file_names() -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in cases() if c.kind != "application"], ids=lambda c: c.name)
-def test_every_set_is_a_design_that_its_device_has(case: Case) -> None:
+def test_every_set_is_a_design_that_its_device_has(case: MatrixCase) -> None:
     """Operators, arg specs and buffer sizes fit; the rules of the design are checked by the kernels themselves."""
     from fusion_replay.simulator.core import Core
     from fusion_replay.simulator.kernels import find_kernel

@@ -29,7 +29,7 @@ def recording(path: Path) -> SnapshotWriter:
     sequence = writer.add_sequence(gemv_silu(8, COLUMNS))
     for number in range(2):
         run(writer, sequence, contents(0, number, 8, COLUMNS))
-    writer._spill.drain()
+    writer.drain()
     return writer
 
 

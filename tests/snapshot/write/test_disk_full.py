@@ -19,7 +19,7 @@ import pytest
 from fusion_replay.errors import UnsealedError
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
-from fusion_replay.snapshot.journal.frames import KEPT_FREE
+from fusion_replay.snapshot.journal.frames import KEPT_FREE, JournalFile
 from snapshot_maker import BF16, bits, contents, file_size_limit, gemv_silu, run
 
 ADD = 16  # invocations of the runs below
@@ -45,13 +45,13 @@ def test_the_disk_fills_up_for_good(tmp_path: Path, columns: int) -> None:
     writer = SnapshotWriter(tmp_path / "t.h5")
     sequence = writer.add_sequence(gemv_silu(8, columns))
     run(writer, sequence, contents(0, 0, 8, columns))
-    writer._spill.drain()
-    size = os.fstat(writer._journal.fd).st_size
+    writer.drain()
+    size = (tmp_path / "t.h5.journal").stat().st_size
     with file_size_limit(size + 700 + KEPT_FREE):
         for number in range(1, ADD):
             run(writer, sequence, contents(0, number, 8, columns))  # raises nothing
-        writer._spill.drain()
-        assert os.fstat(writer._journal.fd).st_size <= size + 700 + KEPT_FREE
+        writer.drain()
+        assert (tmp_path / "t.h5.journal").stat().st_size <= size + 700 + KEPT_FREE
         with open_snapshot(tmp_path / "t.h5") as live:
             assert assert_true_as_far_as_it_goes(live, columns) >= 5
     assert writer.write_error is not None
@@ -74,7 +74,7 @@ def test_room_comes_back(tmp_path: Path) -> None:
     writer = SnapshotWriter(tmp_path / "t.h5")
     sequence = writer.add_sequence(gemv_silu())
     run(writer, sequence, contents(0, 0))
-    with file_size_limit(os.fstat(writer._journal.fd).st_size):
+    with file_size_limit((tmp_path / "t.h5.journal").stat().st_size):
         invocation = run(writer, sequence, contents(0, 1))
     assert run(writer, sequence, contents(0, 2)) == 2
     report = writer.close()
@@ -214,14 +214,14 @@ def test_the_spill_fills_up_while_workers_are_stuck(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(writer_module, "SPILL_SLOTS", 3)
     writer = SnapshotWriter(tmp_path / "t.h5")
     sequence = writer.add_sequence(gemv_silu(8, 100_000))
-    real = writer._journal.append
+    real = frames.JournalFile.append
 
-    def no_chunks(batch: list) -> list:
+    def no_chunks(journal: frames.JournalFile, batch: list) -> list:
         if any(kind == frames.PLACED for kind, _ in batch):
             raise OSError(28, "No space left on device")
-        return real(batch)
+        return real(journal, batch)
 
-    monkeypatch.setattr(writer._journal, "append", no_chunks)
+    monkeypatch.setattr(frames.JournalFile, "append", no_chunks)
     for number in range(4):
         run(writer, sequence, contents(0, number, 8, 100_000))  # neither raises nor waits for ever
     report = writer.close()
@@ -267,7 +267,7 @@ def test_a_large_recording_is_sealed_without_threads(tmp_path: Path, monkeypatch
     sequence = writer.add_sequence(gemv_silu(64, 100_000))
     data = contents(0, 0, 64, 100_000)
     run(writer, sequence, data)
-    writer._spill.drain()
+    writer.drain()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     report = writer.close()
     assert report.file_bytes > 1 << 23
@@ -280,20 +280,20 @@ def test_the_reserve_is_for_saying_what_was_lost(tmp_path: Path, monkeypatch: py
     writer = SnapshotWriter(tmp_path / "t.h5")
     sequence = writer.add_sequence(gemv_silu(8, 16))
     run(writer, sequence, contents(0, 0, 8, 16))
-    writer._spill.drain()
-    spill, append = tmp_path / "t.h5.spill", writer._journal.append
+    writer.drain()
+    spill, append = tmp_path / "t.h5.spill", JournalFile.append
     held_back = spill.stat().st_blocks * 512
     assert held_back >= 1 << 16
 
-    def full(frames: list[Any]) -> None:
+    def full(journal: JournalFile, frames: list[Any]) -> None:
         if spill.stat().st_blocks * 512 >= held_back:
             raise OSError(errno.ENOSPC, "No space left on device")
-        append(frames)
+        append(journal, frames)
 
     def no_seal(*_: Any, **__: Any) -> None:
         raise UnsealedError("no room to seal in")
 
-    monkeypatch.setattr(writer._journal, "append", full)
+    monkeypatch.setattr(JournalFile, "append", full)
     monkeypatch.setattr("fusion_replay.snapshot.seal.recording.seal", no_seal)
     for number in (1, 2):
         run(writer, sequence, contents(0, number, 8, 16))

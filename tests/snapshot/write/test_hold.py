@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check, recover
-from fusion_replay.snapshot.journal.frames import KEPT_FREE
+from fusion_replay.snapshot.journal.frames import KEPT_FREE, JournalFile
+from fusion_replay.snapshot.journal.spill import Spill
 from fusion_replay.snapshot.schema import INPUT, OUTPUT, WATCHED, digest_of
 from fusion_replay.snapshot.write import writer as writer_module
 from snapshot_maker import bits, contents, file_size_limit, gemv_silu, run
@@ -237,7 +238,7 @@ def test_a_constant_that_changes_is_no_constant(tmp_path: Path) -> None:
         (content,) = writer.begin_step(invocation, 0, {0: array}).values()
         writer.end_step(invocation, 0, {1: np.zeros(8, np.uint8)})
         assert writer.holds(content) == (invocation in (0, 1))  # what was dropped is looked at again
-    writer._spill.drain()
+    writer.drain()
     assert size(tmp_path / "a.h5.spill") <= 4 * (100_000 + 4096) + (1 << 16)  # 3 MB went through
     with open_snapshot(writer.close().path) as snap:
         assert [s.invocation for s in snap if s.inputs["A"].kept] == [1]
@@ -334,9 +335,9 @@ def test_killed_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
         monkeypatch.setattr(owner, name, call)
 
-    around(writer._journal, "append")
-    around(writer._spill, "hold")
-    around(writer._spill, "free")
+    around(JournalFile, "append")
+    around(Spill, "hold")
+    around(Spill, "free")
     for number in range(3):
         run(writer, sequence, contents(0, number, ROWS, LARGE // 100))
     assert moments > 50
@@ -353,17 +354,17 @@ def test_an_interrupt_while_a_step_is_kept(tmp_path: Path, monkeypatch: pytest.M
     first, second = (np.full((3, 100_000), n, np.uint8) for n in (1, 2))
     invocation = writer.begin_invocation(sequence)
     writer.begin_step(invocation, 0, {0: first[0]})
-    queue = writer._spill.queue
+    queue = Spill.queue
 
-    def interrupted(tasks: Any) -> None:
-        queue(tasks)
+    def interrupted(spill: Spill, tasks: Any) -> None:
+        queue(spill, tasks)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(writer._spill, "queue", interrupted)
+        patch.setattr(Spill, "queue", interrupted)
         with pytest.raises(KeyboardInterrupt):
             writer.end_step(invocation, 0, {1: first[1]})
-    writer._spill.drain()
+    writer.drain()
     other = writer.begin_invocation(sequence)
     writer.begin_step(other, 0, {0: second[0]})  # into the slot that came free
     report = writer.close()
@@ -440,7 +441,7 @@ def test_a_long_run_in_which_nothing_deviates_grows_by_its_digests_alone(tmp_pat
             run(writer, sequence, contents(0, number, columns, 16))
             if number in (19, 119):
                 files = {s: tmp_path / f"{columns}.h5.{s}" for s in ("spill", "chunks", "journal")}
-                writer._spill.drain()
+                writer.drain()
                 now = {s: f.stat().st_size if s == "journal" else size(f) for s, f in files.items()}
                 sizes.setdefault(columns, now)
         grown = {s: now[s] - sizes[columns][s] for s in now}
@@ -531,11 +532,11 @@ def test_the_disk_fills_up(tmp_path: Path, columns: int) -> None:
     writer = held(tmp_path / "a.h5", deviating)
     sequence = writer.add_sequence(gemv_silu(8, columns))
     run(writer, sequence, contents(0, 0, 8, columns))
-    writer._spill.drain()
-    with file_size_limit(os.fstat(writer._journal.fd).st_size + 900 + KEPT_FREE):
+    writer.drain()
+    with file_size_limit((tmp_path / "a.h5.journal").stat().st_size + 900 + KEPT_FREE):
         for number in range(1, 16):
             run(writer, sequence, contents(0, number, 8, columns))  # raises nothing
-        writer._spill.drain()
+        writer.drain()
     assert writer.write_error is not None
     report = writer.close()
     assert check(report.path).ok
@@ -557,14 +558,13 @@ def test_a_drop_that_can_not_be_written_keeps(tmp_path: Path, monkeypatch: pytes
     sequence = writer.add_sequence(gemv_silu(8, 100_000))
     first = contents(0, 0, 8, 100_000)
     run(writer, sequence, first, stop_after=1)
-    real = writer._journal.append
 
-    def full(frames: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer._journal, "append", full)
-    writer.end_step(0, 0, {2: first["y0"]})
-    monkeypatch.setattr(writer._journal, "append", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFile, "append", full)
+        writer.end_step(0, 0, {2: first["y0"]})
     run(writer, sequence, contents(0, 1, 8, 100_000))
     for number in (2, 3, 4):  # at a time: every slot that is free is used
         run(writer, sequence, contents(0, number, 8, 100_000), stop_after=1)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import sys
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.errors import NotAttachableError, NothingComparedError
-from fusion_replay.sources.iron.watching.everything import Everything
+from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 from iron_doubles import VARIANTS, Variant, machine, v0
 from iron_doubles.operators import BF16
 
@@ -120,15 +123,29 @@ class Host:
     def watch(self, source: Any) -> None:
         self.watched.append(weakref.ref(source))
 
+    def observer(self) -> Any:
+        raise AssertionError("no operator runs by itself here")
+
     def unseen(self, kind: str, detail: str) -> None:
         raise AssertionError(detail)
 
+    def contain(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
-def test_a_callable_that_the_program_drops_is_not_kept() -> None:
-    everything, host = Everything(whole_calls=True), Host()
-    callable_ = fused(VARIANTS[-1])
-    everything._sequence_called(host, callable_)  # type: ignore[arg-type]
-    everything._sequence_called(host, callable_)  # type: ignore[arg-type]
+
+def test_a_callable_that_the_program_drops_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, dispatches, host = VARIANTS[-1], AllDispatches(whole_calls=True), Host()
+    callable_ = fused(variant)
+    home = types.ModuleType("iron.common.sequence")
+    home.Callable = next(c for c in type(callable_).__mro__ if "__call__" in vars(c))  # type: ignore[attr-defined]
+    monkeypatch.setattr(home.Callable, "__module__", home.__name__)
+    monkeypatch.setitem(sys.modules, home.__name__, home)
+    dispatches.attach(host)
+    try:
+        run(variant, callable_)
+        run(variant, callable_)
+    finally:
+        dispatches.detach()
     assert len(host.watched) == 1
     dropped = weakref.ref(callable_)
     del callable_

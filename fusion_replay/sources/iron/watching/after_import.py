@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a function once a module has been imported, whoever imports it; all other imports are left alone."""
+"""Runs a function once a module has been imported, by any code; all other imports are left alone."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
 Until late August 2026 an operator's ``get_callable()`` loads its kernel and returns a function that keeps the handle
 alone (amd/IRON ``iron/common/base.py``), so the operator is read from the frame that loads. Later an ``OperatorImage``
 holds the operator and dispatches itself (``iron/common/image/standalone.py``): it is the caller of ``load_and_run``.
-A handle that was loaded before anybody watched is told by the path of its xclbin, which the runtime's cache knows.
+A handle that was loaded before the recording began is told by the path of its xclbin, which the runtime's cache knows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from fusion_replay.errors import NotAttachableError
 
-_DEPTH = 6  # frames between the runtime and whoever asks: overriding runtimes, NPUKernel, get_callable
+_DEPTH = 6  # frames between the runtime and the operator's own code: overriding runtimes, NPUKernel, get_callable
 _UNKNOWN = object()
 _BASES = type.__dict__["__mro__"].__get__
 _OWN = type.__dict__["__dict__"].__get__
@@ -39,7 +39,7 @@ class Handles:
             self._remember(handle, operator)
 
     def owner(self, kernel: Any, frame: FrameType | None) -> Any:
-        """The operator on whose behalf the code in ``frame`` acts; None inside a sequence, or where nobody says."""
+        """The operator on whose behalf the code in ``frame`` acts; None inside a sequence, or where it is unknown."""
         if getattr(kernel, "elf_path", None) is not None:
             return None  # a whole runlist in one image
         for _ in range(_DEPTH):
@@ -90,7 +90,7 @@ class Only:
     """Which dispatches are meant where one operator, or a callable of one, was asked for.
 
     Raises:
-        NotAttachableError: a function of an operator that nobody can name any more.
+        NotAttachableError: a function whose operator is gone.
     """
 
     def __init__(self, wanted: Any) -> None:
@@ -152,7 +152,7 @@ def _class_has(candidate: Any, name: str) -> bool:
 
 
 def _attributes(candidate: Any) -> dict[str, Any]:
-    """Its own, without running any code of it: this looks at strangers."""
+    """Its own, without running any code of it: the object may be anything."""
     try:
         found = object.__getattribute__(candidate, "__dict__")
     except AttributeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods replaced on classes, and put back; and who is inside a dispatch that is being recorded already."""
+"""Replaces methods on classes and restores them; knows whether this thread is inside a dispatch that is recorded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inside() -> Iterator[None]:
 
 
 def enter() -> None:
-    """As :func:`inside`, for whoever has no block; :func:`leave` ends it."""
+    """As :func:`inside`, without a block; :func:`leave` ends it."""
     _thread.depth = getattr(_thread, "depth", 0) + 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.sources.iron.watching.everything import Everything
+from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 
 FAKE = Path(__file__).parents[3] / "fake_iron"
 N = 128
@@ -118,7 +118,7 @@ def test_kernels_in_one_chain_are_named_as_not_supported(app: Any, tmp_path: Pat
 
 
 class Host:
-    """Of Everything alone: what it says was not seen."""
+    """Of AllDispatches alone: what it says was not seen."""
 
     def __init__(self) -> None:
         self.missed: list[str] = []
@@ -135,24 +135,24 @@ class Host:
 def test_what_separate_dispatch_refuses_is_dropped_where_no_number_depends_on_it(
     app: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    everything, host = Everything(separate_dispatch=True), Host()
-    everything.attach(host)  # type: ignore[arg-type]
+    dispatches, host = AllDispatches(separate_dispatch=True), Host()
+    dispatches.attach(host)  # type: ignore[arg-type]
     try:
         callable_ = fused(app, coresident=(("x",),))
         assert type(callable_).__name__ == "StepCallable"
         assert "sequence loop: its coresident groups are left out" in capsys.readouterr().err
     finally:
-        everything.detach()
+        dispatches.detach()
 
 
 def test_a_program_that_needs_feedback_is_told_why_it_stays_fused(app: Any) -> None:
-    everything, host = Everything(separate_dispatch=True), Host()
-    everything.attach(host)  # type: ignore[arg-type]
+    dispatches, host = AllDispatches(separate_dispatch=True), Host()
+    dispatches.attach(host)  # type: ignore[arg-type]
     try:
         callable_ = fused(app, feedback_args=("b",))
         assert type(callable_).__name__ == "FullELFCallable"
         callable_()
     finally:
-        everything.detach()
+        dispatches.detach()
     (told,) = host.missed
     assert told.startswith("sequence loop: it feeds values that the device computes back into its next run")

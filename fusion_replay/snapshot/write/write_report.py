@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recording came to, once it is sealed.
+"""What a sealed recording has to report: steps, sizes, losses, notes; as frozen data.
 
 Tested in tests/snapshot/test_roundtrip.py and tests/replaying/test_deviating.py.
 """

@@ -29,7 +29,7 @@ from fusion_replay.sources.iron.watching.patches import Patches, inside, nested
 from fusion_replay.system.messages import say
 
 if TYPE_CHECKING:
-    from fusion_replay.sources.iron.operator_calls import Call, OperatorCalls
+    from fusion_replay.sources.iron.operator_calls import OperatorCall, OperatorCalls
     from fusion_replay.sources.iron.source import IronSource
     from fusion_replay.sources.iron.whole_call import WholeCall
     from fusion_replay.sources.protocol import StepObserver, StepSource
@@ -54,7 +54,7 @@ class Host(Protocol):
         """Our own failures in the body stop there."""
 
 
-class Everything:
+class AllDispatches:
     """Installed by :meth:`attach`, gone without a trace after :meth:`detach`.
 
     Args:
@@ -104,10 +104,10 @@ class Everything:
         self._operators = None
 
     def claim(self, callable_: Any, source: Any) -> bool:
-        """Somebody else watches ``callable_`` from now on, by ``source``; False where it is watched here already."""
+        """From now on ``source`` records ``callable_``, and not this; False where it is recorded here already."""
         if id(callable_) in self._sources:
             return False
-        with contextlib.suppress(TypeError):  # no weak reference: a source of somebody's own making
+        with contextlib.suppress(TypeError):  # a user's own source may allow no weak reference
             self._sources[id(callable_)] = source
         return True
 
@@ -215,7 +215,7 @@ class Everything:
             if host is None or nested():
                 return original(this, handle, args, *rest, **kwargs)
             args = list(args)
-            call: Call | None = None
+            call: OperatorCall | None = None
             with host.contain("looking at a dispatch"):
                 operator = self._handles.operator_of(handle, this)
                 scalars = kwargs.get("dispatch_scalars")
@@ -230,7 +230,7 @@ class Everything:
             if host is None or nested() or getattr(kernel, "trace_config", None):
                 # A traced run swaps its last tensor for a longer one: the run inside has the right ones.
                 return original(this, kernel, run_args, *rest, **kwargs)
-            call: Call | None = None
+            call: OperatorCall | None = None
             with host.contain("looking at a dispatch"):
                 operator = self._handles.owner(kernel, sys._getframe(1))
                 scalars = kwargs.get("dispatch_scalars")
@@ -287,7 +287,7 @@ class Everything:
 
     def _operator_called(
         self, host: Host, operator: Any, args: list[Any], scalars: Any, handle: Any, runtime: Any
-    ) -> Call | None:
+    ) -> OperatorCall | None:
         if self._only is not None:
             if not self._only.means(operator, handle, runtime):
                 return None
@@ -303,7 +303,7 @@ class Everything:
         return self._operators.begin(operator, args, scalars or {}, handle)
 
 
-def _watched(call: Call | None, dispatch: Callable[[], Any]) -> Any:
+def _watched(call: OperatorCall | None, dispatch: Callable[[], Any]) -> Any:
     """Run the dispatch, telling ``call`` how it ended; what it raises passes unchanged."""
     with inside():
         if call is None:
@@ -325,4 +325,4 @@ def _is_runtime(name: str) -> bool:
     return name.startswith("aie.utils.hostruntime.") and name.endswith(".hostruntime")
 
 
-__all__ = ["Everything", "Host"]
+__all__ = ["AllDispatches", "Host"]

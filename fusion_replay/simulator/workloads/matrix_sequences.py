@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a parameter set of IRON's CI means: operators with their fields, buffers, and how the inputs are drawn.
+"""The sequence of each parameter set of IRON's CI: operators with their fields, buffers, and how the inputs are drawn.
 
 Source: amd/IRON ``iron/operators/*/test.py`` and ``reference.py``: how each test builds its operator, and the
 distributions of the golden generators. Composite operators (SwiGLU, a GEMM in parts) become the runlists that IRON's
@@ -19,17 +19,17 @@ import numpy.typing as npt
 from fusion_replay import refs
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec
-from fusion_replay.simulator.workloads.base import COLUMNS, Plan
+from fusion_replay.simulator.workloads.base import COLUMNS, SequenceSpec
 from fusion_replay.simulator.workloads.draws import POSITIVE, contents, normal, of_kind
 
 Draw = Callable[[np.random.Generator], npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class MatrixPlan:
+class MatrixSequence:
     """A sequence and how each of its input buffers is filled, in the order of their seeds."""
 
-    sequence: Plan
+    sequence: SequenceSpec
     inputs: Mapping[str, Draw]
 
 
@@ -44,7 +44,7 @@ _FIELDS = {
 """The report's names where they are not the operator's own."""
 
 
-def plan_of(operator: str, parameters: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
+def sequence_of(operator: str, parameters: Mapping[str, Any], device: str, name: str) -> MatrixSequence:
     """The plan of one parameter set; ``name`` becomes the sequence's.
 
     Raises:
@@ -62,13 +62,13 @@ def plan_of(operator: str, parameters: Mapping[str, Any], device: str, name: str
     return _single(spec.type, fields, name)
 
 
-def _single(op_type: str, fields: Mapping[str, Any], name: str) -> MatrixPlan:
+def _single(op_type: str, fields: Mapping[str, Any], name: str) -> MatrixSequence:
     step = _operator(op_type, **fields)
     args = step.arg_specs()
     reads, writes = [a.name for a in args if a.reads], [a.name for a in args if a.writes]
     runlist = [(step, *(a.name for a in args))]
     inputs = {a.name: partial(contents, op_type, fields, a) for a in args if a.reads}
-    return MatrixPlan(Plan(name, runlist, tuple(reads), tuple(writes), {}), inputs)
+    return MatrixSequence(SequenceSpec(name, runlist, tuple(reads), tuple(writes), {}), inputs)
 
 
 def _operator(op_type: str, **fields: Any) -> Any:
@@ -82,7 +82,7 @@ def _operator(op_type: str, **fields: Any) -> Any:
     return made(**fields)
 
 
-def _gemm(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
+def _gemm(p: Mapping[str, Any], device: str, name: str) -> MatrixSequence:
     """``partition_N`` products that share A, each on its part of B: N / partition_N columns, padded to the design's.
 
     IRON's test asks for accuracy: float32 until K is through, no bfp16.
@@ -110,7 +110,7 @@ def _gemm(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
     inputs: dict[str, Draw] = {"A": partial(of_kind, normal, a)}
     inputs |= {f"B{i}": partial(_padded_b, b, used, p["b_col_maj"]) for i in numbers}
     runlist = [(step, "A", f"B{i}", f"C{i}") for i in numbers]
-    return MatrixPlan(Plan(name, runlist, tuple(inputs), tuple(f"C{i}" for i in numbers), {}), inputs)
+    return MatrixSequence(SequenceSpec(name, runlist, tuple(inputs), tuple(f"C{i}" for i in numbers), {}), inputs)
 
 
 def _padded_b(b: ArgSpec, used: int, b_col_maj: bool, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -120,7 +120,7 @@ def _padded_b(b: ArgSpec, used: int, b_col_maj: bool, rng: np.random.Generator) 
     return values
 
 
-def _swiglu(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
+def _swiglu(p: Mapping[str, Any], device: str, name: str) -> MatrixSequence:
     """down(silu(gate x) * (up x)): the runlist that the catalogue says the composite is, on all columns."""
     op_type = "SwiGLUPrefill" if "seq_len" in p else "SwiGLUDecode"
     spec = refs.find(op_type)
@@ -129,13 +129,13 @@ def _swiglu(p: Mapping[str, Any], device: str, name: str) -> MatrixPlan:
     runlist = [(_operator(kind, **fields), *names) for kind, fields, names in steps]
     shapes = {n: a for op, *names in runlist for n, a in zip(names, op.arg_specs(), strict=True)}
     inputs: dict[str, Draw] = {n: partial(of_kind, normal, shapes[n]) for n in ("input", "w_gate", "w_up", "w_down")}
-    return MatrixPlan(Plan(name, runlist, ("input",), ("output",), {}), inputs)
+    return MatrixSequence(SequenceSpec(name, runlist, ("input",), ("output",), {}), inputs)
 
 
-_COMPOSITES: Mapping[str, Callable[[Mapping[str, Any], str, str], MatrixPlan]] = {
+_COMPOSITES: Mapping[str, Callable[[Mapping[str, Any], str, str], MatrixSequence]] = {
     "gemm": _gemm,
     "swiglu_decode": _swiglu,
     "swiglu_prefill": _swiglu,
 }
 
-__all__ = ["MatrixPlan", "plan_of"]
+__all__ = ["MatrixSequence", "sequence_of"]
