@@ -143,9 +143,7 @@ def test_what_is_right_was_written_whatever_was_there_before() -> None:
     def ran(written: np.ndarray, old: np.ndarray) -> str | None:
         contents = {(INPUT, 0): x, (OUTPUT, 1): written}
         digests = {spot: digest_of(bits(array)) for spot, array in contents.items()}
-        return decider.decide(
-            FinishedStep(sequence, 0, 0, {}, contents), {**digests, (WATCHED, 1): digest_of(bits(old))}
-        )
+        return check.decide(FinishedStep(sequence, 0, 0, {}, contents), {**digests, (WATCHED, 1): digest_of(bits(old))})
 
     assert ran(y, y) == "as the reference", "an earlier call may have left it"
     assert ran(y, np.zeros(2, BF16)) == "as the reference"
