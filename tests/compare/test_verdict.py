@@ -291,7 +291,8 @@ def test_verdicts_are_data() -> None:
         data = json.loads(json.dumps(compare(bf(1, NAN), bf(1, 2), rule).to_dict(), allow_nan=False))
         assert data["rule"] == rule
         assert data["stats"]["nan_actual"] == 1
-        assert set(data) == {"ok", "rule", "tolerance", "n_failing", "detail", "stats"}
+        members = {"ok", "rule", "decided_by", "tolerance", "bound", "unbound", "n_failing", "detail", "stats"}
+        assert set(data) == members
 
 
 def test_assert_close_speaks_as_torch_testing_does() -> None:

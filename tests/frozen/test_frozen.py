@@ -76,7 +76,8 @@ def told(path: Path) -> list[list[Any]]:
         steps.append(["invocations", [[i.index, i.status] for i in snap.invocations]])
         steps.append(["losses", [loss.to_dict() for loss in snap.losses]])
         for step in snap:
-            about = [step.label, step.status, step.error, step.withheld, dict(step.values), dict(step.op.params)]
+            given = {name: value for name, value in step.op.params.items() if value is not None}  # others came since
+            about = [step.label, step.status, step.error, step.withheld, dict(step.values), given]
             arrays = []
             for side, tensor in step.tensors():
                 bits = hashlib.sha256(tensor.numpy().tobytes()).hexdigest() if tensor.kept else None

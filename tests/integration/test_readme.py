@@ -108,7 +108,7 @@ def test_demo(tmp_path: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     assert "1:69 GEMV" in first.stdout
-    assert "pattern  shifted: every element stands 32 further on" in first.stdout
+    assert "cause    shifted, proved: every element stands 32 further on" in first.stdout
     assert first.stdout.splitlines()[-1].startswith("PASSED in ")
     assert demo("-o", "demo.h5", "--if-exists", "replace").returncode == 0
     assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5", "demo.h5"}
