@@ -105,7 +105,7 @@ def check_(
     give it. The first line of a failure says which of them moved. Exit 0 when all hold, 1 when something moved or is
     wrong with a golden, 3 for files that can't be used, 4 when something needed is missing."""
     from fusion_replay.golden import github
-    from fusion_replay.golden.check import check_folder
+    from fusion_replay.golden.check import CheckOptions, check_folder
 
     out = Terminal(as_json)
     if exact and on is None:

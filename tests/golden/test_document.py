@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
-from fusion_replay.golden.document import Contents, Golden, GoldenStep
+from fusion_replay.golden.document import Contents, Golden, GoldenStep, is_name
 from fusion_replay.golden.tolerances import StepTolerance
 
 A, B = "a" * 32, "b" * 32
@@ -32,6 +32,8 @@ GOLDEN = Golden(
 )
 
 text = st.text(max_size=5)
+plain = st.characters(categories=["L", "Nd"]) | st.sampled_from("._-+=")
+names = st.text(plain, min_size=1, max_size=5).filter(is_name)
 digests = st.dictionaries(text, st.text("0123456789abcdef", min_size=32, max_size=32), max_size=2)
 limits = st.builds(
     Tolerance,
@@ -47,7 +49,7 @@ steps = st.builds(
 
 
 @given(
-    st.builds(Golden, text, st.lists(steps, max_size=3, unique_by=lambda s: s.address).map(tuple), st.just(("sim",)))
+    st.builds(Golden, names, st.lists(steps, max_size=3, unique_by=lambda s: s.address).map(tuple), st.just(("sim",)))
 )
 def test_written_and_read_back_it_is_the_same(golden: Golden) -> None:
     assert Golden.parse(golden.to_json().encode(), "x") == golden
@@ -93,6 +95,8 @@ def broken(change: Any) -> bytes:
         (broken(lambda d: d["contents"].update(bytes=True)), DamagedSnapshotError, "a number of bytes"),
         (broken(lambda d: d["contents"].update(sha256="0")), DamagedSnapshotError, "64 hexadecimal digits"),
         (broken(lambda d: d["tolerances"][0].pop("why")), DamagedSnapshotError, "why: expected a text"),
+        (broken(lambda d: d.update(name="")), DamagedSnapshotError, "name '': expected letters, digits"),
+        (broken(lambda d: d.update(name="../x")), DamagedSnapshotError, "name '../x': expected letters, digits"),
         (broken(lambda d: d.update(steps=3)), DamagedSnapshotError, "steps: expected a list"),
     ],
 )  # fmt: skip

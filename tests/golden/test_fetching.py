@@ -14,7 +14,7 @@ import pytest
 
 from fusion_replay.golden import check, remote
 from fusion_replay.golden.add import add
-from fusion_replay.golden.check import Options
+from fusion_replay.golden.check import CheckOptions
 from fusion_replay.golden.check_report import GoldenReport, GoldenResult
 from golden_maker import record_workload
 
@@ -90,11 +90,11 @@ def configure(root: Path, url: str, more: str = "") -> None:
 
 
 def check_golden(path: Path, private: bool = True) -> GoldenResult:
-    return check.check_golden(path, Options(fetch_private=private))
+    return check.check_golden(path, CheckOptions(fetch_private=private))
 
 
 def check_folder(path: Path) -> GoldenReport:
-    return check.check_folder(path, Options(fetch_private=True))
+    return check.check_folder(path, CheckOptions(fetch_private=True))
 
 
 def kept(root: Path) -> list[Path]:
