@@ -62,7 +62,7 @@ def through_a_source(workload: Workload, *, sync: bool, level: Level = "full") -
             watch(workload, recorder.recording.observer())
             held, held_cpu = time.perf_counter() - started, time.thread_time() - cpu
         assert recorder.report is not None
-        assert not recorder.report.losses
+        assert not recorder.report.losses, recorder.report.losses[0]
         assert not recorder.report.notes
         assert recorder.report.steps == len(workload.steps)
         return {"held": held, "held_cpu": held_cpu, "sealing": recorder.report.seconds_sealing}

@@ -122,6 +122,7 @@ class Live:
         self.static = frozenset(large - written - set(workload.sequence.input_args))
         self.description = workload.sequence.steps[0]
         self.values: Mapping[str, int] = {}
+        self.places: Mapping[int, int] = {}
 
     def put(self, step: Step) -> None:
         """Before the kernel of ``step``."""

@@ -19,7 +19,7 @@ from fusion_replay.errors import MissingDependencyError
 from fusion_replay.export.arrays import step_name, whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
-from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.model.runlist import DTYPE_BYTES, stored_dtype
 from fusion_replay.snapshot.describe import dump_json
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.seal import hdf5
@@ -73,12 +73,18 @@ def write(
             else:
                 _tensor(file, array.name, array.tensor, compression)
                 seen[key] = array.name
-            _buffer(file[array.name.rpartition("/")[0]], array)
+            _use(file[array.name.rpartition("/")[0]], array)
 
 
-def _buffer(group: Any, array: NamedArray) -> None:
-    """The buffer belongs to this use, and the dataset may be shared by others: so it stands on the group."""
-    _attribute(group, f"buffer of {array.name.rpartition('/')[2]}", array.tensor.buffer)
+def _use(group: Any, array: NamedArray) -> None:
+    """The buffer belongs to this use, and the dataset may be shared by others: so it stands on the group.
+
+    So does an element type that HDF5 lacks, whose bytes the dataset holds.
+    """
+    name = array.name.rpartition("/")[2]
+    _attribute(group, f"buffer of {name}", array.tensor.buffer)
+    if stored_dtype(array.tensor.dtype) != array.tensor.dtype:
+        _attribute(group, f"dtype of {name}", array.tensor.dtype)
 
 
 def _sequences(file: h5py.File, snapshot: Snapshot) -> None:
@@ -115,7 +121,7 @@ def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str
     if tensor.shape and tensor.nbytes and compression != "none":
         options = {"chunks": Layout.of(tensor.shape, DTYPE_BYTES[tensor.dtype]).chunk_shape, "shuffle": True}
         options |= {"compression": "gzip", "compression_opts": 4} if compression == "gzip" else _zstd()
-    kind = hdf5.element_type(tensor.dtype)
+    kind = hdf5.element_type(stored_dtype(tensor.dtype))
     made = file.create_dataset(name, tensor.shape, h5py.Datatype(kind.copy()), **options)
     if tensor.nbytes:
         values = np.ascontiguousarray(tensor.numpy())

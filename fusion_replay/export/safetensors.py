@@ -63,13 +63,13 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: 
     # Widest elements first, so that each array starts at a multiple of its own width: readers map them in place.
     ordered = sorted(arrays, key=lambda a: (-DTYPE_BYTES[a.tensor.dtype], a.name))
     header: dict[str, Any] = {
-        "__metadata__": {"fusion_replay": json.dumps({**head, "arrays": {a.name: a.to_dict() for a in ordered}})}
+        "__metadata__": {"fusion_replay": json.dumps({**head, "arrays": {a.name: _described(a) for a in ordered}})}
     }
     at = 0
     for array in ordered:
         tensor = array.tensor
         header[array.name] = {
-            "dtype": DTYPES.get(tensor.dtype, "U8"),  # the others as their bytes; the metadata say what they are
+            "dtype": DTYPES.get(tensor.dtype, "U8"),
             "shape": list(tensor.shape),
             "data_offsets": [at, at + tensor.nbytes],
         }
@@ -84,3 +84,8 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: 
         file.write(len(text).to_bytes(8, "little") + text)
         for array in each(ordered):
             flat_bytes(array.tensor.numpy()).tofile(file)
+
+
+def _described(array: NamedArray) -> dict[str, Any]:
+    """What it is; a dtype that the format lacks is stored as its bytes."""
+    return {**array.to_dict(), **({} if array.tensor.dtype in DTYPES else {"stored": "uint8"})}

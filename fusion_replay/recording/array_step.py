@@ -190,11 +190,11 @@ class ArrayStep:
                 writer.lose("outputs", f"step {invocation}:0 {self._operator.type}: {why}")
                 self._recording.guard.tell(str(why))
         found = _specs(outputs, "out")
-        if not found:
+        if not self.outputs:
             message = f"step {invocation}:0 {self._operator.type} was given no outputs: s.outputs[NAME] = array"
             writer.lose("outputs", message)
             self._recording.guard.tell(message)
-        elif [(a.name, a.shape, a.dtype) for a in self._args if a.writes] != [
+        elif found and [(a.name, a.shape, a.dtype) for a in self._args if a.writes] != [
             (a.name, a.shape, a.dtype) for a in found
         ]:
             self._args = self._rearrange(found)

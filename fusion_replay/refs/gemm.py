@@ -119,11 +119,15 @@ def _place(p: SimpleNamespace, results: Sequence[npt.NDArray[Any]]) -> npt.NDArr
     return results[0].T if p.c_col_maj else results[0]
 
 
+_CHOSEN = ("tile_k", "emulate_bf16_mmul_with_bfp16", "prio_accuracy", "round_conv_even")
+
+
 def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
     """npu1 has the native bfloat16 product alone; the epilogue works on the stored tile."""
     emulated = device != "npu1" and p.emulate_bf16_mmul_with_bfp16
     unknown = [n for n in ("dtype_in", "dtype_out") if dtype_name("GEMM", getattr(p, n)) != "bfloat16"]
     unknown += ["use_scalar"] if p.use_scalar else []
+    unknown += [n for n in _CHOSEN if getattr(p, n) is None]  # IRON chose, and the recording does not say what
     if unknown or p.tile_k < 1 or (emulated and (p.K % 8 or p.tile_k % 8)):
         what = ", ".join(f"{n}={getattr(p, n)!r}" for n in unknown or ("K", "tile_k"))
         raise UsageError(f"GEMM: {what}: the kernel's arithmetic is known for bfloat16 tiles of eights")

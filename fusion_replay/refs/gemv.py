@@ -88,9 +88,17 @@ def _arrange(
     return {"a": inputs[0].reshape(-1, p.M, p.K), "b": inputs[1].reshape(-1, p.K)}
 
 
+_WIDTHS = (64, 32, 16)
+"""Elements per vector that mv.cc is built for."""
+
+
 def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
-    """The widest vector up to ``kernel_vector_size`` that divides K; the epilogue works on the stored tile."""
-    lanes = next((w for w in (64, 32, 16) if w <= p.kernel_vector_size and p.K % w == 0), 1)
+    """The widest vector up to ``kernel_vector_size`` that divides K; the epilogue works on the stored tile.
+
+    Where IRON chose the size itself (None since September), the narrowest: its bound holds for every wider one.
+    """
+    widest = p.kernel_vector_size or _WIDTHS[-1]
+    lanes = next((w for w in _WIDTHS if w <= widest and p.K % w == 0), 1)
     product = Stage("product", "matvec", ("a", "b"), BF16, how=Dot(lanes, p.repeat))
     if p.epilogue == "none":
         return (product,)

@@ -63,7 +63,8 @@ def parameters(draw: st.DrawFn, op: str, device: str) -> dict[str, Any]:
     if op == "GEMV":
         gelu = device == "npu2" and draw(st.booleans())
         return {"M": 32, "K": eights, "num_batches": 2, "repeat": draw(st.sampled_from([1, 2])),
-                "epilogue": "gelu" if gelu else "none"}  # fmt: skip
+                "epilogue": "gelu" if gelu else "none",
+                "kernel_vector_size": draw(st.sampled_from([None, 16, 32, 64]))}  # fmt: skip
     if op == "GEMM":
         return {
             "M": 64, "K": eights, "N": 16, "tile_m": 16, "tile_k": draw(st.sampled_from([16, 32, 64])), "tile_n": 16,
@@ -124,6 +125,16 @@ def run(op: str, device: str, params: dict[str, Any], kinds: list[str], seed: in
     previous = [np.zeros(s.shape, BFLOAT16) for s in spec.arg_specs(params) if s.writes]
     out = find_kernel(op).run(Dispatch(Core(device, mode), bound_params, inputs, previous))[0]
     return spec.numerics, bound_params, inputs, np.asarray(out).reshape(-1).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tile_k", "emulate_bf16_mmul_with_bfp16", "prio_accuracy", "round_conv_even"])
+def test_what_iron_chose_and_did_not_say_has_no_bound(name: str) -> None:
+    spec = refs.lookup("GEMM")
+    assert spec is not None
+    assert spec.numerics is not None
+    params = spec.bind({**ordinary("GEMM"), name: None})
+    with pytest.raises(UsageError, match=f"GEMM: {name}=None"):
+        spec.numerics.stages_of(params, spec.numerics.models(params, "npu2")[0])
 
 
 @pytest.mark.parametrize("device", DEVICES)
