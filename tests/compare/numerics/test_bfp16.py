@@ -17,10 +17,8 @@ blocks = st.lists(st.floats(-1e4, 1e4, width=32), min_size=8, max_size=8)
 
 
 def by_hand(values: list[float], mode: str) -> list[Fraction]:
-    largest = max(abs(Fraction(v)) for v in values)
-    exponent = -126
-    while Fraction(2) ** (exponent + 1) <= largest:
-        exponent += 1
+    largest = max(abs(v) for v in values)
+    exponent = max(-126, math.frexp(largest)[1] - 1) if largest else -126
     step = Fraction(2) ** (exponent - 6)
     out = []
     for v in values:
