@@ -21,7 +21,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Nothing asserts a duration, Hypothesis's own limits (200 ms for an example, some seconds for drawing the first)
 # neither: on a busy machine they fail what is right. Another profile that is loaded already (mutants.py) stays.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROFILE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default", **PROFILE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A share of the examples where nobody waits for the long tests; those that say a number of their own keep it."""
+    if config.option.markexpr == "not long":
+        settings.register_profile("default", **PROFILE, max_examples=30)
 
 
 @pytest.fixture

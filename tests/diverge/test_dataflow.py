@@ -49,7 +49,7 @@ def model(runlist: Sequence[Entry], invocations: int, skipped: set[tuple[int, in
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 2, deadline=None)
 @given(entries, st.integers(1, 3), st.data())
 def test_every_byte_comes_from_who_wrote_it_last(runlist: list[Entry], invocations: int, data: st.DataObject) -> None:
     places = [(i, s) for i in range(invocations) for s in range(len(runlist))]

@@ -27,7 +27,7 @@ uses = st.builds(
 entries = st.lists(st.lists(uses, min_size=1, max_size=3).map(lambda u: Entry(tuple(u))), min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings().max_examples // 2, deadline=None)
 @given(entries, st.integers(1, 2))
 def test_previous_contents_are_the_bytes_that_lay_there(runlist: list[Entry], invocations: int) -> None:
     """No digest of old contents is kept here: bytes that no earlier step saw or left can't be told."""

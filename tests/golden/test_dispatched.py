@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fusion_replay.golden import dispatched
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import CheckOptions, check_folder, check_golden
 from replaying.redispatch.conftest import machine, write
@@ -93,7 +95,10 @@ def test_a_lost_device_is_one_failure_and_the_rest_not_run(machine: Any, golden:
     assert sum(s.state == "moved" for r in report.results for s in r.steps) == 1
 
 
-def test_a_hung_step_is_tried_again_at_the_next_check(machine: Any, golden: Path) -> None:
+def test_a_hung_step_is_tried_again_at_the_next_check(
+    machine: Any, golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatched, "redispatch", partial(dispatched.redispatch, timeout=0.05))
     machine.behaviour, machine.strikes = "hanging", frozenset({1})
     found = check_golden(golden, NPU)
     assert npu(found) == {**dict.fromkeys(STEPS, "same"), "0:1": "moved"}

@@ -42,7 +42,7 @@ _TIE = [0x3F81, 0, 0x0D80, 0] + [0] * 12
 _TIE_ANGLES = [0x3FC0, 0x3F80] + [0] * 14
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 3 // 2)
 @given(
     st.lists(finite_bits | tame_bits, min_size=16, max_size=16),
     st.lists(finite_bits | tame_bits, min_size=16, max_size=16),

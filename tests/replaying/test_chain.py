@@ -100,7 +100,7 @@ def against_a_model_that_keeps_every_byte(script: list[tuple[str, tuple[int, int
             assert chain.read(invocation, tensor(lo, bytes(device[lo:hi]))).tolist() == hoped
 
 
-test_the_chain_against_a_model_that_keeps_every_byte = settings(max_examples=100)(
+test_the_chain_against_a_model_that_keeps_every_byte = settings(max_examples=settings().max_examples)(
     given(actions)(against_a_model_that_keeps_every_byte)
 )
 test_the_chain_against_the_model_in_many_more_histories = pytest.mark.long(

@@ -300,7 +300,7 @@ _ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=2 * settings().max_examples)
 @given(_ACTIONS)
 def test_any_history_gives_the_bytes_of_the_model(actions: list[tuple[str, int, int, int]]) -> None:
     whole = NpuTensor((LINES * 64,), np.uint8)

@@ -441,7 +441,7 @@ def test_a_device_without_memory_is_no_verdict_on_the_npu(
         patch.setattr(pyxrt.run, "wait", lambda run, ms: (wait(run, ms), patch.setattr(pyxrt.bo, "write", full))[0])
         report = fr.redispatch(recording, timeout=0.05)
     assert verdicts(report) == ["hung", *["not run"] * 4]
-    again = fr.redispatch(recording)
+    again = fr.redispatch(recording, timeout=0.05)
     assert verdicts(again) == ["hung", *["unchanged bits"] * 4], "what was missing is tried again"
 
 

@@ -21,7 +21,7 @@ SHAPES = st.lists(st.sampled_from([1, 2, 3, 7, 64, 1000, 4096, 65537, 1_100_000]
 
 
 @given(SHAPES, st.sampled_from([1, 2, 4, 8]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 def test_pieces_partition_the_tensor_and_are_hdf5_chunks(shape: list[int], itemsize: int) -> None:
     layout = Layout.of(tuple(shape), itemsize)
     full = tuple(shape) or (1,)

@@ -53,7 +53,7 @@ def test_any_view_keeps_the_memory_and_its_end_gives_it_back(way: str) -> None:
     assert address(buffers.empty((1 << 17) - 4000)) == where  # sizes are rounded up to 4096
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 @given(
     st.lists(
         st.one_of(
