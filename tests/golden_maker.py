@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fusion_replay.golden.again import record_run
+from fusion_replay.golden.recipes import record_run
 from fusion_replay.simulator.workloads import find
 
 

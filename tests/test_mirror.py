@@ -36,7 +36,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "compare": {"compare/test_deviation": "blocks", "compare/test_verdict": "rules"},
     "diverge": {
-        "diverge/test_bisect": "handed hybrid",
+        "diverge/test_bisect": "array_chains hybrid",
         "diverge/test_consistency": "operands",
         "diverge/test_diff": "changes diff_report diff_text difference effects pairwise",
         "diverge/test_explain": "explanation limits rounding",
@@ -58,7 +58,7 @@ TABLE: dict[str, dict[str, str]] = {
         "golden/test_document": "fields tolerances",
         "golden/test_fetching": "store",
         "golden/test_golden_matrix": "matrix",
-        "golden/test_recipes": "add again",
+        "golden/test_recipes": "add",
         "golden/test_review_and_lint": "lint pending project review",
     },
     "model": {"recording/test_retention": "withheld", "snapshot/test_roundtrip": "runlist"},

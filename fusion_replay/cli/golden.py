@@ -60,7 +60,7 @@ def add_(
     be judged, is refused."""
     from fusion_replay.golden import tolerances
     from fusion_replay.golden.add import add
-    from fusion_replay.golden.again import in_a_few_words
+    from fusion_replay.golden.recipes import in_a_few_words
 
     if words and entry:
         raise UsageError("golden add: --command and --python are two ways to record it again; give one")

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay.compare.sums import dot, norm
+from fusion_replay.diverge.array_chains import Chains
 from fusion_replay.diverge.consistency import Finding, findings
-from fusion_replay.diverge.handed import Chains
 from fusion_replay.diverge.hybrid import Floats, Hybrid, difference, rel_l2
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_replay.diverge.bisection import Crossing, crossing
 from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
-from fusion_replay.diverge.search import Crossing, crossing
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.model import serialise
 from fusion_replay.replay import replay

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.sums import norm
+from fusion_replay.diverge.array_chains import Chains
 from fusion_replay.diverge.dataflow import Dataflow, Final, dataflow
-from fusion_replay.diverge.handed import Chains
 from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
 from fusion_replay.replaying.chain import follow

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, TargetExistsError, UsageError
-from fusion_replay.golden.again import ON_SOFTWARE, kind_of
 from fusion_replay.golden.document import Contents, Golden
 from fusion_replay.golden.observe import observe
 from fusion_replay.golden.pending import write_new
+from fusion_replay.golden.recipes import ON_SOFTWARE, kind_of
 from fusion_replay.golden.store import CONTENTS, checked_name, document
 from fusion_replay.golden.tolerances import StepTolerance, in_force, unused
 from fusion_replay.replaying.replayer import recorded_on

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.environment import environment_changes
 from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
-from fusion_replay.golden import again, moves
+from fusion_replay.golden import moves, recipes
 from fusion_replay.golden.check_report import CheckedStep, GoldenReport, GoldenResult, Problem
-from fusion_replay.golden.dispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.observe import Observation, observe
 from fusion_replay.golden.pending import propose
 from fusion_replay.golden.problems import document_problems, folder_problems
 from fusion_replay.golden.project import Project
+from fusion_replay.golden.redispatched import Device, can_dispatch, dispatch_again
 from fusion_replay.golden.store import NEW, SUFFIX, Folder, contents_of, name_of
 from fusion_replay.golden.tolerances import in_force
 from fusion_replay.snapshot import open_snapshot
@@ -199,7 +199,7 @@ class _Check:
         target = scratch / f"{self.golden.name}.h5" if self.remade is None else self.remade
         try:
             if self.remade is None:
-                again.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
+                recipes.record_again(self.golden.recipe, target, leave=self.options.run_recipes, root=self.project.root)
             fresh = stack.enter_context(open_snapshot(target, cache_bytes=_CACHE))
         except FusionReplayError as error:
             self.problems.append(Problem("recipe", self.golden.name, f"can't be recorded again: {error}"))

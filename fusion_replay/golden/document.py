@@ -117,7 +117,7 @@ class Golden:
         name: of the golden, and of its files.
         steps: every step, in the order of the recording.
         recorded_on: what the recording ran on, in words.
-        recipe: how to record it again, see :mod:`fusion_replay.golden.again`; None where nobody knows.
+        recipe: how to record it again, see :mod:`fusion_replay.golden.recipes`; None where nobody knows.
         tolerances: limits of this golden alone, each with its reason.
         provenance: of the recording.
         contents: the recording; None for a thin golden.

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fusion_replay import __version__
 from fusion_replay.errors import SnapshotError
 from fusion_replay.golden.add import golden_of
-from fusion_replay.golden.again import record_run
 from fusion_replay.golden.document import Contents, Golden
+from fusion_replay.golden.recipes import record_run
 from fusion_replay.golden.store import CONTENTS, document
 from fusion_replay.simulator.workloads.matrix import cases
 from fusion_replay.snapshot import open_snapshot

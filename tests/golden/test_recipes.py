@@ -11,8 +11,8 @@ import pytest
 
 from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add
-from fusion_replay.golden.again import record_again
 from fusion_replay.golden.check import CheckOptions, check_golden
+from fusion_replay.golden.recipes import record_again
 from fusion_replay.recording.option import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
@@ -90,7 +90,7 @@ def test_a_program_that_takes_too_long_is_ended_with_its_recorder(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "slow.py").write_text("import os, time\nopen('pid', 'w').write(f'{os.getpid()}')\ntime.sleep(600)\n")
-    monkeypatch.setattr("fusion_replay.golden.again.PATIENCE", 6)
+    monkeypatch.setattr("fusion_replay.golden.recipes.PATIENCE", 6)
     with pytest.raises(MissingError, match=r"slow.py: still running after 6 s; it was ended"):
         record_again({"command": [sys.executable, "slow.py"]}, project / "x.h5", leave=True, root=project)
     wait_until_gone(int((project / "pid").read_text()))
@@ -117,7 +117,7 @@ def test_a_program_whose_step_hangs_is_stopped_and_the_step_is_named(
     path, golden = add(project / "first.h5", goldens, recipe=recipe)
     assert len(golden.steps) == 4
     (project / "hang").touch()
-    monkeypatch.setattr("fusion_replay.golden.again.STEP_PATIENCE", 2)  # the other steps must have been done in it
+    monkeypatch.setattr("fusion_replay.golden.recipes.STEP_PATIENCE", 2)  # the other steps must have been done in it
     found = check_golden(path, LEAVE)
     assert not found.passed
     assert [(s.address, s.state) for s in found.steps if s.question == "npu" and s.state != "same"] == [

@@ -14,7 +14,6 @@ import pytest
 
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.golden.add import golden_of
-from fusion_replay.golden.again import record_built
 from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.check_report import GoldenResult, Problem
 from fusion_replay.golden.document import Golden
@@ -24,6 +23,7 @@ from fusion_replay.golden.pytest.items import short, tell
 from fusion_replay.golden.pytest.record import name_of_test
 from fusion_replay.golden.pytest.settings import Settings
 from fusion_replay.golden.pytest.update import accept_at_once, accept_waiting
+from fusion_replay.golden.recipes import record_built
 from fusion_replay.golden.store import CONTENTS, Folder, checked_name, document
 from fusion_replay.model.text import shell
 from fusion_replay.refs import plugins

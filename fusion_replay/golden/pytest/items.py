@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from fusion_replay.errors import FusionReplayError, SnapshotError
-from fusion_replay.golden.again import kind_of
 from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import folder_problems
 from fusion_replay.golden.pytest.settings import Settings, results_key, settings_key
 from fusion_replay.golden.pytest.update import accept_at_once
+from fusion_replay.golden.recipes import kind_of
 from fusion_replay.golden.store import Folder, name_of
 from fusion_replay.model import serialise
 from fusion_replay.model.text import one_line, printable

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fusion_replay.golden import dispatched
+from fusion_replay.golden import redispatched
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import CheckOptions, check_folder, check_golden
 from replaying.redispatch.conftest import machine, write
@@ -98,7 +98,7 @@ def test_a_lost_device_is_one_failure_and_the_rest_not_run(machine: Any, golden:
 def test_a_hung_step_is_tried_again_at_the_next_check(
     machine: Any, golden: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatched, "redispatch", partial(dispatched.redispatch, timeout=0.05))
+    monkeypatch.setattr(redispatched, "redispatch", partial(redispatched.redispatch, timeout=0.05))
     machine.behaviour, machine.strikes = "hanging", frozenset({1})
     found = check_golden(golden, NPU)
     assert npu(found) == {**dict.fromkeys(STEPS, "same"), "0:1": "moved"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second question without a new recording: every step dispatched again, alone on its recorded inputs.
+"""Does the NPU still give what a golden holds, without a new recording: each step dispatched on its recorded inputs.
 
 Recorded binaries run on an NPU through pyxrt; a recording of the software NPU runs there without any. No code that a
 golden names is run, and a step that moved can't hide behind an earlier one.

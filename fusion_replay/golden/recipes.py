@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: how a golden is recorded again. One key says the kind, its neighbours the arguments:
+"""Recipes of goldens: how each is recorded again. One key says the kind, its neighbours the arguments:
 
 ``matrix``    a case of IRON's CI matrix, on the software NPU
 ``workload``  a built-in workload with ``device``, ``faults`` and ``options``, on the software NPU

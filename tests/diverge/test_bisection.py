@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_replay.diverge.search import Crossing, crossing
+from fusion_replay.diverge.bisection import Crossing, crossing
 
 
 def asked(values: list[float], scan: int = 64) -> tuple[Crossing, list[int]]:
