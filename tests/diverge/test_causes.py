@@ -222,6 +222,21 @@ def test_floor_instead_of_nearest() -> None:
     assert found.chance < 1e-9
 
 
+def test_two_faults_of_one_size_are_no_rivals_and_neither_is_told_of_the_other() -> None:
+    """Tiles 0 to 7 have the other sign, 40 to 47 stand in each other's place."""
+    x, y = drawn(8), drawn(9)
+    right = exact("ElementwiseMul", {"size": SIZE}, x, y)
+    wrong = right.reshape(-1, 16).copy()
+    wrong[:8] *= BF16(-1)
+    wrong[40:48] = np.roll(wrong[40:48], 1, axis=0)
+    tiling = Tiling((("tile", SIZE // 16), ("", 16)))
+    tolerance = refs.find("ElementwiseMul").tolerance["*"]
+    case = Case(wrong.reshape(-1), right, tiling, tolerance, kernel=kernel("ElementwiseMul", {"size": SIZE}, x, y))
+    told = {c.name: (c.grade, f"s {at}, " in c.where, c.rivals)
+            for c, at in zip(find(case), (0, 40), strict=True)}  # fmt: skip
+    assert told == {"sign-flipped": ("proved", True, ()), "tiles-permuted": ("proved", True, ())}
+
+
 @pytest.mark.parametrize(("factor", "offset"), [(1.004, 0.0), (1.001, 0.0), (1.0, 1e-3), (0.996, 0.0)])
 def test_a_small_factor_or_offset_is_no_rounding_mode(factor: float, offset: float) -> None:
     """A sign test would call all of these a rounding mode."""

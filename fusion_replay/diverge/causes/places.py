@@ -11,6 +11,8 @@ from fusion_replay.diverge.causes.case import Case, Hypothesis
 from fusion_replay.diverge.causes.spans import Index, Mask, Span
 from fusion_replay.operators.tiling import Tiling
 
+_ALIKE = 0.25
+"""How much of its energy a part may differ by from the one that it is said to hold."""
 _MOST_PARTS = 4096
 _LAGS = 6
 _SAMPLE = 512  # wrong elements looked at before a hypothesis is worth judging
@@ -94,7 +96,8 @@ def _moved(case: Case, tiling: Tiling, role: str, what: str, rank: int) -> Itera
 
 
 def _sources(case: Case, tiling: Tiling, role: str) -> Index | None:
-    """For every part of the actual output the part of the expected one that it holds; None where one holds none."""
+    """For every part of the actual output the part of the expected one that it holds, itself where it resembles none;
+    None where one is nearest to its own."""
     actual, expected = tiling.blocks(case.actual, role), tiling.blocks(case.expected, role)
     wrong = tiling.blocks(case.wrong, role)
     source = np.arange(len(actual))
@@ -115,9 +118,12 @@ def _sources(case: Case, tiling: Tiling, role: str) -> Index | None:
             return None
         weight = (e * e).sum(axis=1)
         for number in bad.tolist():
-            source[number] = int(np.argmin(weight - 2.0 * (e @ a[number])))
-            if source[number] == number:
+            apart = weight - 2.0 * (e @ a[number])
+            nearest, energy = int(np.argmin(apart)), float(a[number] @ a[number])
+            if nearest == number:
                 return None
+            if apart[nearest] + energy <= _ALIKE * energy:
+                source[number] = nearest
     return source
 
 

@@ -116,7 +116,9 @@ class _Search:
         most = max(mine for mine, _, _ in usable)
         first = [s for mine, _, s in usable if mine >= most * (1 - MISSES)]
         best = min(first, key=self._order)
-        return self._cause(best, first), best.covered
+        # As many elsewhere are another fault, no other explanation of this one.
+        rivals = [s for s in first if np.count_nonzero(s.covered & best.covered & left) >= most * (1 - 2 * MISSES)]
+        return self._cause(best, rivals), best.covered
 
     def _order(self, s: Scored) -> tuple[bool, int, float]:
         strong = s.proves(self.tried) or s.hypothesis.fact or s.hypothesis.name in _SURE
