@@ -106,9 +106,6 @@ FOREIGN = {
 }
 """Private names that tests may take from objects: other people's, for which there is nothing public."""
 
-TESTS_UNDONE = ("replaying/redispatch/conftest.py",)
-"""Tests that still look into the package; nothing may be added here."""
-
 
 def private_in_a_test(source: str, doubles: frozenset[str] = frozenset()) -> list[str]:
     """Private names that a test takes from what it did not define: imported, of an object, or patched by name."""
@@ -197,7 +194,7 @@ def test_no_test_takes_a_private_name() -> None:
     found = {
         name: wrong
         for name, path in files.items()
-        if not name.startswith((*TESTS_UNDONE, "fake_iron/", "iron_doubles/", "pyxrt_double/"))
+        if not name.startswith(("fake_iron/", "iron_doubles/", "pyxrt_double/"))
         and (wrong := private_in_a_test(path.read_text("utf-8"), own))
     }
     assert found == {}
