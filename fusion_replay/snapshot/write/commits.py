@@ -40,7 +40,7 @@ class Commits:
 
         ``last``: with what the journal keeps free below a limit on the sizes of files.
         """
-        losses = [_loss_frame(kind, count) for kind, count in self._pending.items()]
+        losses = self._pending_frames()
         if not (batch or losses or self._vital):
             return True
         try:
@@ -48,6 +48,8 @@ class Commits:
             append([*self._vital, *batch, *losses])
         except OSError as error:
             self.failed(error)
+            if last:  # what waits may be larger than the room that is left for losses
+                self._append_losses()
             return False
         self._vital.clear()
         self._pending.clear()
@@ -68,9 +70,17 @@ class Commits:
         self._lost[key] = self._lost.get(key, 0) + count
         self._pending[key] = self._pending.get(key, 0) + count
         if first and self.error is not None:
+            self._append_losses()
+
+    def _append_losses(self) -> None:
+        """All that are pending, alone, into what the journal keeps free; they stay pending where that is full too."""
+        if losses := self._pending_frames():
             with contextlib.suppress(OSError):
-                self._journal.append_last([_loss_frame(key, self._pending[key])])
-                del self._pending[key]
+                self._journal.append_last(losses)
+                self._pending.clear()
+
+    def _pending_frames(self) -> list[payloads.Frame]:
+        return [_loss_frame(kind, count) for kind, count in self._pending.items()]
 
     def leave_out(self, detail: str, count: int = 1) -> None:
         """Count what was left out on request; among the losses from :meth:`say_left_out` on."""
