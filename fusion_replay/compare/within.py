@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,28 +81,52 @@ def within(
         assumed, decides: as in :class:`Within`.
     """
     tally = _Tally()
+    for start, got, beyond in _blocks(actual, expected, bound, also, steps_below):
+        cut = slice(start, start + got.size)
+        tally.add(start, got, bound.lo[cut], bound.hi[cut], beyond)
+    models = tuple(map(str, bound.models))
+    size = np.size(actual)
+    decides = decides and (tally.n_unbounded < size or not size)
+    return Within(
+        tally.n_outside, tally.first, tally.median(), tally.worst, tally.n_unbounded, models, assumed, decides
+    )
+
+
+def outside(
+    actual: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    bound: Bound,
+    *,
+    also: Sequence[Bound] = (),
+    steps_below: int = 0,
+) -> Mask:
+    """The elements that :func:`within` counts as outside, flat."""
+    return np.concatenate(
+        [np.zeros(0, np.bool_), *(beyond for _, _, beyond in _blocks(actual, expected, bound, also, steps_below))]
+    )
+
+
+def _blocks(
+    actual: npt.NDArray[Any], expected: npt.NDArray[Any], bound: Bound, also: Sequence[Bound], steps_below: int
+) -> Iterator[tuple[int, F32, Mask]]:
+    """(first element, values, those outside) of each stretch; the values are good until the next one."""
     a, e = np.ascontiguousarray(actual).reshape(-1), np.ascontiguousarray(expected).reshape(-1)
     mine, theirs = (np.empty(min(a.size, _BLOCK), np.float32) for _ in range(2))
     for start in range(0, a.size, _BLOCK):
         cut = slice(start, start + _BLOCK)
         got = mine[: a[cut].size]
         to_float32(a[cut], got)
-        outside = _outside(got, bound.lo[cut], bound.hi[cut])
-        if outside.any():
+        beyond = _outside(got, bound.lo[cut], bound.hi[cut])
+        if beyond.any():
             for other in also:
-                outside &= _outside(got, other.lo[cut], other.hi[cut])
+                beyond &= _outside(got, other.lo[cut], other.hi[cut])
             due = theirs[: got.size]
             to_float32(e[cut], due)
-            outside &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
+            beyond &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
             if steps_below:
                 gap = places(due) - places(got)
-                outside &= ~((gap >= 0) & (gap <= steps_below))
-        tally.add(start, got, bound.lo[cut], bound.hi[cut], outside)
-    models = tuple(map(str, bound.models))
-    decides = decides and (tally.n_unbounded < a.size or not a.size)
-    return Within(
-        tally.n_outside, tally.first, tally.median(), tally.worst, tally.n_unbounded, models, assumed, decides
-    )
+                beyond &= ~((gap >= 0) & (gap <= steps_below))
+        yield start, got, beyond
 
 
 def _outside(x: F32, lo: F32, hi: F32) -> Mask:
@@ -149,4 +173,4 @@ class _Tally:
         return int(np.searchsorted(np.cumsum(self.counts), math.ceil(total / 2))) if total else 0
 
 
-__all__ = ["Within", "within"]
+__all__ = ["Within", "outside", "within"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,25 @@ SIMULATOR, ARRAYS = "simulator", "arrays"
 """Variants of a recording: the software NPU, whose arithmetic is stated twice; arrays, whose device is unknown."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepBound:
+    """What an honest device may give for one step's inputs.
+
+    Attributes:
+        bound: per element of its one output.
+        also: bounds of which one is enough, where an element is outside ``bound``.
+        steps_below: as in :func:`~fusion_replay.compare.within.within`.
+        assumed: what of the hardware it assumes, in words.
+        decides: it, and not the tolerance, says whether the output matches, unless a rule or user says otherwise.
+    """
+
+    bound: Bound
+    also: tuple[Bound, ...]
+    steps_below: int
+    assumed: tuple[str, ...]
+    decides: bool
+
+
 def bound_of(
     step: Step,
     spec: OperatorSpec | None,
@@ -40,6 +60,24 @@ def bound_of(
     ``always``, ``never``: whether it decides, whatever it rests on; else it does on the software NPU and where nothing
     in it is assumed.
     """
+    found = step_bound(step, spec, evaluation, actual)
+    if isinstance(found, str):
+        return found
+    decides = always or (not never and found.decides)
+    expected = evaluation.results[0]
+    return within(
+        actual,
+        expected,
+        found.bound,
+        also=found.also,
+        steps_below=found.steps_below,
+        assumed=found.assumed,
+        decides=decides,
+    )
+
+
+def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray) -> StepBound | str:
+    """The bound of each element of the step's one output, or why there is none."""
     if spec is not None and spec.exact_bits:
         return ""  # it moves bits: any difference fails
     if spec is None or spec.numerics is None:
@@ -60,15 +98,13 @@ def bound_of(
     if found.lo.size != actual.size:
         return f"{step.op.type}: its bound has {found.lo.size} elements, its output {actual.size}"
     assumed = () if variant == SIMULATOR else spec.numerics.assumed(params, device)
-    expected = evaluation.results[0]
-    decides = always or (not never and variant != ARRAYS and not assumed)
     below = 0 if variant == SIMULATOR else 1
-    judged = within(actual, expected, found, steps_below=below, assumed=assumed, decides=decides)
-    if judged.n_outside and any(s.op == "matmul" for s in spec.numerics.stages_of(params, models[0])):
+    also: tuple[Bound, ...] = ()
+    product = any(s.op == "matmul" for s in spec.numerics.stages_of(params, models[0]))
+    if product and within(actual, evaluation.results[0], found, steps_below=below).n_outside:
         # Conversion errors of a constant operand add up instead of cancelling: a model reproduces them.
-        also = _models(spec.numerics, params, evaluation.given, values, models, flushes)
-        judged = within(actual, expected, found, also=also, steps_below=below, assumed=assumed, decides=decides)
-    return judged
+        also = tuple(_models(spec.numerics, params, evaluation.given, values, models, flushes))
+    return StepBound(found, also, below, assumed, variant != ARRAYS and not assumed)
 
 
 def _models(
