@@ -111,7 +111,7 @@ def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
     )
 
 
-_NUMERICS = Numerics(
+NUMERICS = Numerics(
     _stages,
     "amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc, iron/operators/rms_norm/design_weighted.py",
     _arrange,
@@ -136,7 +136,7 @@ SPEC = OperatorSpec(
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
     tiling=_tiling,
-    numerics=_NUMERICS,
+    numerics=NUMERICS,
     source="amd/IRON iron/operators/rms_norm",
     defects=(
         "Pull request 117 adds epsilon after the root, x / (sqrt(mean(x x)) + epsilon), where later versions and "

@@ -41,12 +41,14 @@ CASES: dict[str, tuple[str, ...]] = {
     "GEMM": ("M=256", "K=128", "N=512"),
     "Transpose": ("num_batches=2", "num_aie_columns=2", "M=64", "N=128"),
     "MHA": ("num_pipelines=2", "seq_len=256"),
+    "SiLUMul": STREAM,
+    "WeightedRMSNorm": ("num_aie_columns=4", "tile_size=128"),
     "DepthwiseConv1d": ("num_aie_columns=4",),
     "DualGEMVSiLUMul": ("tile_size_output=16",),
     "Sample": ("steps=4",),
 }
 """Parameters beside those of the ``op:`` workload, so that columns, batches and tiles exist to be spoiled."""
-NOT_ON = {("MHA", "npu1")}
+NOT_ON = {(op, "npu1") for op in ("FlowKVDecode", "MHA", "Pointwise")}
 OPERATORS = sorted(s.type for s in refs.specs() if has_kernel(s.type))
 
 

@@ -60,6 +60,19 @@ def test_rms_norm_by_its_steps(rows: list[list[int]], weight: list[int] | None) 
         np.testing.assert_array_equal(bits_of(c) & 0x7FFF, np.array(want).reshape(-1) & 0x7FFF)
 
 
+@settings(max_examples=30)
+@given(
+    st.lists(st.lists(tame_bits.filter(bool), min_size=6, max_size=6), min_size=1, max_size=3),
+    st.lists(tame_bits, min_size=6, max_size=6),
+)
+def test_weighted_rms_norm_by_its_steps(rows: list[list[int]], weight: list[int]) -> None:
+    for flavour in ("iron-2026-09", "exact"):
+        params = {"rows": len(rows), "tile_size": 6}
+        (c,) = reference("WeightedRMSNorm", params, [array(rows, (len(rows), 6)), array(weight)], flavour)
+        want = [_rms_row(flavour, _values(r), _values(weight)) for r in rows]
+        np.testing.assert_array_equal(bits_of(c) & 0x7FFF, np.array(want).reshape(-1) & 0x7FFF)
+
+
 def _values(bits: list[int]) -> list[Fraction]:
     return [value(b) for b in bits]  # type: ignore[misc]
 
