@@ -67,6 +67,10 @@ REPEATS = (7, 8, 9)
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"workload": "llama-decode", "options": {"config": "narrow", "tokens": 2, "position": 5}},
     "minilm": {"workload": "minilm", "options": {}},
+    "tiny": {
+        "workload": "llama-decode",
+        "options": {"config": "tiny", "context": 64, "tokens": 2, "position": 5, "layers": 1},
+    },
 }
 
 
@@ -440,7 +444,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Inject faults into whole models; are step, cause and place named?")
     parser.add_argument("--count", type=int, default=500, help="injections")
     parser.add_argument("--seed", type=int, default=1, help="of steps and arguments")
-    parser.add_argument("--models", default="llama,minilm", help="of llama, minilm")
+    parser.add_argument("--models", default="llama,minilm", help="of llama, minilm, tiny (one layer, cheap)")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first N of those drawn (to share the work)")
     parser.add_argument("--json", type=Path, help="append every outcome to this file, one a line")
     parser.add_argument("--diff-every", type=int, default=1, help="ask diff about every Nth (it takes longest)")

@@ -43,7 +43,7 @@ TABLE: dict[str, dict[str, str]] = {
         "diverge/test_moved": "environment",
         "diverge/test_causes": (
             "causes.arithmetic causes.case causes.contents causes.formulas causes.kernel causes.parts causes.places "
-            "causes.search causes.spans causes.values causes.variants"
+            "causes.search causes.spans causes.values causes.variants causes.integers causes.products causes.rows"
         ),
     },
     "export": {

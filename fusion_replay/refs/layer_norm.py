@@ -26,6 +26,11 @@ from fusion_replay.refs.rms_norm import rows_of
 _EPSILON = 1e-5  # torch.nn.functional.layer_norm's default, and the kernel's (Xilinx/mlir-aie layer_norm.cc)
 
 
+def _epsilon(p: SimpleNamespace) -> float:
+    """The kernel's; a search of causes tries others."""
+    return float(getattr(p, "epsilon", _EPSILON))
+
+
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     size = math.prod(rows_of("LayerNorm", p))
     return ArgSpec("A", "in", (size,)), ArgSpec("C", "out", (size,))
@@ -35,7 +40,7 @@ def _layer_norm(call: Call, a: Array) -> Array:
     xp = call.xp
     x = xp.reshape(a, rows_of("LayerNorm", call.params))
     centred = x - xp.mean(x, axis=-1, keepdims=True)
-    return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + _EPSILON)
+    return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + _epsilon(call.params))
 
 
 def _arrange(
@@ -59,7 +64,7 @@ def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
         Stage("mean square", "div", ("total", count)),
         Stage("squared mean", "mul", ("mean", "mean")),
         Stage("variance", "sub", ("mean square", "squared mean")),
-        Stage("shifted", "add", ("variance", _EPSILON)),
+        Stage("shifted", "add", ("variance", _epsilon(p))),
         rsqrt("scale", "shifted", device, BF16),
         Stage("centre", "same", ("mean",), BF16),
         Stage("centred", "sub", ("x", "centre"), BF16),
