@@ -22,6 +22,7 @@ from fusion_replay.cli.terminal import Terminal, verbosity_options
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.model.text import one_line, shell
 from fusion_replay.refs import plugins
+from fusion_replay.system import platform
 
 PROGRAM = "fusion-replay"
 
@@ -41,7 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 INTERRUPTED = 128 + signal.SIGINT
-PIPE_CLOSED = 128 + signal.SIGPIPE
+PIPE_CLOSED = 128 + platform.SIGPIPE
 BUG = 70  # EX_SOFTWARE of sysexits.h: distinct from 1, which means mismatch
 
 

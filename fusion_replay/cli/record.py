@@ -20,6 +20,7 @@ from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError,
 from fusion_replay.recording.option import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription, StepDescription
@@ -149,6 +150,8 @@ def command(
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
         if sim or fault:
             raise UsageError("record: --sim and --fault are for --workload NAME; a program runs on what it chooses")
+        if reason := platform.records_programs():
+            raise MissingError(f"record PROGRAM: {reason}; its arrays can be recorded anywhere: fr.record() in Python")
         from fusion_replay.cli.record_program import record_program
 
         return record_program(program, Options.from_environ(os.environ, **typed))

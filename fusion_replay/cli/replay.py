@@ -11,6 +11,7 @@ from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
@@ -91,10 +92,10 @@ def command(
         from fusion_replay.cli.attribution import attribution
 
         return attribution(file, every, weights, out, {"steps": steps, **options})
-    from fusion_replay.replaying.worker_processes import cores, limit_threads
+    from fusion_replay.replaying.worker_processes import limit_threads
 
     if options["workers"] == 1:
-        limit_threads(max(1, cores() - 1))  # one core is for reading ahead
+        limit_threads(max(1, platform.cores() - 1))  # one core is for reading ahead
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
     from fusion_replay.replay import replay

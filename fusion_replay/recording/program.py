@@ -24,6 +24,7 @@ from fusion_replay.recording import child_log
 from fusion_replay.recording.option import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,7 @@ class Program:
         self._say("started", command=self._command())
         self._all_dispatches.attach(self)
         atexit.register(self.end)
-        os.register_at_fork(after_in_child=self._forked)
+        platform.after_fork_in_child(self._forked)
         sys.addaudithook(self._audit)
 
     def end(self) -> None:

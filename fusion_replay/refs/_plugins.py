@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import importlib.util
 import os
-import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from typing import Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model import declared
+from fusion_replay.system import platform
 from fusion_replay.system.messages import in_words, line_in, say
 
 GROUP = "fusion_replay.operators"
@@ -99,7 +99,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
         UsageError: no such file or module, code that raises, or code that declares no operator.
     """
     directory = Path(base).absolute()
-    is_file = where.endswith(".py") or os.sep in where
+    is_file = where.endswith(".py") or os.sep in where or "/" in where
     path = directory / where
     key = str(path.resolve()) if is_file else where
     if key in _loaded:
@@ -248,10 +248,7 @@ def _with_line(error: BaseException, path: Path) -> str:
 
 def _not_ours(path: Path) -> str:
     """Why what lies here may be somebody else's word; empty where it is the user's own."""
-    about = path.stat()
-    if about.st_uid != os.geteuid():
-        return f"{path} belongs to user {about.st_uid}, not to you ({os.geteuid()})"
-    return f"anybody may write {path}" if about.st_mode & stat.S_IWOTH else ""
+    return platform.not_ours(str(path), path.stat())
 
 
 def _upwards(start: Path) -> list[Path]:

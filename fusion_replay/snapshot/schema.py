@@ -8,7 +8,6 @@ Tested in tests/hostile/test_bit_flips.py and test_made_to_hurt.py.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from fusion_replay.model.step import OUTPUT as OUTPUT
 from fusion_replay.model.step import PREVIOUS as PREVIOUS
 from fusion_replay.model.step import REFERENCE as REFERENCE
 from fusion_replay.model.step import WATCHED as WATCHED
+from fusion_replay.system import platform
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 
@@ -238,7 +238,7 @@ def body_digest(fd: int, length: int) -> bytes:
     buffer = memoryview(bytearray(min(_READ, max(1, length))))
     position = USER_BLOCK
     while position < length:
-        count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
+        count = platform.read_into(fd, buffer[: min(len(buffer), length - position)], position)
         if not count:
             break
         state.update(buffer[:count])

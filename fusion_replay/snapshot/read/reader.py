@@ -36,6 +36,7 @@ from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
 from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
+from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
 
@@ -291,7 +292,7 @@ def _open(path: Path, cache_bytes: int) -> Snapshot:
         )
     except OSError as error:
         raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
-    if os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
+    if platform.read_at(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
         file.close()
         return _open_journal(path, cache_bytes, (f"{path} is the journal of a recording that was not closed",))
     try:

@@ -48,6 +48,7 @@ from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 from fusion_replay.snapshot.write.operand_rows import NOTHING, Arrays, Rows
 from fusion_replay.snapshot.write.volume import Volume
 from fusion_replay.snapshot.write.write_report import WriteReport
+from fusion_replay.system import platform
 from fusion_replay.system.locks import Locked
 
 if TYPE_CHECKING:
@@ -443,6 +444,8 @@ class SnapshotWriter(Locked):
                 try:  # whatever ends this early: others may recover the recording from here on
                     self._put_down()
                     started = time.perf_counter()
+                    if not platform.moves_open_files():
+                        self._release()  # from here on the journal's name alone keeps others away
                     if self._is_side:
                         sealed = seal_side(self._journal.path, self.target)
                     else:
@@ -468,6 +471,8 @@ class SnapshotWriter(Locked):
         """Stop, and leave nothing: of a recording in which there is no step. A file that was there stays."""
         with self._lock:
             if not self._closed:
+                if not platform.moves_open_files():
+                    self._release()
                 remove_working_files(self.target)
                 self._release()
 
