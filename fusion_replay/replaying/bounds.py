@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -26,20 +28,59 @@ SIMULATOR, ARRAYS = "simulator", "arrays"
 """Variants of a recording: the software NPU, whose arithmetic is stated twice; arrays, whose device is unknown."""
 
 
-def bound_of(
-    step: Step,
-    spec: OperatorSpec | None,
-    evaluation: Evaluation,
-    actual: NDArray,
-    *,
-    always: bool = False,
-    never: bool = False,
-) -> Within | str:
-    """The step's one output against its bound, or why there is none.
+@dataclass(frozen=True)
+class HonestKernel:
+    """A kernel on given inputs, as an honest device computes it.
 
-    ``always``, ``never``: whether it decides, whatever it rests on; else it does on the software NPU and where nothing
-    in it is assumed.
+    Attributes:
+        params, inputs, values: as the reference gets them.
+        models: the devices and modes that the step may have run on.
+        device, variant: of the recording.
     """
+
+    numerics: Numerics
+    params: SimpleNamespace
+    inputs: Sequence[NDArray]
+    values: Mapping[str, int | float]
+    models: Sequence[Model]
+    device: str | None
+    variant: str | None
+
+    def bound(self) -> Bound:
+        """What any of the models may give.
+
+        Raises:
+            UsageError: these parameters have no stages.
+        """
+        return self._of(self.models, "P")
+
+    def of_each(self) -> dict[Model, Bound]:
+        """What each of the models gives, the order of float32 sums left free. Raises as :meth:`bound`."""
+        return {model: self._of([model], "M") for model in self.models}
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether conversion errors of a constant operand add up instead of cancelling, which a model alone knows."""
+        return any(stage.op == "matmul" for stage in self.numerics.stages_of(self.params, self.models[0]))
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What of the hardware it rests on that is not documented; the software NPU's arithmetic is stated twice."""
+        return () if self.variant == SIMULATOR else self.numerics.assumed(self.params, self.device)
+
+    def decides(self, rule: str, own: bool) -> bool:
+        """Whether it alone says what is wrong; not where the user gave limits of their ``own``, or it assumes."""
+        return rule == "bound" or not (own or self.variant == ARRAYS or self.assumed)
+
+    def _of(self, models: Sequence[Model], level: str) -> Bound:
+        flushes = self.variant != SIMULATOR
+        return bound(self.numerics, self.params, self.inputs, self.values, models, level, flushes=flushes)
+
+
+def bound_of(
+    step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray, *, rule: str, own: bool
+) -> Within | str:
+    """The step's one output against its bound, or why it has none; ``rule``, ``own``: :meth:`HonestKernel.decides`."""
     if spec is not None and spec.exact_bits:
         return ""  # it moves bits: any difference fails
     if spec is None or spec.numerics is None:
@@ -53,30 +94,20 @@ def bound_of(
         params = spec.bind(step.op.params)
         values = runtime_values(spec, params, step.values)
         models = spec.numerics.models(params, device)
-        flushes = variant != SIMULATOR
-        found = bound(spec.numerics, params, evaluation.given, values, models, "P", flushes=flushes)
+        honest = HonestKernel(spec.numerics, params, evaluation.given, values, models, device, variant)
+        found = honest.bound()
     except UsageError as why:
         return str(why)
     if found.lo.size != actual.size:
         return f"{step.op.type}: its bound has {found.lo.size} elements, its output {actual.size}"
-    assumed = () if variant == SIMULATOR else spec.numerics.assumed(params, device)
-    expected = evaluation.results[0]
-    decides = always or (not never and variant != ARRAYS and not assumed)
-    below = 0 if variant == SIMULATOR else 1
-    judged = within(actual, expected, found, steps_below=below, assumed=assumed, decides=decides)
-    if judged.n_outside and any(s.op == "matmul" for s in spec.numerics.stages_of(params, models[0])):
-        # Conversion errors of a constant operand add up instead of cancelling: a model reproduces them.
-        also = _models(spec.numerics, params, evaluation.given, values, models, flushes)
-        judged = within(actual, expected, found, also=also, steps_below=below, assumed=assumed, decides=decides)
-    return judged
-
-
-def _models(
-    numerics: Numerics,
-    params: SimpleNamespace,
-    given: tuple[NDArray, ...],
-    values: Mapping[str, int | float],
-    models: tuple[Model, ...],
-    flushes: bool,
-) -> list[Bound]:
-    return [bound(numerics, params, given, values, [model], "M", flushes=flushes) for model in models]
+    judging = partial(
+        within,
+        actual,
+        evaluation.results[0],
+        found,
+        steps_below=0 if variant == SIMULATOR else 1,
+        assumed=honest.assumed,
+        decides=honest.decides(rule, own),
+    )
+    judged = judging()
+    return judging(also=[*honest.of_each().values()]) if judged.n_outside and honest.adds_up else judged

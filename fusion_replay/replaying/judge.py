@@ -175,7 +175,7 @@ def judge(
     bounded: Within | str = ""
     if plan.rule in ("auto", "bound") and len(actual) == 1:
         own = plan.tolerance_given(step, spec) is not None
-        bounded = bound_of(step, spec, evaluation, actual[0], always=plan.rule == "bound", never=own)
+        bounded = bound_of(step, spec, evaluation, actual[0], rule=plan.rule, own=own)
     known = None if isinstance(bounded, str) else bounded
     reports = []
     for i, tensor in enumerate(step.outputs.in_order()):

@@ -269,10 +269,8 @@ class SnapshotWriter(Locked):
             contents = tuple(content for _, role, content in rows if role != WATCHED)
             if self._intake.links and self._intake.all_here(contents) and not assumed:
                 sequence = self._rows.invocations[invocation]
-                place = sequence, invocation, step
-                self._intake.deduplication.expect(
-                    place, self._rows.sequences[sequence], inputs, previous, values, contents
-                )
+                place, described = (sequence, invocation, step), self._rows.sequences[sequence]
+                self._intake.deduplication.moves.expect(place, described, inputs, previous, values, contents)
             wanted = self._level == "digest" or withheld is not None or batch.hold is not None
             return {position: content for position, _, content in found if wanted or self._intake.has(content)}
 
@@ -391,7 +389,7 @@ class SnapshotWriter(Locked):
         return self._volume
 
     def _ended(self, invocation: int, step: int) -> None:
-        self._intake.deduplication.ended(invocation, step)
+        self._intake.deduplication.moves.ended(invocation, step)
         self._rows.ended(invocation, step)
         self._withheld.discard((invocation, step))
         if self._holds:
