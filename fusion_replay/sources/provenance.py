@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,16 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     versions = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
+            versions[name] = _installed_version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@cache
+def _installed_version(name: str) -> str:
+    """Read once: parsing the metadata of ten packages takes as long as all else of a small recording."""
+    return importlib.metadata.version(name)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
