@@ -40,7 +40,7 @@ from fusion_replay.errors import FusionReplayError
 from fusion_replay.replaying.judge import Evaluation, Plan, evaluate_step
 from fusion_replay.simulator.errors import HostRuntimeError
 from fusion_replay.simulator.faults import parse_fault, runtime
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")

@@ -40,7 +40,7 @@ TABLE: dict[str, dict[str, str]] = {
         "diverge/test_consistency": "operands",
         "diverge/test_diff": "changes diff_report diff_text difference effects pairwise",
         "diverge/test_explain": "explanation limits rounding",
-        "diverge/test_moved": "environment",
+        "diverge/test_changed_sides": "environment",
         "diverge/test_causes": (
             "causes.arithmetic causes.case causes.contents causes.formulas causes.kernel causes.parts causes.places "
             "causes.search causes.spans causes.values causes.variants causes.integers causes.products causes.rows"
@@ -99,7 +99,7 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/kernels/test_gemm": "kernels.bfp16",
         "simulator/kernels/test_sample_emit": "kernels.emit kernels.sample",
         "simulator/test_callable": "device errors kernel operators",
-        "simulator/test_faults": "faults.kind faults.kinds faults.outputs faults.runtime",
+        "simulator/test_faults": "faults.catalogue faults.kind faults.outputs faults.runtime",
         "simulator/test_tensor": "memory",
         "simulator/workloads/test_llama": "workloads.llama_config",
         "simulator/workloads/test_llama_prompt": "workloads.llama_prefill",

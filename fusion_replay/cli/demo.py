@@ -84,7 +84,7 @@ def _victim(run: Run) -> StepDescription:
 
 def _report_of(kind: str) -> str:
     """The bug report that the fault is modelled on."""
-    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.catalogue import KINDS
 
     return str(KINDS[kind].report)
 

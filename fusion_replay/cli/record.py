@@ -17,7 +17,7 @@ from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.record_options import recording_options, take_typed, usable
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
 from fusion_replay.system import platform

@@ -32,7 +32,7 @@ from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
 from fusion_replay.recording import child_log
 from fusion_replay.recording.child_log import Process
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.recording.options import options as all_options
 from fusion_replay.report.text import count, one_line

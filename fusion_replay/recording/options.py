@@ -19,7 +19,7 @@ from typing import Any, Literal
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.recording.filters import FILTERS, parse_invocations, parse_steps, parts
-from fusion_replay.recording.option import MOST, Option, size_in_bytes
+from fusion_replay.recording.option_declaration import MOST, Option, size_in_bytes
 from fusion_replay.recording.references import DEFAULT_BUDGET, Budget
 
 IfExists = Literal["error", "replace", "number"]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.recording import child_log
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 from fusion_replay.system import platform

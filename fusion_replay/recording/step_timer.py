@@ -21,7 +21,7 @@ from collections import deque
 
 from fusion_replay.recording import monitor_process
 from fusion_replay.recording.monitor_process import LABEL, SLOT, SLOTS, STARTED, STARTED_AT
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 from fusion_replay.system.messages import in_words, say

@@ -19,8 +19,8 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.simulator.device import Injection, power_up
 from fusion_replay.simulator.faults import check_faults
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.faults.kind import ArmedFault
-from fusion_replay.simulator.faults.kinds import KINDS
 from fusion_replay.simulator.kernel import SimulatedKernel
 from fusion_replay.simulator.kernels import find_kernel
 from fusion_replay.simulator.tensor import NpuTensor

@@ -13,7 +13,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.errors import HostRuntimeError
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.workloads import find
 
 INJECTED = [f"{kind}:1" if kind == "truncate-scalar" else kind for kind in KINDS if kind != "hang"]

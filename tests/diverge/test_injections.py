@@ -16,7 +16,7 @@ import fusion_replay as fr
 from fusion_replay.diverge.explain import explain
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.judge import Plan
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay import refs
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.kernels import has_kernel
 from fusion_replay.simulator.workloads import find
 

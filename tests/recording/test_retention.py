@@ -13,7 +13,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.recording import underway
-from fusion_replay.recording.option import size_in_bytes
+from fusion_replay.recording.option_declaration import size_in_bytes
 from fusion_replay.recording.options import Options
 from fusion_replay.recording.retention import Retention
 from fusion_replay.refs import canonical

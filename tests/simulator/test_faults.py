@@ -15,7 +15,7 @@ import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator import Fault, HostRuntimeError, parse_fault
 from fusion_replay.simulator import operators as ops
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 
 BF16 = ml_dtypes.bfloat16
 N = 4096

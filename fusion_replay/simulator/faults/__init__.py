@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from fusion_replay import refs as catalogue
 from fusion_replay.errors import UsageError
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.faults.fault import Fault
-from fusion_replay.simulator.faults.kinds import KINDS
 
 if TYPE_CHECKING:
     from fusion_replay.simulator.sequence import PlannedStep

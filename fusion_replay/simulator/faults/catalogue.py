@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of fault by name."""
+"""Every kind of fault by name: the catalogue."""
 
 from __future__ import annotations
 
