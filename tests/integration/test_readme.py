@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import Command, Result
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
@@ -49,8 +51,10 @@ def needs(block: str) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=lambda b: b.splitlines()[0][:40])
-def test_commands(block: str, tmp_path: Path) -> None:
+def test_commands(block: str, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, but for those that record another program."""
     needs(block)
+    monkeypatch.chdir(tmp_path)
     fake = ROOT / "tests" / "fake_iron"
     (tmp_path / "app.py").write_text("import common_app\ncommon_app.sequence()\n")
     environment = {
@@ -60,15 +64,13 @@ def test_commands(block: str, tmp_path: Path) -> None:
     }
     for words, status in commands(block):
         assert words[0] == "fusion-replay"
-        done = subprocess.run(
-            [sys.executable, "-m", "fusion_replay", *words[1:]],
-            cwd=tmp_path,
-            env=environment if "app.py" in words else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
+        if "app.py" in words:
+            command = [sys.executable, "-m", "fusion_replay", *words[1:]]
+            child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            done = Result(child.returncode, child.stdout, child.stderr)
+        else:
+            done = run(*words[1:])
+        assert done.status == status, f"{shlex.join(words)}\n{done.out}{done.err}"
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.splitlines()[0][:40])
@@ -99,24 +101,28 @@ def test_make_demo_is_the_demo_verb() -> None:
     assert done.stdout.splitlines()[-1].endswith("/bin/fusion-replay demo -o demo.h5 --if-exists replace")
 
 
-def test_demo(tmp_path: Path) -> None:
-    def demo(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "fusion_replay", "demo", *more]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-
-    first = demo()
+def test_demo(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [sys.executable, "-m", "fusion_replay", "demo"]
+    first = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     assert "1:69 GEMV" in first.stdout
     assert "cause    shifted, proved: every element stands 32 further on" in first.stdout
     assert first.stdout.splitlines()[-1].startswith("PASSED in ")
-    assert demo("-o", "demo.h5", "--if-exists", "replace").returncode == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5", "demo.h5"}
+    assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5"}
     suggested = re.findall(r"^  fusion-replay (.*)$", first.stdout, re.MULTILINE)
     assert suggested
+    monkeypatch.chdir(tmp_path)
     for line in suggested:
-        words = [sys.executable, "-m", "fusion_replay", *shlex.split(line)]
-        assert subprocess.run(words, cwd=tmp_path, capture_output=True, check=False).returncode == 0, line
+        assert run(*shlex.split(line)).status == 0, line
+
+
+@pytest.mark.long
+def test_demo_again(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in ((), (), ("-o", "demo.h5", "--if-exists", "replace")):
+        assert run("demo", *words).status == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5", "demo.h5"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

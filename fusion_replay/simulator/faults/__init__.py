@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fusion_replay import refs as catalogue
+from fusion_replay import refs
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.faults.fault import Fault
@@ -32,9 +32,9 @@ def parse_fault(text: str) -> Fault:
             raise UsageError(f"fault {text!r}: expected INVOCATION:STEP:KIND[:ARG] or OPERATOR:KIND[:ARG]")
         invocation, step = int(first), int(rest.pop(0))
     else:
-        spec = catalogue.lookup(first)
+        spec = refs.lookup(first)
         if spec is None:
-            known = ", ".join(s.type for s in catalogue.specs())
+            known = ", ".join(s.type for s in refs.specs())
             raise UsageError(f"fault {text!r}: operator {first!r} is unknown; known: {known}")
         op = spec.type
     kind, *args = rest or [""]
