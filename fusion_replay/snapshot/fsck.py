@@ -22,7 +22,7 @@ from fusion_replay.errors import (
 )
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.read.limits import Allowance
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side

@@ -29,7 +29,7 @@ from fusion_replay.model.runlist import (
 )
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC
 from fusion_replay.snapshot.read.limits import Allowance, check_index
 from fusion_replay.snapshot.read.sealed import read_sealed

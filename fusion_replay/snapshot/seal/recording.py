@@ -25,7 +25,7 @@ import numpy as np
 from fusion_replay.errors import FusionReplayError, SnapshotError, TargetExistsError, UnsealedError
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
 from fusion_replay.snapshot.encodings.registry import drop
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.chunk_file import HEAD
 from fusion_replay.snapshot.naming import named
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
