@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from fusion_replay.compare.verdict import Verdict, assert_close, compare
     from fusion_replay.diverge.attribution import Attribution, attribute
     from fusion_replay.diverge.bisect import Divergence, bisect
+    from fusion_replay.diverge.bisect_fused import FusedDivergence, bisect_fused
     from fusion_replay.diverge.diff import diff
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.explain import diagnose, explain
+    from fusion_replay.diverge.fusion_diff import FusionReport, diff_fused
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model.runlist import ArgSpec
@@ -43,6 +45,8 @@ _HOMES = {
     "DiffReport": "fusion_replay.diverge.diff_report",
     "Attribution": "fusion_replay.diverge.attribution",
     "Divergence": "fusion_replay.diverge.bisect",
+    "FusedDivergence": "fusion_replay.diverge.bisect_fused",
+    "FusionReport": "fusion_replay.diverge.fusion_diff",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.recording.recorder",
@@ -55,12 +59,14 @@ _HOMES = {
     "assert_close": "fusion_replay.compare.verdict",
     "attribute": "fusion_replay.diverge.attribution",
     "bisect": "fusion_replay.diverge.bisect",
+    "bisect_fused": "fusion_replay.diverge.bisect_fused",
     "bf16_ulps": "fusion_replay.compare.tolerance",
     "check": "fusion_replay.recording.check",
     "compare": "fusion_replay.compare.verdict",
     "diagnose": "fusion_replay.diverge.explain",
     "explain": "fusion_replay.diverge.explain",
     "diff": "fusion_replay.diverge.diff",
+    "diff_fused": "fusion_replay.diverge.fusion_diff",
     "exact": "fusion_replay.compare.tolerance",
     "export": "fusion_replay.export",
     "kernel": "fusion_replay.simulator.kernels.user",

@@ -14,6 +14,7 @@ from fusion_replay.errors import MismatchError, MissingError
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
+    from fusion_replay.snapshot import Snapshot
 
 
 @click.command("diff")
@@ -39,11 +40,13 @@ def command(
 ) -> int:
     """What differs in B against A: two tokens, two boxes, two toolchains, before and after.
 
-    F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Exit 0 where
+    F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Where A is a
+    recording of steps and B one of whole calls of the same sequence, fused dispatch is held against them. Exit 0 where
     nothing differs or all of it lies inside the tolerance, 1 on a mismatch, 4 where something could not be decided.
     """
     from fusion_replay.diverge.diff import diff, split_invocation
     from fusion_replay.diverge.explain import explain_diff
+    from fusion_replay.diverge.fusion_diff import is_fused_pair
     from fusion_replay.snapshot import Snapshot, open_snapshot
 
     out = Terminal(as_json)
@@ -55,6 +58,8 @@ def command(
             snapshots.append(stack.enter_context(open_snapshot(file, weights=weights)))
             numbers.append(invocation if number is None else number)
             out.notes(snapshots[-1].notes)
+        if is_fused_pair(snapshots[0], snapshots[1]):
+            return _fused(snapshots[0], snapshots[1], out)
         with Progress("comparing", quiet=out.quiet) as progress:
             pair = numbers[0], numbers[1]
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
@@ -69,6 +74,23 @@ def command(
     also = "" if report.equal or status else "all differences lie inside the tolerance"
     out.close(status == 0, also=also, next=_next(split_invocation(a)[0], split_invocation(b)[0], report))
     return status
+
+
+def _fused(a: Snapshot, b: Snapshot, out: Terminal) -> int:
+    from fusion_replay.diverge.fusion_diff import diff_fused
+    from fusion_replay.model.text import wrap
+
+    with Progress("comparing", quiet=out.quiet) as progress:
+        report = diff_fused(a, b, progress=progress)
+    if out.as_json:
+        out.records(list(report.records()))
+    lines = [*wrap(report.sentence, ""), *(line for text in report.besides for line in wrap(text, "  "))]
+    out.report("\n".join(lines))
+    if report.kind == "inputs differ":
+        out.close(False, also="nothing was compared")
+        return MissingError.exit_code
+    out.close(bool(report), next=None if report else command_line("bisect", a.path, "--fused", b.path))
+    return 0 if report else MismatchError.exit_code
 
 
 def exit_status(report: DiffReport) -> int:

@@ -129,9 +129,9 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Where to record can be
     given by the environment too, FUSION_REPLAY_OUT and _IF_EXISTS, and what a program is recorded with: _SEPARATE,
-    _WHOLE_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES,
-    _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _REFERENCE_BUDGET, _BINARIES,
-    _WEIGHTS_IN, _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
+    _WHOLE_CALLS, _REPEAT_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING,
+    _MAX_BYTES, _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _REFERENCE_BUDGET,
+    _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
     """
     typed = take_typed(options)
     if "weights_in" in typed and "no_weights" in typed:
@@ -157,7 +157,7 @@ def command(
         return record_program(program, Options.from_environ(os.environ, **typed))
     if "separate" in typed or "whole_calls" in typed:
         option = "--separate" if "separate" in typed else "--whole-calls"
-        raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
+        raise UsageError(f"record: {option} is for programs; a workload that can be fused takes --dispatch fused")
     if "binaries" in typed:
         raise UsageError("record: --no-binaries is for programs; the software NPU runs no binaries")
     where = Options.from_environ({name: value for name, value in os.environ.items() if name in _WHERE})
@@ -173,6 +173,8 @@ def command(
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     _ = usable(chosen.against)
     given = {name: value for name, value in options.items() if value is not None and value != ()}
+    if given.get("dispatch") == "fused":
+        chosen = replace(chosen, whole_calls=True)
     recipe = {"workload": workload, "device": sim, "faults": list(fault), "options": given}
     return _record(_build(workload, sim, fault, given), target, chosen, Terminal(), recipe)
 

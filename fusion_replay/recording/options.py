@@ -144,6 +144,14 @@ class Options:
     whole_calls: bool = field(
         default=False, metadata=_offer("With a program: what runs fused is recorded too, each call as one step.")
     )
+    repeat_calls: int = field(
+        default=1,
+        metadata=_offer(
+            "With whole calls: make each N times on the same contents of all buffers.  [default: 1]",
+            metavar="N",
+            above_zero=True,
+        ),
+    )
     slow_after: float = field(
         default=10.0,
         metadata=_offer(
@@ -182,6 +190,8 @@ class Options:
             raise UsageError(f"against {self.against!r}: goes with keep 'mismatch'")
 
     def _check_limits(self) -> None:
+        if isinstance(self.repeat_calls, bool) or not isinstance(self.repeat_calls, int) or self.repeat_calls < 1:
+            raise UsageError(f"repeat_calls {self.repeat_calls!r}: expected a count above 0")
         for name in ("max_bytes", "max_steps", "max_invocations"):
             limit = getattr(self, name)
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit < MOST):

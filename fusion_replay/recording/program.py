@@ -53,7 +53,9 @@ class Program:
 
     def __init__(self, options: Options, log: str) -> None:
         self._options, self._log = options, log
-        self._all_dispatches = AllDispatches(separate_dispatch=options.separate, whole_calls=options.whole_calls)
+        self._all_dispatches = AllDispatches(
+            separate_dispatch=options.separate, whole_calls=options.whole_calls, repeat_calls=options.repeat_calls
+        )
         self._recorder: Recorder | None = None
         self._failed = False
         self._ended = False

@@ -61,9 +61,9 @@ class Recorder:
         if callable_ is not None and sources.is_operator_call(callable_):
             self._all_dispatches = AllDispatches(only=callable_)
         elif callable_ is not None:
-            self._sources.append(sources.attach(callable_, whole_calls=options.whole_calls))
+            self._sources.append(sources.attach(callable_, **_whole(options)))
         elif dispatches:
-            self._all_dispatches = AllDispatches(whole_calls=options.whole_calls)
+            self._all_dispatches = AllDispatches(**_whole(options))
 
     def __enter__(self) -> Recorder:
         """Open the recording.
@@ -112,7 +112,7 @@ class Recorder:
         """
         recording = self._recording
         try:
-            source = sources.attach(callable_, whole_calls=self._options.whole_calls)
+            source = sources.attach(callable_, **_whole(self._options))
             if recording is not None and recording.decider is not None:
                 recording.decider.check(s.sequence for s in (*self._sources, source))
         except FusionReplayError:
@@ -193,6 +193,10 @@ class Recorder:
         unentered = [] if self._steps is None else self._steps.unentered.values()
         report = recording.end(unentered=unentered, refused=self._refused, failing=failing, tells=self._tells)
         self.report, self.unmatched = report, recording.unmatched
+
+
+def _whole(options: Options) -> dict[str, Any]:
+    return {"whole_calls": options.whole_calls, "repeat_calls": options.repeat_calls}
 
 
 __all__ = ["Recorder"]

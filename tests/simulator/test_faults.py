@@ -128,6 +128,7 @@ def test_every_kind_cites_a_report_and_has_a_summary() -> None:
     assert list(KINDS) == [
         *("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "truncate-scalar"),
         *("rounding-leak", "bitflip", "nan", "nondeterministic", "timeout", "hang"),
+        *("alias-race", "reset-swallowed", "offset-collision", "dropped-copy", "stale-value"),
     ]
     for name, kind in KINDS.items():
         assert kind.name == name

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from fusion_replay.simulator.faults.fusion import AliasRace, DroppedCopy, OffsetCollision, ResetSwallowed, StaleValue
 from fusion_replay.simulator.faults.kind import Kind
 from fusion_replay.simulator.faults.outputs import (
     Batch,
@@ -31,6 +32,11 @@ _KINDS: tuple[type[Kind], ...] = (
     Nondeterministic,
     Timeout,
     Hang,
+    AliasRace,
+    ResetSwallowed,
+    OffsetCollision,
+    DroppedCopy,
+    StaleValue,
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind() for kind in _KINDS}

@@ -60,13 +60,16 @@ class AllDispatches:
     Args:
         separate_dispatch: sequences that are made from now on with ``auto`` or ``fused`` dispatch get ``separate``.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
+        repeat_calls: how often each such call is made.
         only: a single operator, or what its ``get_callable()`` returned: nothing else is looked at.
     """
 
-    def __init__(self, *, separate_dispatch: bool = False, whole_calls: bool = False, only: Any = None) -> None:
+    def __init__(
+        self, *, separate_dispatch: bool = False, whole_calls: bool = False, repeat_calls: int = 1, only: Any = None
+    ) -> None:
         self._only = None if only is None else Only(only)
         self._separate = separate_dispatch
-        self._whole_calls = whole_calls
+        self._whole_calls, self._repeats = whole_calls, repeat_calls
         self._patches = Patches()
         self._finder = AfterImport(_is_watched, self._imported)
         self._host: Host | None = None
@@ -279,7 +282,7 @@ class AllDispatches:
     def _watch_whole(self, host: Host, callable_: Any) -> None:
         from fusion_replay.sources.iron.whole_call import WholeCall
 
-        source = WholeCall(callable_, hooked=True)
+        source = WholeCall(callable_, hooked=True, repeats=self._repeats)
         with contextlib.suppress(TypeError):
             weakref.finalize(callable_, self._whole.pop, id(callable_), None)
         host.watch(source)
