@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fusion_replay.simulator.faults.kinds import KINDS
 
 import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.faults import parse_fault
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.workloads import find
 
 OPTIONS = {"config": "narrow", "context": 64, "tokens": 2, "position": 8, "intermediates": "own"}
