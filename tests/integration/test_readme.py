@@ -120,7 +120,8 @@ def test_demo(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.long
 def test_demo_again(tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for words in ((), (), ("-o", "demo.h5", "--if-exists", "replace")):
+    replacing = ("-o", "demo.h5", "--if-exists", "replace")
+    for words in ((), replacing, replacing):
         assert run("demo", *words).status == 0
     assert {p.name for p in tmp_path.iterdir()} == {"demo-001.h5", "demo.h5"}
 
