@@ -25,8 +25,8 @@ from fusion_replay.diverge.chained_bound import Floats, Wrong, elements
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.model import serialise
 from fusion_replay.model.arrays import flat_bytes
+from fusion_replay.model.replaced_step import ReplacedStep
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.model.step import ReplacedStep
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 
 if TYPE_CHECKING:
