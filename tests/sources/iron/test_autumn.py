@@ -497,32 +497,3 @@ def test_calls_of_one_operator_alone_have_buffers_of_their_own(tmp_path: Path) -
     with fr.open(path) as snapshot:
         assert findings(snapshot) == ()
     assert fr.replay(path)
-
-
-NEWEST = {
-    # amd/IRON iron/common/declare/operator.py, the newest stored form: public members of an operator.
-    autumn.Operator: """accept_views aiecc_flags array array_key at_line bound_extents bound_values buffers build_array
-        call_operands check_derived check_shim_columns compatible configuration copies_to copy derived_at
-        design_key dev device domains exported_design extent_unit external finish finish_inputs finish_line
-        finishes fold from_operands gate has_sequence_override infer inputs name on_array ops outputs
-        own_preamble pinned placed placements prefold prepare prepare_inputs prepares probed reference residents
-        resolve resolve_columns resolved sequence shim_columns test tolerance trace use_value uses_value validate
-        value value_buffer value_symbol values widths with_tunables call_reference judge""",
-    # amd/IRON iron/common/image/callable.py, the newest stored form.
-    v6.StepCallable: """FALLBACK_TOLERANCE op compare tolerance last_elapsed dispatch_values arena get_buffer
-        get_storage write_values""",
-}
-BUILDS = """accept_views aiecc_flags array array_key at_line build_array call_operands check_derived
-        check_shim_columns compatible configuration copies_to copy derived_at design_key dev domains
-        exported_design extent_unit external finish_inputs finish_line fold from_operands has_sequence_override
-        infer on_array ops own_preamble placed prefold prepare_inputs probed residents resolve resolve_columns
-        sequence shim_columns test use_value uses_value validate value_buffer value_symbol widths with_tunables"""
-"""What shapes, names, tunes or builds a design, and says nothing of a call that the recorder could use."""
-
-
-@pytest.mark.parametrize("kind", NEWEST, ids=lambda kind: kind.__name__)
-def test_what_the_real_form_has_the_double_has_or_the_recorder_needs_none_of_it(kind: type) -> None:
-    fields = {f.name for f in autumn.dataclasses.fields(kind)} if autumn.dataclasses.is_dataclass(kind) else set()
-    made = vars(build(GEMV(M=M, K=K), "A", "B", "C")) if kind is v6.StepCallable else {}
-    missing = set(NEWEST[kind].split()) - set(dir(kind)) - fields - set(made)
-    assert missing <= set(BUILDS.split()), "a new attribute: give the double its behaviour, or say why it has none"
