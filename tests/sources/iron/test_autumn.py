@@ -268,11 +268,11 @@ ROW = 64
 SIZES = {"cache": 8 * ROW * 2}
 
 
-def appended(tmp_path: Path, offsets: Any = (2 * ROW, 3 * ROW)) -> Path:
+def appended(tmp_path: Path, offsets: Any = (2 * ROW, 3 * ROW), **options: Any) -> Path:
     """Each call writes one row of a cache, beginning with its second, at its own place."""
     op = Mul(size=ROW, placements=(("c", 8 * ROW, ROW),), bound_values={"c_offset": "position"})
     callable_ = build(op, "a", "b", "cache", outputs=["cache"], sizes=SIZES)
-    return recorded(tmp_path, callable_, [{"position": at - ROW} for at in offsets])
+    return recorded(tmp_path, callable_, [{"position": at - ROW} for at in offsets], **options)
 
 
 def test_an_operand_that_a_call_places_is_where_the_call_has_it(tmp_path: Path, npu: machine.Machine) -> None:
@@ -288,6 +288,16 @@ def test_an_operand_that_a_call_places_is_where_the_call_has_it(tmp_path: Path, 
             use = step.outputs[0].use
             assert step.outputs[0].numpy().tobytes() == seen.after[2][use.start : use.stop].tobytes()
     assert fr.replay(path)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "kept"), [("cache[300:310]", ["0:0"]), ("cache[128:256],cache[390:392]", ["1:0"]), ("a", ["0:0", "1:0"])]
+)
+def test_a_filter_by_bytes_means_where_the_call_has_them(tmp_path: Path, buffer: str, kept: list[str]) -> None:
+    """By its placement alone the step would write bytes 128 to 256, in every call."""
+    with fr.open(appended(tmp_path, buffer=buffer)) as snapshot:
+        assert [s.address for s in snapshot if s.withheld is None] == kept
+        assert [s.address for s in snapshot] == ["0:0", "1:0"]
 
 
 def test_bytes_that_a_call_wrote_elsewhere_are_nobodys_change(tmp_path: Path) -> None:
