@@ -54,6 +54,7 @@ def test_start_and_wait_are_one_call(app: Any, tmp_path: Path) -> None:
             callable_.start(run)
             callable_.wait(run)
     with fr.open(tmp_path / "x.h5") as snapshot:
+        assert snapshot.sequences[0].origin["variant"] == "V6"
         steps = list(snapshot)
         assert [(s.address, s.status) for s in steps] == [(f"{i}:0", "complete") for i in range(3)]
         assert [s.inputs["a"].numpy().tobytes() for s in steps] == [app.draw(i).tobytes() for i in range(3)]
