@@ -50,18 +50,16 @@ WITHOUT: dict[str, dict[str, str]] = {
     "FullELFCallable": {
         _ARENA: "arena _arena_generation _storage_cache _follow_arena get_storage _arguments _argument_index "
         "feedback_buffer _sync_inputs",
-        _RUNS: "_holding _run _runs run handle release _make_run params write_values device_name sequence_name",
+        _RUNS: "_holding _runs run handle release _make_run params device_name sequence_name",
         _BUILDS: "trace_buffer _trace_arg lowered_mlir_path",
     },
     "FullELFRun": {
-        _RUNS: "_handle handle _feedback_arg _params_path _params wired bind params write_values read_value "
-        "scratchpad_alias",
+        _RUNS: "_handle handle _feedback_arg _params_path _params wired bind params read_value scratchpad_alias",
     },
     "OperatorSequence": {
         _LAYOUT: "get_layout_for_buffer",
-        _BUILDS: "buffer_offsets plan_scratch extra_flags share_designs _coerce_dispatch traced unique_designs "
-        "infer_buffer_offsets link elf_path artifacts _artifacts _record image _place_in_arena _arena_layout "
-        "shared_words feedback_args coresident unique_operators calculate_buffer_layout prepare",
+        _BUILDS: "_coerce_dispatch traced unique_designs unique_operators calculate_buffer_layout prepare link "
+        "elf_path artifacts _artifacts _record image _place_in_arena _arena_layout",
     },
     "OperatorImage": {_BUILDS: "_artifacts artifacts _build"},
     "Operator": {
@@ -77,9 +75,13 @@ DOUBLES: dict[str, tuple[str, ...]] = {
     "StepCallable": ("iron_doubles/v6.py:StepCallable", "fake_iron/v6/iron/common/image/callable.py:StepCallable"),
     "FullELFCallable": (
         "iron_doubles/whole.py:FullELF",
+        "iron_doubles/v6.py:FullELFCallable",
         "fake_iron/v6/iron/common/image/callable.py:FullELFCallable",
     ),
-    "FullELFRun": ("fake_iron/v6/iron/common/image/callable.py:FullELFRun",),
+    "FullELFRun": (
+        "iron_doubles/v6.py:FullELFRun",
+        "fake_iron/v6/iron/common/image/callable.py:FullELFRun",
+    ),
     "OperatorSequence": (
         *(f"iron_doubles/v{n}.py:OperatorSequence" for n in (5, 6)),
         "fake_iron/v6/iron/common/image/sequence.py:OperatorSequence",
