@@ -196,8 +196,8 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     ),
     "SiLUMul": _m(
         "silu_mul",
-        ("return call.round(silu(call.xp, a)) * b", "return silu(call.xp, a) * b"),
-        ("return call.round(silu(call.xp, a)) * b", "return call.round(silu(call.xp, b)) * a"),
+        ("call.xp.exp(-a)))) * b", "call.xp.exp(-a)))) * a"),
+        ("call.round(a / (1.0", "(a / (1.0"),
         ("return silu(call.xp, a) * b", "return silu(call.xp, a * b)"),
     ),
     "Sigmoid": _m(
@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     "WeightedRMSNorm": _m(
         "rms_norm",
         ("return normed * weight[0]", "return normed + weight[0]"),
-        ("return _weigh(call.round(x / call.xp.sqrt(", "return _weigh((x / call.xp.sqrt("),
+        ("mean = held(total / x.shape[-1])", "mean = total"),
         ("return _weigh(x / call.xp.sqrt(", "return _weigh(call.round(x) / call.xp.sqrt(1.0 + "),
     ),
     "Transpose": _m(

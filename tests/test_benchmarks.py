@@ -26,7 +26,7 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
         ("record", ["--no-peers"]),
         *(
             pytest.param(name, [], marks=pytest.mark.long)
-            for name in ("replay", "seal", "recover", "size", "token", "show", "off")
+            for name in ("replay", "seal", "recover", "size", "token", "show", "off", "reference")
         ),
     ],
 )

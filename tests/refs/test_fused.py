@@ -43,6 +43,13 @@ def test_silu_mul_rounds_its_activation(drawn: list[tuple[int, int]]) -> None:
         assert same(c, [nearest(once(silu(value(x))) * value(y)) for x, y in drawn])  # type: ignore[arg-type, operator]
 
 
+def test_silu_mul_of_what_float32_cannot_raise_e_to() -> None:
+    a, b = array([0xC2C8]), array([0x7E00])  # -100, 4.2535e37
+    (newest,), (exact,) = (reference("SiLUMul", {"size": 1}, [a, b], f) for f in ("iron-2026-09", "exact"))
+    assert newest.astype(float)[0] == 0
+    assert exact.astype(float)[0] == pytest.approx(-100 * np.exp(-100) * 4.2535e37, rel=0.01)
+
+
 def _gelu(x: Fraction) -> Fraction:
     inner = lambda v: mpmath.sqrt(2 / mpmath.pi) * (v + mpmath.mpf("0.044715") * v**3)  # noqa: E731
     return Fraction(exactly(lambda v: v / 2 * (1 + mpmath.tanh(inner(v))), x))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``start()`` and ``wait()`` of fused callables, runs that are started by themselves, and kernels in one chain."""
+"""``start()`` and ``wait()`` of fused callables, runs that are started by themselves, graphs, kernels in one chain."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def test_start_and_wait_are_one_call(app: Any, tmp_path: Path) -> None:
             callable_.start(run)
             callable_.wait(run)
     with fr.open(tmp_path / "x.h5") as snapshot:
+        assert snapshot.sequences[0].origin["variant"] == "V6"
         steps = list(snapshot)
         assert [(s.address, s.status) for s in steps] == [(f"{i}:0", "complete") for i in range(3)]
         assert [s.inputs["a"].numpy().tobytes() for s in steps] == [app.draw(i).tobytes() for i in range(3)]
@@ -112,6 +113,48 @@ def test_kernels_in_one_chain_are_named_as_not_supported(app: Any, tmp_path: Pat
         app.sequence(calls=1)
         assert HRXRuntime().run_chain([1, 2]) == 2
     assert losses(tmp_path / "x.h5") == ["HRXRuntime.run_chain() submits kernels at once, which is not supported"]
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+def graph(app: Any, dispatch: str) -> Any:
+    from iron.common.graph.compiled import CompiledGraph
+
+    add, relu = app.operators.ElementwiseAdd(size=N), app.operators.ReLU(size=N)
+    return CompiledGraph("prompt", [(add, "a", "b", "h"), (relu, "h", "out")], ["a", "b"], ["out"], dispatch)
+
+
+def test_a_graph_that_dispatches_step_by_step_is_seen_step_by_step(app: Any, tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5"):
+        compiled = graph(app, "separate")
+        results = [compiled(app.draw(i), app.draw(i + 1))[0].numpy().copy() for i in range(2)]
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        assert [(s.address, s.op.type) for s in snapshot] == [
+            (f"{i}:{k}", kind) for i in range(2) for k, kind in enumerate(("ElementwiseAdd", "ReLU"))
+        ]
+        assert [snapshot[i, 1].outputs[0].numpy().tobytes() for i in range(2)] == [r.tobytes() for r in results]
+        assert not snapshot.losses
+    assert fr.replay(tmp_path / "x.h5").passed
+
+
+def test_a_fused_graph_is_recorded_as_whole_calls_or_named(app: Any, tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5", whole_calls=True):
+        compiled = graph(app, "fused")
+        results = [compiled(app.draw(i), app.draw(i + 1))[0].numpy().copy() for i in range(2)]
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        assert [s.address for s in snapshot] == ["0:0", "1:0"]
+        assert [s.inputs["a"].numpy().tobytes() for s in snapshot] == [app.draw(i).tobytes() for i in range(2)]
+        assert [s.outputs["out"].numpy().tobytes() for s in snapshot] == [r.tobytes() for r in results]
+    dispatches, host = AllDispatches(separate_dispatch=True), Host()
+    dispatches.attach(host)  # type: ignore[arg-type]
+    try:
+        graph(app, "fused")(app.draw(0), app.draw(1))
+    finally:
+        dispatches.detach()
+    (told,) = host.missed
+    assert told.startswith("sequence prompt: it shares an arena, as the versions of a graph do")
+    assert told.endswith("--whole-calls records it as it is")
 
 
 # --- --separate -----------------------------------------------------------------------------------------------------
