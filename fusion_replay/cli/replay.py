@@ -96,6 +96,7 @@ def command(
 
     if options["workers"] == 1:
         limit_threads(max(1, platform.cores() - 1))  # one core is for reading ahead
+    from fusion_replay.diverge.blame import blame
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
     from fusion_replay.replay import replay
@@ -129,6 +130,8 @@ def command(
 
         told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches), fitted(fits)
         out.report("\n".join(text for text in told if text))
+        if speaks := blame(report, why, found):
+            out.say(f"speaks for {speaks}")
     status = exit_status(report, found)
     out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
     return status

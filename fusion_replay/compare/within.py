@@ -15,6 +15,7 @@ from fusion_replay.compare.blocks import Mask, to_float32
 from fusion_replay.compare.numerics.evaluator import Bound
 from fusion_replay.compare.numerics.intervals import F32, places
 from fusion_replay.model import serialise
+from fusion_replay.model.bf16 import BFLOAT16
 
 _BLOCK = 1 << 16  # elements
 _WIDEST = 0xFF02  # all bf16 values from -inf to inf
@@ -35,6 +36,8 @@ class Within:
         models: the devices and modes that the bound holds for.
         assumed: what of the hardware it assumes, in words; empty where all of it is documented.
         decides: the bound, and not the hand-set tolerance, says whether the output matches.
+        n_edge: elements inside their bound where one of output and reference is Inf and the other the largest finite
+            value of that sign: which of them it is, the rounding mode says. Not part of the JSON data.
     """
 
     n_outside: int
@@ -45,12 +48,15 @@ class Within:
     models: tuple[str, ...]
     assumed: tuple[str, ...]
     decides: bool
+    n_edge: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``first`` by the names of its parts."""
         names = ("index", "actual", "low", "high")
         first = None if self.first is None else dict(zip(names, serialise.json_data(self.first), strict=True))
-        return serialise.to_dict(self) | {"first": first}
+        told = serialise.to_dict(self) | {"first": first}
+        del told["n_edge"]
+        return told
 
     def __str__(self) -> str:
         values = f"accepts {self.accepts:,} bf16 value{'' if self.accepts == 1 else 's'}"
@@ -98,10 +104,24 @@ def within(
                 gap = places(due) - places(got)
                 outside &= ~((gap >= 0) & (gap <= steps_below))
         tally.add(start, got, bound.lo[cut], bound.hi[cut], outside)
+        if _infinite(a[cut]) or _infinite(e[cut]):
+            due = theirs[: got.size]
+            to_float32(e[cut], due)
+            known = np.isfinite(bound.lo[cut]) | np.isfinite(bound.hi[cut])
+            edge = (np.isinf(got) != np.isinf(due)) & (np.abs(places(got) - places(due)) == 1)
+            tally.n_edge += int(np.count_nonzero(edge & known & ~outside))
     models = tuple(map(str, bound.models))
     decides = decides and (tally.n_unbounded < a.size or not a.size)
     return Within(
-        tally.n_outside, tally.first, tally.median(), tally.worst, tally.n_unbounded, models, assumed, decides
+        tally.n_outside,
+        tally.first,
+        tally.median(),
+        tally.worst,
+        tally.n_unbounded,
+        models,
+        assumed,
+        decides,
+        tally.n_edge,
     )
 
 
@@ -114,9 +134,16 @@ def _outside(x: F32, lo: F32, hi: F32) -> Mask:
     return outside
 
 
+def _infinite(x: npt.NDArray[Any]) -> bool:
+    """Whether some elements are Inf."""
+    if x.dtype == BFLOAT16:
+        return bool(((x.view(np.uint16) & np.uint16(0x7FFF)) == 0x7F80).any())
+    return x.dtype.kind == "f" and bool(np.isinf(x).any())
+
+
 class _Tally:
     def __init__(self) -> None:
-        self.n_outside = self.n_unbounded = 0
+        self.n_outside = self.n_unbounded = self.n_edge = 0
         self.first: tuple[int, float, float, float] | None = None
         self.worst = 0.0
         self.counts = np.zeros(_WIDEST + 1, np.int64)

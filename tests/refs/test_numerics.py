@@ -173,6 +173,20 @@ def test_an_unknown_device_and_unknown_types_are_named() -> None:
         spec.numerics.stages_of(params, Model("npu2", "floor"))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", ["GEMM", "GEMV", "RMSNorm", "LayerNorm", "Softmax", "DepthwiseConv1d", "GQAContext"])
+def test_where_nan_goes_in_nan_is_due_and_nothing_else_is_accepted(op: str, device: str) -> None:
+    numerics, params, inputs, _ = run(op, device, ordinary(op), ["normal"], 0, "floor")
+    inputs[0].reshape(-1)[3] = np.nan
+    previous = [np.zeros(s.shape, BFLOAT16) for s in refs.find(op).arg_specs(ordinary(op)) if s.writes]
+    core = Core(device, "floor")
+    actual = find_kernel(op).run(Dispatch(core, params, inputs, previous))[0].reshape(-1).astype(np.float32)
+    found = bound(numerics, params, inputs, {}, numerics.models(params, device), "P")
+    assert np.isnan(actual).any()
+    assert np.isnan(found.lo[np.isnan(actual)]).all()
+    assert outside(found, np.zeros_like(actual))[np.isnan(actual)].all()
+
+
 def test_who_sets_the_mode() -> None:
     def modes(op: str, device: str, **params: Any) -> list[str]:
         spec = refs.lookup(op)
