@@ -193,6 +193,8 @@ class Windows:
         given |= {
             n: getattr(self._sequence, n) for n in self._parameters if n not in _OURS and hasattr(self._sequence, n)
         }
+        if any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()) and hasattr(self._sequence, "context"):
+            given["context"] = self._sequence.context  # where it builds: amd/IRON iron/common/base.py
         name = f"{self._sequence.name}_w{window.key}"
         try:
             made = type(self._sequence)(name, entries, inputs, [output], **given)
@@ -354,12 +356,17 @@ def _need_same(given: SequenceDescription, recorded: SequenceDescription, path: 
         )
     for mine, theirs in zip(given.steps, recorded.steps, strict=True):
         ours, other = given.operator_of(mine.index), recorded.operator_of(theirs.index)
-        same = (ours.type, ours.params) == (other.type, other.params)
+        same = ours.type == other.type and _fit(ours.params, other.params)
         if not same or [u.label for u in mine.operands] != [u.label for u in theirs.operands]:
             raise UsageError(
                 f"{path}: step {mine.index} is {other.type} {theirs.flow}, in the sequence given {ours.type} "
                 f"{mine.flow}; give the one that was recorded"
             )
+
+
+def _fit(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether parameters agree as far as both are settled: IRON settles tunables when a sequence is prepared."""
+    return all(a[k] == b[k] for k in a.keys() & b.keys() if None not in (a[k], b[k]))
 
 
 __all__ = ["Window", "WindowOutcome", "Windows"]
