@@ -5,8 +5,8 @@ A fused dispatch of the same designs on the same bytes gives the same bits. Wher
 rounding between them is dropped, and the rounding state of a core may be another one; either moves a step's result by
 up to one last place. The references are chained from the recorded inputs, once as they are and a few times with every
 result moved by -1, 0 or 1 last place, drawn by the step's address. What these chains are apart is multiplied by
-:data:`FACTOR`. That is an estimate from a few chains, no interval that is proved. It begins behind the last results that
-are equal bit for bit, since a rounding that came out otherwise before would show there.
+:data:`FACTOR`. That is an estimate from a few chains, no interval that is proved. It begins behind the last results
+that are equal bit for bit, since a rounding that came out otherwise before would show there.
 
 Tested in tests/diverge/test_fusion_diff.py.
 """
