@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from fusion_replay.compare.verdict import Verdict, assert_close, compare
     from fusion_replay.diverge.attribution import Attribution, attribute
     from fusion_replay.diverge.bisect import Divergence, bisect
-    from fusion_replay.diverge.bisect_fused import FusedDivergence, bisect_fused
+    from fusion_replay.diverge.bisect_fused import bisect_fused
     from fusion_replay.diverge.diff import diff
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.explain import diagnose, explain
-    from fusion_replay.diverge.fusion_diff import FusionReport, diff_fused
+    from fusion_replay.diverge.fused_divergence import FusedDivergence
+    from fusion_replay.diverge.fusion_diff import diff_fused
+    from fusion_replay.diverge.fusion_report import FusionReport
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model.runlist import ArgSpec
@@ -45,8 +47,8 @@ _HOMES = {
     "DiffReport": "fusion_replay.diverge.diff_report",
     "Attribution": "fusion_replay.diverge.attribution",
     "Divergence": "fusion_replay.diverge.bisect",
-    "FusedDivergence": "fusion_replay.diverge.bisect_fused",
-    "FusionReport": "fusion_replay.diverge.fusion_diff",
+    "FusedDivergence": "fusion_replay.diverge.fused_divergence",
+    "FusionReport": "fusion_replay.diverge.fusion_report",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.recording.recorder",

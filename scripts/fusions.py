@@ -143,7 +143,10 @@ def main() -> int:
         for kind, at in injections(given.count, given.seed):
             cases.append(inject(kind, at, folder / "separate.h5", folder))
             print(cases[-1], flush=True)
-        clean = [honest(i, folder / "honest.h5", folder) for i in range(given.honest)]
+        clean = []
+        for i in range(given.honest):
+            clean.append(honest(i, folder / "honest.h5", folder))
+            print(f"honest {i}: {clean[-1]}", flush=True)
     n = max(len(cases), 1)
     most = 2 * math.log2(626) + 6
     print(f"{len(cases)} injections: fusion named in {sum(c.told for c in cases)}, step or window in")

@@ -40,7 +40,7 @@ from fusion_replay.errors import FusionReplayError
 from fusion_replay.replaying.judge import Evaluation, Plan, evaluate_step
 from fusion_replay.simulator.errors import HostRuntimeError
 from fusion_replay.simulator.faults import parse_fault, runtime
-from fusion_replay.simulator.faults.catalogue import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
@@ -135,7 +135,7 @@ class Model:
         """(operator type, kind) -> steps of the runlist that it can strike."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for step in self.steps:
-            for kind in KINDS.values():
+            for kind in STEP_KINDS.values():
                 if kind.refuses(parse_fault(f"0:{step.index}:{kind.name}"), step) is None:
                     found[step.spec.type, kind.name].append(step.index)
         return found
@@ -149,7 +149,7 @@ class Model:
         output = next(a for a in step.args if a.writes)
         if rng.random() < 0.5:
             text = arguments(kind, output.size, output.nbytes // output.size, step, rng)
-        if KINDS[kind].refuses(parse_fault(f"{invocation}:{at}:{text}"), step) is not None:
+        if STEP_KINDS[kind].refuses(parse_fault(f"{invocation}:{at}:{text}"), step) is not None:
             text = kind
         return f"{invocation}:{at}:{text}", f"{invocation}:{at}"
 
@@ -395,7 +395,7 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
         f"{'kind':17}{'counted':>8}{'step':>6}{'beyond':>8}{'right':>7}{'rival':>7}{'place':>7}{'wrong':>7}"
         "  named instead",
     ]
-    for kind in KINDS:
+    for kind in STEP_KINDS:
         of = [o for o in counted if o.kind == kind]
         if of:
             other = Counter(o.named or "none" for o in of if o.verdict != "right")

@@ -60,6 +60,8 @@ def command(
             out.notes(snapshots[-1].notes)
         if is_fused_pair(snapshots[0], snapshots[1]):
             return _fused(snapshots[0], snapshots[1], out)
+        if is_fused_pair(snapshots[1], snapshots[0]):
+            return _fused(snapshots[1], snapshots[0], out)
         with Progress("comparing", quiet=out.quiet) as progress:
             pair = numbers[0], numbers[1]
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)

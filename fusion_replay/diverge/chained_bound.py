@@ -5,8 +5,8 @@ A fused dispatch of the same designs on the same bytes gives the same bits. Wher
 rounding between them is dropped, and the rounding state of a core may be another one; either moves a step's result by
 up to one last place. The references are chained from the recorded inputs, once as they are and a few times with every
 result moved by -1, 0 or 1 last place, drawn by the step's address. What these chains are apart is multiplied by
-:data:`FACTOR`. That is an estimate from a few chains, no interval that is proved. It begins behind the last result that
-is equal bit for bit, since a rounding that came out otherwise before would show there.
+:data:`FACTOR`. That is an estimate from a few chains, no interval that is proved. It begins behind the last results
+that are equal bit for bit, since a rounding that came out otherwise before would show there.
 
 Tested in tests/diverge/test_fusion_diff.py.
 """
@@ -34,6 +34,9 @@ CHAINS = 3
 """How many moved chains."""
 FACTOR = 4.0
 """Of the largest distance of an element between them, and of the root mean square of all."""
+LUCKY = 2
+"""Results just before the first difference that may be equal by luck: what they were made of differed, and rounding
+hid it. The chains begin before them."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,8 +72,9 @@ def first_wrong(seen: Sequence[tuple[HeldBytes, Bytes, Bytes]], steps: Sequence[
     if not differing:
         return FirstWrong(None, None)
     first = differing[0][0].step.index
-    equal = max((s[0].step.index for s in seen if s[0].step.index < first), default=-1)
-    bound = ChainedBound([s for s in steps if s.index > equal])
+    equal = [s[0].step.index for s in seen if s[0].step.index < first]
+    start = equal[-LUCKY - 1] if len(equal) > LUCKY else -1
+    bound = ChainedBound([s for s in steps if s.index > start])
     for piece, found, expected in differing:
         dtype = piece.tensor.dtype
         outside = beyond(elements(found, dtype), elements(expected, dtype), bound.allowance(piece))

@@ -294,16 +294,16 @@ class _Evidence:
         return _nearer(found, other_way, right, self._wrong.at | (np.abs(other_way - right) > 0.02 * np.abs(right)))
 
     def _elsewhere(self) -> float:
-        """Whether the right elements stand displaced by one distance, all of them."""
-        width = f"u{DTYPE_BYTES[self._dtype]}"
-        found, right = (np.ascontiguousarray(x).view(width) for x in (self._wrong.found, self._wrong.expected))
-        wrong = np.flatnonzero(self._wrong.at)
+        """Whether the right elements stand displaced by one distance, all of them, up to their last places."""
+        found, right = (elements(x, self._dtype) for x in (self._wrong.found, self._wrong.expected))
+        near = 2.0**-6 * np.abs(found)
+        wrong = np.flatnonzero(self._wrong.at & (found != 0) & np.isfinite(found))
         best = 0.0
         for probe in wrong[:: max(wrong.size // 16, 1)].tolist():
-            for at in np.flatnonzero(right == found[probe])[:64].tolist():
-                same = (np.roll(right, probe - at) == found) & (found != 0)
-                if np.mean(same | (found == 0)) > 0.9:
-                    best = max(best, float(np.mean(same[wrong])))
+            for at in np.flatnonzero(np.abs(right - found[probe]) <= near[probe])[:64].tolist():
+                same = np.abs(np.roll(right, probe - at) - found) <= near
+                if np.mean(same) > 0.9:
+                    best = max(best, float(np.mean((same & (found != 0))[self._wrong.at])))
             if best > 0.9:
                 break
         return best

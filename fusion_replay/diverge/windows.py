@@ -21,11 +21,12 @@ import numpy as np
 
 from fusion_replay.diverge.boundary import Boundary, Bytes, HeldBytes, boundary, collected, needed_after
 from fusion_replay.diverge.chained_bound import Wrong, first_wrong
-from fusion_replay.diverge.fusion_suspects import Layout, Suspect, suspects
+from fusion_replay.diverge.fusion_suspects import Suspect, suspects
+from fusion_replay.diverge.window_contents import WindowContents, bound_symbols, layout_of, write_values
 from fusion_replay.errors import FusionReplayError, MissingError, UsageError
 from fusion_replay.model.runlist import SequenceDescription, parse_buffer
 from fusion_replay.sources.describe import describe_sequence
-from fusion_replay.sources.iron.tensor import host_bytes, knows_who_wrote, overwrite
+from fusion_replay.sources.iron.tensor import host_bytes, knows_who_wrote
 from fusion_replay.sources.iron.variant import current_device
 from fusion_replay.sources.iron.whole_call import overlapping
 
@@ -136,11 +137,11 @@ class Windows:
         begun = time.perf_counter()
         callable_, renamed = self._build(window, edge)
         seconds = time.perf_counter() - begun
-        fill = _Contents(callable_, edge, renamed)
+        fill = WindowContents(callable_, edge, renamed)
         fill()
         values, before = self._values(steps)
         if before and before != values:
-            _write_values(callable_, before)
+            write_values(callable_, before)
             self._call(callable_, window)
         results: list[Bytes] = []
         worst: _Found | None = None
@@ -148,7 +149,7 @@ class Windows:
         made = 0
         while made < self._repeats:
             fill()
-            _write_values(callable_, values)
+            write_values(callable_, values)
             held = fill.held()
             self._call(callable_, window)
             made += 1
@@ -163,7 +164,7 @@ class Windows:
         varies = any(not np.array_equal(results[0], r) for r in results[1:])
         if worst is None:
             return WindowOutcome(False, differs, None, "", varies, made, seconds)
-        layout = _layout(callable_)
+        layout = layout_of(callable_.op)
         found = suspects(
             steps, layout, worst.wrong, before=lambda n: worst.before.get(n), values=self._values_before or None
         )
@@ -193,6 +194,8 @@ class Windows:
         given |= {
             n: getattr(self._sequence, n) for n in self._parameters if n not in _OURS and hasattr(self._sequence, n)
         }
+        if any(p.kind is p.VAR_KEYWORD for p in self._parameters.values()) and hasattr(self._sequence, "context"):
+            given["context"] = self._sequence.context  # where it builds: amd/IRON iron/common/base.py
         name = f"{self._sequence.name}_w{window.key}"
         try:
             made = type(self._sequence)(name, entries, inputs, [output], **given)
@@ -220,7 +223,7 @@ class Windows:
     def _output(self, window: Window, renamed: Mapping[str, str]) -> str:
         """What the last step writes; a buffer that shares no bytes with another where there is one, since an output
         lies apart from what is planned."""
-        shared = overlapping(_layout_of(self._sequence))
+        shared = overlapping(layout_of(self._sequence))
         written = [
             u.buffer
             for step in reversed(self.description.steps[window.first : window.last + 1])
@@ -232,7 +235,7 @@ class Windows:
 
     def _values(self, steps: Sequence[Step]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Per-call values of these steps by symbol, and those of the call before."""
-        symbols = {s for step in steps for s in _symbols(self._sequence.runlist[step.index][0], step.values)}
+        symbols = {s for step in steps for s in bound_symbols(self._sequence.runlist[step.index][0], step.values)}
         now = {k: v for step in steps for k, v in step.values.items() if k in symbols}
         return now, {k: v for k, v in self._values_before.items() if k in symbols}
 
@@ -242,7 +245,7 @@ class Windows:
         self, callable_: Any, window: Window, edge: Boundary, steps: Sequence[Step], renamed: Mapping[str, str]
     ) -> list[tuple[HeldBytes, Bytes, Bytes]]:
         """What counts of what was left: piece, found, expected, by the step that wrote it."""
-        layout = _layout(callable_)
+        layout = layout_of(callable_.op)
         shared = overlapping(layout)
         outputs = {str(n) for n in callable_.op.output_args}
         needed = needed_after(self.description, window.last + 1)
@@ -270,51 +273,6 @@ def _all_needed(needed: Any, piece: HeldBytes) -> bool:
     return any(state for _, _, state in needed.read(piece.buffer, piece.start, piece.stop))
 
 
-class _Contents:
-    """Puts into a window's buffers what the recorded steps found in them."""
-
-    def __init__(self, callable_: Any, edge: Boundary, renamed: Mapping[str, str]) -> None:
-        self._callable = callable_
-        written = {p.buffer for p in edge.leaves}
-        changing = written | overlapping(_layout(callable_))
-        self._data: dict[str, Bytes] = {}
-        self._once = set()
-        for name, pieces in collected(edge.reads).items():
-            tensor = callable_.get_buffer(name)
-            if not knows_who_wrote(tensor):
-                raise MissingError(f"buffer {name}: its tensor can't be given recorded contents in this form of IRON")
-            data = host_bytes(tensor).copy()
-            for piece in pieces:
-                data[piece.start : piece.stop] = piece.read()
-            self._data[name] = data
-            if name not in changing:
-                self._once.add(name)
-        self._changing = changing
-        self._filled = False
-
-    def __call__(self) -> None:
-        for name, data in self._data.items():
-            if name not in self._once or not self._filled:
-                overwrite(self._callable.get_buffer(name), data)
-        self._filled = True
-
-    def held(self) -> dict[str, Bytes]:
-        """What the buffers that a dispatch may change hold now, as far as they can be read."""
-        tensors = {n: self._callable.get_buffer(n) for n in sorted(self._changing)}
-        return {n: host_bytes(t).copy() for n, t in tensors.items() if knows_who_wrote(t)}
-
-
-def _layout_of(sequence: Any) -> Layout:
-    placed = getattr(sequence, "subbuffer_layout", None)
-    if placed is None and hasattr(sequence, "calculate_buffer_layout"):
-        placed = sequence.calculate_buffer_layout()[0]
-    return {str(n): list(where) for n, where in (placed or {}).items()}
-
-
-def _layout(callable_: Any) -> Layout:
-    return _layout_of(callable_.op)
-
-
 def _plan_of(sequence: Any, parameters: Mapping[str, Any]) -> dict[str, int] | None:
     """Offsets of the whole plan by name; None where this form of IRON plans nothing."""
     if "buffer_offsets" not in parameters:
@@ -325,27 +283,6 @@ def _plan_of(sequence: Any, parameters: Mapping[str, Any]) -> dict[str, int] | N
     return dict(given or {})
 
 
-def _symbols(operator: Any, values: Mapping[str, Any]) -> set[str]:
-    """Which names of a step's values the image knows: what is bound, not what the operator calls it itself."""
-    bound = getattr(operator, "bound_symbols", None)
-    bound = dict(bound) if isinstance(bound, Mapping) else {}
-    own = {getattr(v, "name", None) for v in getattr(operator, "values", None) or ()} | set(bound)
-    return {n for n in values if n not in own or n in bound.values()}
-
-
-def _write_values(callable_: Any, values: Mapping[str, Any]) -> None:
-    if not values:
-        return
-    if hasattr(callable_, "write_values"):
-        callable_.write_values(values)
-    elif (scratchpad := getattr(callable_, "params", None)) is not None:  # amd/IRON iron/common/sequence.py, V3
-        for symbol, value in values.items():
-            scratchpad.write(symbol, value)
-        scratchpad.sync()
-    else:
-        raise MissingError(f"per-call values {', '.join(sorted(values))}: this form of IRON takes none in a fused call")
-
-
 def _need_same(given: SequenceDescription, recorded: SequenceDescription, path: str) -> None:
     if len(given.steps) != len(recorded.steps):
         raise UsageError(
@@ -354,12 +291,17 @@ def _need_same(given: SequenceDescription, recorded: SequenceDescription, path: 
         )
     for mine, theirs in zip(given.steps, recorded.steps, strict=True):
         ours, other = given.operator_of(mine.index), recorded.operator_of(theirs.index)
-        same = (ours.type, ours.params) == (other.type, other.params)
+        same = ours.type == other.type and _fit(ours.params, other.params)
         if not same or [u.label for u in mine.operands] != [u.label for u in theirs.operands]:
             raise UsageError(
                 f"{path}: step {mine.index} is {other.type} {theirs.flow}, in the sequence given {ours.type} "
                 f"{mine.flow}; give the one that was recorded"
             )
+
+
+def _fit(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether parameters agree as far as both are settled: IRON settles tunables when a sequence is prepared."""
+    return all(a[k] == b[k] for k in a.keys() & b.keys() if None not in (a[k], b[k]))
 
 
 __all__ = ["Window", "WindowOutcome", "Windows"]

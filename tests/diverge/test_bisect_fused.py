@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,25 @@ def test_each_fault_of_the_software_npu(fault: str, kind: str, tmp_path: Path) -
         assert found.removed == found.suspects[0]
     assert found.to_dict()["sentence"] == found.sentence
     assert str(found.suspects[0]) in str(found)
+
+
+@pytest.mark.long
+def test_a_seeded_share_of_random_steps_and_honest_runs(tmp_path: Path) -> None:
+    home = Path(__file__).parents[2] / "scripts" / "fusions.py"
+    spec = importlib.util.spec_from_file_location("fusions", home)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["fusions"] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    script.record(tmp_path / "separate.h5", (), **script.OPTIONS)
+    cases = [script.inject(kind, at, tmp_path / "separate.h5", tmp_path) for kind, at in script.injections(10, 5)]
+    assert all(c.told for c in cases), cases
+    assert sum(c.located for c in cases) >= 9, cases
+    assert sum(c.first for c in cases) >= 9, cases
+    assert all(c.windows <= 2 * math.log2(626) + 6 for c in cases)
+    honest = [script.honest(i, tmp_path / "honest.h5", tmp_path) for i in range(4)]
+    assert honest == [("equal", False), ("inside", False)] * 2
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import fusion_replay as fr
 from fusion_replay.diverge.explain import explain
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.judge import Plan
-from fusion_replay.simulator.faults.catalogue import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,8 +58,8 @@ CASES = (
 
 
 def test_every_kind_is_here(script: ModuleType) -> None:
-    assert {c.split(":")[2] for c in CASES} == set(KINDS)
-    assert set(script.EXPECTED) | set(script.STATUS) == set(KINDS)
+    assert {c.split(":")[2] for c in CASES} == set(STEP_KINDS)
+    assert set(script.EXPECTED) | set(script.STATUS) == set(STEP_KINDS)
 
 
 @pytest.mark.parametrize("fault", CASES)

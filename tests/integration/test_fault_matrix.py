@@ -20,13 +20,13 @@ import pytest
 import fusion_replay as fr
 from fusion_replay import refs
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.faults.catalogue import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 from fusion_replay.simulator.kernels import has_kernel
 from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
 RAISING = {"timeout", "hang"}
-FINE = tuple(sorted(set(KINDS) - set(GROSS) - RAISING))
+FINE = tuple(sorted(set(STEP_KINDS) - set(GROSS) - RAISING))
 
 STREAM = ("num_aie_columns=4", "tile_size=512")
 BINARY = ("tile_size=256",)
@@ -61,7 +61,7 @@ class Tally:
 
 
 def test_the_kinds_are_all_here() -> None:
-    assert set(GROSS) | set(FINE) | RAISING == set(KINDS)
+    assert set(GROSS) | set(FINE) | RAISING == set(STEP_KINDS)
     assert set(CASES) <= set(OPERATORS)
 
 

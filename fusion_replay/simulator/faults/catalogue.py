@@ -40,3 +40,6 @@ _KINDS: tuple[type[Kind], ...] = (
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind() for kind in _KINDS}
+
+STEP_KINDS: dict[str, Kind] = {name: kind for name, kind in KINDS.items() if not kind.fusion}
+"""Those that one step has by itself, however it is dispatched."""

@@ -61,6 +61,24 @@ def test_start_and_wait_are_one_call(app: Any, tmp_path: Path) -> None:
         assert not snapshot.losses
 
 
+def test_what_is_started_is_not_repeated_and_a_call_is(
+    app: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callable_, other = fused(app), fused(app)
+    with fr.record(tmp_path / "x.h5", whole_calls=True, repeat_calls=3):
+        run = callable_.new_run()
+        callable_.start(run)
+        callable_.wait(run)
+        other.get_buffer("a").numpy_view()[...] = app.draw(1)
+        other()
+    assert "sequence loop: started by start(), so its calls can't be repeated" in capsys.readouterr().err
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        started, *called = snapshot
+        assert [s.address for s in called] == ["1:0", "2:0", "3:0"]
+        assert len({s.inputs["a"].digest for s in called}) == len({s.outputs["b"].digest for s in called}) == 1
+        assert started.status == "complete"
+
+
 def test_a_wait_that_fails_is_a_failed_call(app: Any, tmp_path: Path) -> None:
     callable_ = fused(app)
     run = callable_.new_run()
