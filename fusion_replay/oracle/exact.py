@@ -298,7 +298,7 @@ def _piece(edge: Any, tensor: RecordedTensor, steps: Mapping[int, Step]) -> Read
         return None
     width = DTYPE_BYTES[tensor.dtype]
     # Steps given as arrays have no buffers in common: what was read is all that was written.
-    handed = steps[producer].sequence is not steps[consumer].sequence
+    handed = source.use.buffer != tensor.use.buffer or steps[producer].sequence is not steps[consumer].sequence
     first = start - tensor.use.start if handed else start - source.use.start
     begin, end = start - tensor.use.start, stop - tensor.use.start
     if any(n % width for n in (first, begin, end)) or first < 0:
