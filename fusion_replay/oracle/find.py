@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from fusion_replay.oracle.mapping import Boundary, Mapping, Unmapped, also, by_contents, distinct, reader
+from fusion_replay.oracle.mapping import Mapping, OracleBoundary, Unmapped, also, by_contents, distinct, reader
 from fusion_replay.oracle.stretch import Controls
 
 if TYPE_CHECKING:
@@ -70,15 +70,17 @@ def _confirmed(
     graph: Dataflow,
     oracle: Oracle,
     where: Places,
-    boundaries: list[Boundary],
+    boundaries: list[OracleBoundary],
     unmapped: Sequence[Unmapped],
-) -> tuple[list[Boundary], list[Unmapped]]:
+) -> tuple[list[OracleBoundary], list[Unmapped]]:
     """Ambiguous tensors where one place alone, holding the model's values, leads to the model's next tensor."""
     left: list[Unmapped] = []
     for lost in unmapped:
         fitting = []
         for place, layout in lost.rivals:
-            tried = Boundary(lost.tensor, also(oracle, lost.tensor), place, layout, "the steps that read it agree")
+            tried = OracleBoundary(
+                lost.tensor, also(oracle, lost.tensor), place, layout, "the steps that read it agree"
+            )
             if place.output and _leads_on(Controls(snapshot, graph, where.rows, oracle, [*boundaries, tried]), tried):
                 fitting.append(tried)
         if len(fitting) == 1:
@@ -88,7 +90,7 @@ def _confirmed(
     return boundaries, left
 
 
-def _leads_on(controls: Controls, tried: Boundary) -> bool:
+def _leads_on(controls: Controls, tried: OracleBoundary) -> bool:
     spot = (tried.place.row, tried.place.position)
     behind = [b for b in controls.boundaries if b.place.output and b.place.row > tried.place.row][:_NEXT]
     for boundary in behind:

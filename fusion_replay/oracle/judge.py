@@ -19,7 +19,7 @@ from fusion_replay.oracle.figures import Carrier, Figures, carriers, figures, nr
 from fusion_replay.oracle.file import open_oracle
 from fusion_replay.oracle.find import find
 from fusion_replay.oracle.map_file import read_map
-from fusion_replay.oracle.mapping import Boundary, Mapping
+from fusion_replay.oracle.mapping import Mapping, OracleBoundary
 from fusion_replay.oracle.places import places, rows_of
 from fusion_replay.oracle.stretch import LEAST, Controls
 from fusion_replay.system.messages import count
@@ -268,7 +268,12 @@ def mapping_of(snapshot: Snapshot, oracle_path: str | os.PathLike[str], invocati
 
 
 def _judged(
-    controls: Controls, boundary: Boundary, ideal: float | None, before: Sequence[BoundaryReport], *, explain: bool
+    controls: Controls,
+    boundary: OracleBoundary,
+    ideal: float | None,
+    before: Sequence[BoundaryReport],
+    *,
+    explain: bool,
 ) -> BoundaryReport:
     model, found = controls.model(boundary), controls.recorded(boundary)
     stated = figures(found, model)
@@ -277,7 +282,7 @@ def _judged(
     control: float | None = None
     limit = LEAST
     rows: tuple[int, ...] = ()
-    sources: list[Boundary] = []
+    sources: list[OracleBoundary] = []
     why: tuple[RunlistCause, ...] = ()
     wrong: tuple[str, ...] = ()
     if boundary.place.output:

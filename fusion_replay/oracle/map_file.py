@@ -29,7 +29,7 @@ from fusion_replay.model import serialise
 from fusion_replay.model.text import one_line
 from fusion_replay.oracle.layout import TensorLayout, identity, parse
 from fusion_replay.oracle.layouts import layouts
-from fusion_replay.oracle.mapping import Boundary, Mapping, Unmapped, also
+from fusion_replay.oracle.mapping import Mapping, OracleBoundary, Unmapped, also
 from fusion_replay.snapshot.target import IfExists, publish
 
 if TYPE_CHECKING:
@@ -91,14 +91,16 @@ def read_map(path: str | os.PathLike[str], oracle: Oracle, where: Places) -> Map
     Raises:
         UsageError: no such file, no map, or an entry that fits no tensor or no place; the message names it.
     """
-    boundaries: dict[str, Boundary] = {}
+    boundaries: dict[str, OracleBoundary] = {}
     for number, entry in enumerate(_entries(Path(path))):
         what = f"{path}: entry {number}, {one_line(entry.tensor)!r:.120}"
         matched = list(_tensors(entry, oracle, what))
         for tensor, groups in matched:
             place = _place(entry, groups, where, what)
             layout = _layout(entry, tensor, place, where, what)
-            boundaries[tensor.name] = Boundary(tensor, also(oracle, tensor), place, layout, f"by {Path(path).name}")
+            boundaries[tensor.name] = OracleBoundary(
+                tensor, also(oracle, tensor), place, layout, f"by {Path(path).name}"
+            )
     ordered = sorted(boundaries.values(), key=lambda b: (b.place.row, b.place.output, b.place.position))
     keys = {b.tensor.key for b in ordered}
     left = {t.key: t for t in oracle.tensors if t.is_float and t.key not in keys}

@@ -42,7 +42,7 @@ _SAME = 2e-3  # NRMSE between two places that hold the same values
 
 
 @dataclass(frozen=True, slots=True)
-class Boundary:
+class OracleBoundary:
     """A tensor of the model and the content of the recording that should have its values.
 
     Attributes:
@@ -75,7 +75,7 @@ class Unmapped:
 class Mapping:
     """All distinct tensors of an oracle, those with a place in the order of the recording's steps."""
 
-    boundaries: tuple[Boundary, ...]
+    boundaries: tuple[OracleBoundary, ...]
     unmapped: tuple[Unmapped, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -123,9 +123,9 @@ def by_contents(
     where: Places,
     read: Callable[[Location], Array],
     *,
-    before: Sequence[Boundary] = (),
+    before: Sequence[OracleBoundary] = (),
     enough: float = ENOUGH,
-) -> tuple[list[Boundary], list[Unmapped]]:
+) -> tuple[list[OracleBoundary], list[Unmapped]]:
     """Find these tensors among the places, by what ``read`` gives of each.
 
     Args:
@@ -138,7 +138,7 @@ def by_contents(
         if isinstance(result, Unmapped):
             unmapped.append(result)
         else:
-            boundaries.append(Boundary(tensor, also(oracle, tensor), *result))
+            boundaries.append(OracleBoundary(tensor, also(oracle, tensor), *result))
     boundaries.sort(key=lambda b: (b.place.row, b.place.output, b.place.position))
     return boundaries, unmapped
 
@@ -172,7 +172,7 @@ class _Finder:
         oracle: Oracle,
         where: Places,
         read: Callable[[Location], Array],
-        before: Sequence[Boundary],
+        before: Sequence[OracleBoundary],
         enough: float,
     ) -> None:
         self._oracle, self._where, self._read, self._enough = oracle, where, read, enough
@@ -355,4 +355,4 @@ def _useless(array: Array) -> str:
     return ""
 
 
-__all__ = ["Boundary", "Mapping", "Unmapped", "by_contents", "reader"]
+__all__ = ["Mapping", "OracleBoundary", "Unmapped", "by_contents", "reader"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fusion_replay.oracle.exact import UNCHANGED, Exact, RunlistChange, Spot
 from fusion_replay.oracle.figures import nrmse
-from fusion_replay.oracle.mapping import Boundary, reader
+from fusion_replay.oracle.mapping import OracleBoundary, reader
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step, judge
 
 if TYPE_CHECKING:
@@ -43,15 +43,20 @@ class Controls:
     """The boundaries of a recording, each with its stretch."""
 
     def __init__(
-        self, snapshot: Snapshot, graph: Dataflow, rows: Sequence[int], oracle: Oracle, boundaries: Sequence[Boundary]
+        self,
+        snapshot: Snapshot,
+        graph: Dataflow,
+        rows: Sequence[int],
+        oracle: Oracle,
+        boundaries: Sequence[OracleBoundary],
     ) -> None:
         self.exact = Exact(snapshot, graph, rows)
         self.boundaries = tuple(boundaries)
         self.rows = tuple(rows)
         self._oracle = oracle
         self._read = reader(snapshot)
-        self._by_spot: dict[Spot, list[Boundary]] = {}
-        self._outside: dict[int, Boundary] = {}
+        self._by_spot: dict[Spot, list[OracleBoundary]] = {}
+        self._outside: dict[int, OracleBoundary] = {}
         self._verdicts: dict[int, StepReport | None] = {}
         for b in boundaries:
             if b.place.output:
@@ -59,21 +64,21 @@ class Controls:
             else:
                 self._outside[b.place.content] = b
 
-    def model(self, boundary: Boundary) -> Floats:
+    def model(self, boundary: OracleBoundary) -> Floats:
         """The model's values, in the layout's shape."""
         return np.asarray(boundary.layout.of_model(self._oracle.read(boundary.tensor)), np.float64)
 
-    def recorded(self, boundary: Boundary) -> Floats:
+    def recorded(self, boundary: OracleBoundary) -> Floats:
         """The recording's, in the same shape."""
         return np.asarray(boundary.layout.of_buffer(self._read(boundary.place)), np.float64)
 
-    def stretch(self, boundary: Boundary) -> Stretch:
+    def stretch(self, boundary: OracleBoundary) -> Stretch:
         """The steps that lead to a boundary; it is an output."""
         spot = (boundary.place.row, boundary.place.position)
         rows, reached = self.exact.rows_between(spot[0], frozenset(self._by_spot))
         return Stretch(self, boundary, tuple(rows), reached)
 
-    def sources(self, stretch: Stretch) -> list[Boundary]:
+    def sources(self, stretch: Stretch) -> list[OracleBoundary]:
         """The boundaries that a stretch begins at, those that come from outside included."""
         found = [b for spot in sorted(stretch.reached) for b in self._by_spot[spot]]
         numbers = {t.row for row in stretch.rows for t in self.exact.step(row).inputs.in_order()}
@@ -97,7 +102,7 @@ class Controls:
         outside = {number: self.as_model(b) for number, b in self._outside.items()}
         return self.exact.run(self.rows, given, outside)
 
-    def as_model(self, boundary: Boundary) -> Floats:
+    def as_model(self, boundary: OracleBoundary) -> Floats:
         """All elements of a boundary's buffer: the model's where it has any, else the recorded ones."""
         recorded = np.asarray(self._read(boundary.place), np.float64)
         placed = boundary.layout.into_buffer(recorded, self.model(boundary))
@@ -112,7 +117,7 @@ class Stretch:
     """The steps between the boundaries that they read (``reached``) and the one that they end at."""
 
     controls: Controls
-    boundary: Boundary
+    boundary: OracleBoundary
     rows: tuple[int, ...]
     reached: frozenset[Spot]
 
