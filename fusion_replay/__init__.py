@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model.runlist import ArgSpec
+    from fusion_replay.oracle.hooks import oracle
     from fusion_replay.record import record
     from fusion_replay.recording.check import check
     from fusion_replay.recording.dispatch_policy import RecordingDispatch
@@ -74,6 +75,7 @@ _HOMES = {
     "kernel": "fusion_replay.simulator.kernels.user",
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.refs",
+    "oracle": "fusion_replay.oracle.hooks",
     "record": "fusion_replay.record",
     "redispatch": "fusion_replay.replaying.redispatch.run",
     "reference": "fusion_replay.refs",

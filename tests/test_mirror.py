@@ -46,6 +46,11 @@ TABLE: dict[str, dict[str, str]] = {
             "causes.search causes.spans causes.values causes.variants causes.integers causes.products causes.rows"
         ),
     },
+    "oracle": {
+        "oracle/test_layout": "layouts",
+        "oracle/test_mapping": "find map_file match places",
+        "oracle/test_judge": "causes changes exact stretch",
+    },
     "export": {
         "export/test_formats": "api arrays jsonl npz plain result safetensors snapshot target",
         "export/test_issue": "redact",
@@ -61,7 +66,11 @@ TABLE: dict[str, dict[str, str]] = {
         "golden/test_recipes": "add",
         "golden/test_review_and_lint": "lint pending project review",
     },
-    "model": {"recording/test_retention": "withheld", "snapshot/test_roundtrip": "runlist"},
+    "model": {
+        "export/test_formats": "safetensors_head",
+        "recording/test_retention": "withheld",
+        "snapshot/test_roundtrip": "runlist",
+    },
     "operators": {"operators/test_operators": "evaluation spec"},
     "recording": {"integration/test_record_program": "site.sitecustomize"},
     "refs": {
@@ -85,6 +94,7 @@ TABLE: dict[str, dict[str, str]] = {
         "replaying/test_replay": "judge outcome replay_report replayer table",
     },
     "report": {
+        "cli/test_oracle": "oracle",
         "diverge/test_attribution": "attribution",
         "diverge/test_bisect": "divergence",
         "snapshot/test_notes": "step_view",

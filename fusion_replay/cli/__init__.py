@@ -32,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "replay": ("fusion_replay.cli.replay", "Judge every recorded step against its reference."),
     "diff": ("fusion_replay.cli.diff", "What differs between two recordings, what first, where it went."),
     "bisect": ("fusion_replay.cli.bisect", "Which step introduced the error of the final output."),
+    "oracle": (
+        "fusion_replay.cli.oracle",
+        "A framework model's tensors, to judge a runlist by.",
+    ),
     "show": ("fusion_replay.cli.show", "What a snapshot holds: steps, arrays, provenance, losses."),
     "export": ("fusion_replay.cli.export", "Recorded steps as a file of another kind."),
     "fsck": ("fusion_replay.cli.fsck", "Check a snapshot's integrity; recover a recording that was killed."),

@@ -31,9 +31,10 @@ ALLOWS = "iron allows"
 CORE = ("numpy", "ml_dtypes", "h5py", "zstandard", "xxhash", "array-api-compat", "click", "rich")
 EXTRAS = {
     "hdf5plugin": ("hdf5", "plain h5py reads snapshots; export --as plain-h5 --compression zstd"),
-    "torch": ("torch", ".torch(), replay --array torch and cuda"),
+    "torch": ("torch", ".torch(), replay --array torch and cuda, oracles from torch models"),
     "tokenizers": ("minilm", "real text for the minilm workload"),
-    "safetensors": ("minilm", "real weights for the minilm workload"),
+    "safetensors": ("oracle", "oracle files; real weights for the minilm workload"),
+    "onnxruntime": ("onnx", "oracles from ONNX models"),
 }
 """Packages that are not needed: the extra that brings each, and what it gives."""
 

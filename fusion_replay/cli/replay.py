@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 @click.option(
     "--attribute", is_flag=True, help="What each step introduced and inherited, and its share of the final error."
 )
+@click.option("--oracle", metavar="O", help="Against a framework model's tensors: is the runlist itself right?")
+@click.option("--map", "map_file", metavar="MAP.json", help="With --oracle: which tensor is which buffer.")
 @click.option("--models", is_flag=True, help="Which device model each kernel's steps fit, and which steps leave it.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option(
@@ -73,6 +75,8 @@ def command(
     every: bool,
     attribute: bool,
     models: bool,
+    oracle: str | None,
+    map_file: str | None,
     as_json: bool,
     weights: str | None,
     steps: tuple[str, ...],
@@ -84,6 +88,15 @@ def command(
     each on its recorded inputs.
     """
     out = Terminal(as_json)
+    if map_file is not None and oracle is None:
+        raise UsageError("replay --map: says which tensor of an oracle is which buffer; give --oracle too")
+    if oracle is not None:
+        from fusion_replay.cli.replay_oracle import against_oracle
+
+        if redispatch.take(options):
+            raise UsageError("replay --oracle: judges a recording; leave --on out")
+        given = {"steps": steps, "attribute": attribute, "models": models, **options}
+        return against_oracle(file, oracle, map_file, every, weights, out, given)
     if again := redispatch.take(options):
         if attribute:
             raise UsageError("replay --attribute: judges a recording; leave --on out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,22 @@ class Recorder:
         from fusion_replay.recording.array_step import ArrayStep
 
         return ArrayStep(self._steps, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
+
+    def invocation(self, sequence: str = "arrays") -> AbstractContextManager[None]:
+        """Steps that are given as arrays inside belong together, as one call of ``sequence`` (one token, say).
+
+        ``with rec.invocation("decode"): ...`` around the :meth:`step` calls of each token: addresses are
+        ``INVOCATION:STEP``, and what one step wrote is, bit for bit, what a later one read. Filters by invocation or
+        step number count each step while it is recorded.
+
+        Raises:
+            UsageError: outside the recorder's block, within another invocation, or with ``against``.
+        """
+        if self._steps is None or self.recording.over:
+            raise UsageError(f"{self.path}: rec.invocation works inside 'with record(...) as rec:' only")
+        if self._options.against is not None:
+            raise UsageError(f"{self.path}: rec.invocation can't be used with against=; steps are compared one by one")
+        return self._steps.invocation(sequence)
 
     def close(self) -> WriteReport | None:
         """End the recording before the block does; safe to call twice."""

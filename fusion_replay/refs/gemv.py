@@ -43,7 +43,7 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 def _gemv(call: Call, a: Array, b: Array, *, round_before: bool = True) -> Array:
     """Batch i is matrix i // repeat times vector i."""
     xp, p = call.xp, call.params
-    finish = finisher(xp, p.epilogue, round_before=round_before, rounder=call.round)
+    finish = finisher(xp, p.epilogue, round_before=round_before, rounder=call.rounder)
     matrices, vectors = xp.reshape(a, (-1, p.M, p.K)), wide(xp.reshape(b, (-1, p.K)))
     rows = [matvec(matrices[i // p.repeat], vectors[i], finish) for i in range(p.num_batches)]
     return rows[0] if len(rows) == 1 else xp.stack(rows)

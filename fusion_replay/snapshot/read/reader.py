@@ -31,6 +31,7 @@ from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
 from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC
+from fusion_replay.snapshot.read.groups import grouped
 from fusion_replay.snapshot.read.limits import Allowance, check_index
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
@@ -57,6 +58,7 @@ class Snapshot:
     def __init__(
         self, path: Path, index: Index, store: ContentStore, *, sealed: bool, notes: tuple[str, ...] = ()
     ) -> None:
+        index = grouped(index)
         self.path = path
         self.sealed = sealed
         self.format_version: tuple[int, int] = index.version

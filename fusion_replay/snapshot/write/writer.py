@@ -214,6 +214,7 @@ class SnapshotWriter(Locked):
         assumed: Mapping[int, int] = NOTHING,
         withheld: str | None = None,
         places: Mapping[int, int] = NOTHING,
+        group: Mapping[str, str | int] = NOTHING,
     ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
 
@@ -226,6 +227,7 @@ class SnapshotWriter(Locked):
                 earlier call returned. The snapshot says so of the step.
             withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
             places: first bytes in their buffers of operands that this call has elsewhere than the runlist says.
+            group: of a step given as arrays, the call that it belongs to: its sequence's name, and which call of it.
 
         Returns:
             The content of each of ``inputs`` by position, for those that are kept as this level asks for.
@@ -252,6 +254,8 @@ class SnapshotWriter(Locked):
             detail: dict[str, Any] = {"values": dict(values)} if values else {}
             if places:
                 detail["places"] = {str(position): start for position, start in places.items()}
+            if group:
+                detail["group"] = dict(group)
             if assumed:
                 detail["assumed"] = [self._rows.operand(invocation, step, position).spec.name for position in assumed]
             if clobbered := self._rows.clobbered(invocation, step, found):
