@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.report.text import table
 from fusion_replay.sources import provenance
 from fusion_replay.system import processes
@@ -52,6 +52,7 @@ class Check:
     fix: str = ""
 
 
+@examples("doctor", "doctor --json")
 @click.command("doctor")
 @json_option
 @verbosity_options

@@ -86,7 +86,7 @@ class IronVerdict:
     to_dict = serialise.to_dict
 
     def __str__(self) -> str:
-        word = {True: "ok", False: "MISMATCH", None: "no verdict"}[self.ok]
+        word = {True: "ok", False: "fails", None: "no verdict"}[self.ok]
         return f"{word}, {self.note}" if self.note else word
 
 

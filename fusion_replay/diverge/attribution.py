@@ -202,7 +202,7 @@ def attribute(
         reference, rule: as in :func:`fusion_replay.replay`.
         every: compute the share of every step, not only of the :data:`SUSPECTS` largest; one run of what comes after
             it for each.
-        progress: called with (runs done, runs in all).
+        progress: called with (steps judged, steps in all), (steps chained, in all), then (runs done, runs in all).
 
     Raises:
         UsageError, MissingError, SnapshotError: as :func:`fusion_replay.bisect`.
@@ -212,10 +212,14 @@ def attribute(
     with opened(snapshot) as snap:
         plan = Plan(rule, reference)
         hybrid = Hybrid(snap, plan, invocation=invocation, output=output)
-        report = replay(snap, rule=rule, reference=reference)
+        report = replay(snap, rule=rule, reference=reference, progress=progress)
         judged = {s.address: s for s in report.steps}
         chains = Chains(hybrid.graph)
-        handed = [_handed(step, plan, chains) for step in hybrid.steps]
+        handed = []
+        for step in hybrid.steps:
+            handed.append(_handed(step, plan, chains))
+            if progress is not None:
+                progress(len(handed), len(hybrid.steps))
         recorded, truth = hybrid.recorded(), hybrid.run(0)
         shares = _shares(hybrid, difference(recorded, truth), judged, every, progress)
         steps = tuple(

@@ -187,7 +187,7 @@ def bisect(
         reference, rule: as in :func:`fusion_replay.replay`; the rule judges the step that is found.
         journal: a file in which evaluations are kept as they are made; one that lies there is gone on with, and it is
             removed at the end.
-        progress: called with (evaluations made, evaluations expected).
+        progress: called with (evaluations made, evaluations expected), then with steps judged and steps in all.
 
     Raises:
         UsageError: an unknown name, invocation or output; a journal of something else.
@@ -253,7 +253,7 @@ def _search(
     where = crossing(error, n, total) if total else Crossing(0, 0.0, 0.0, 0.0, True, 0)
     steps: tuple[StepReport, ...] = ()
     with suppress(NothingComparedError):
-        steps = replay(snap, rule=rule, reference=reference).steps
+        steps = replay(snap, rule=rule, reference=reference, progress=progress).steps
     needed = {s.address for s in hybrid.steps}
     wrong = tuple(s for s in steps if not s and s.address in needed)
     elsewhere = tuple(s for s in steps if not s and s.address not in needed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusion_replay.errors import UsageError
 from fusion_replay.export.result import ExportReport, Request
-from fusion_replay.export.selection import feeding, select
+from fusion_replay.export.selection import feeding
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
@@ -55,7 +55,7 @@ def export(
     compression: str | None = None,
     skip_missing: bool = False,
     issue: bool = False,
-    with_weights: bool = False,
+    with_weights: bool | None = None,
     if_exists: IfExists = "error",
     progress: Callable[[int, int], object] | None = None,
 ) -> ExportReport:
@@ -67,13 +67,15 @@ def export(
         as_: "h5" (a snapshot of these steps, addresses kept), "plain-h5" (ordinary HDF5, everything whole), "npz",
             "safetensors", "jsonl" (one record per step, arrays by digest and statistics), "xrt" (a folder that
             ``xrt-runner --replay`` runs).
-        steps: addresses such as "3:412". ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
+        steps: addresses and ranges: "3:412", "10-20", "3:400-412". ``op``, ``buffer``, ``invocation``: as
+            ``Snapshot.steps``.
         slice_: with one step, also the steps of its invocation whose results it depends on.
         compression: plain-h5: "gzip", "zstd" or "none"; npz: "none" or "deflate".
         skip_missing: leave out arrays of which only digests were kept, instead of refusing.
         issue: a folder to attach to a bug report on one step: ``issue.md``, ``step.h5``, ``repro.py``; without host,
             user, paths, command line, environment.
-        with_weights: with ``issue``, keep the contents of weights too.
+        with_weights: with ``issue``, keep the contents of all weights, or of none; by default those of the step itself
+            go along, up to 16 MiB.
         if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
         progress: called with (arrays or steps done, in all), by formats that write them one by one.
 
@@ -86,15 +88,18 @@ def export(
         raise UsageError(f"format {as_!r}: expected one of {', '.join(FORMATS)}")
     if issue and as_ != "h5":
         raise UsageError(f"issue: always the same three files; leave out the format {as_}")
-    if with_weights and not issue:
+    if with_weights is not None and not issue:
         raise UsageError("with_weights goes with issue; other exports keep every contents that was kept")
     format_ = ISSUE if issue else FORMATS[as_]
     _check_compression(as_, format_, compression)
     from fusion_replay.snapshot import opened
+    from fusion_replay.snapshot.selection import select
 
     with opened(snapshot) as snap:
         addresses = [steps] if isinstance(steps, str) else list(steps)
         selected = chosen = select(snap, addresses, op, buffer, invocation)
+        if not chosen:
+            raise UsageError(f"{snap.path}: it holds no step to export")
         if slice_ or issue:
             step = only(selected, "slice" if slice_ else "issue")
             chosen = feeding(snap, step) if slice_ else selected

@@ -104,6 +104,21 @@ def lookup(op_type: str) -> OperatorSpec | None:
     return _find(op_type)
 
 
+def meant(typed: str) -> OperatorSpec:
+    """As :func:`find`, of a name that somebody typed: in any case, where only one operator is called so.
+
+    Raises:
+        UnknownOperatorError: none is known.
+    """
+    ready()
+    if _find(typed) is None:
+        word = typed.lower()
+        fits = [s for s in specs() if word in {name.lower() for name in (s.type, *s.aliases)}]
+        if len(fits) == 1:
+            return fits[0]
+    return find(typed)
+
+
 def canonical(op_type: str) -> str:
     """What names are compared by: an operator's own in lower case, whatever alias or case was given."""
     spec = lookup(op_type)

@@ -151,6 +151,12 @@ class ReplayReport:
         return table.by_operator(self.steps)
 
     @property
+    def operator_lines(self) -> list[str]:
+        """:attr:`operators` as aligned text, rows with mismatches marked."""
+        rows = [table.HEADER, *(row.cells() for row in self.operators)]
+        return table.text(rows, (row.mismatches > 0 for row in self.operators))
+
+    @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
         total, bad = self.compared, len(self.mismatches)
@@ -217,7 +223,7 @@ class ReplayReport:
         lines = [self.sentence, f"  {self.terms}"]
         lines += [f"  {self.caution}"] if self.caution else []
         lines += self.first_lines
-        lines += table.text([table.HEADER, *(row.cells() for row in self.operators)]) if self.steps else []
+        lines += self.operator_lines if self.steps else []
         if self.first_mismatch is not None:
             lines += str(self.first_mismatch).splitlines()
         lines += [str(f) for f in self.final] + self.skip_lines

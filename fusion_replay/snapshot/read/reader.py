@@ -27,6 +27,7 @@ from fusion_replay.model.runlist import (
     parse_address,
     parse_buffer,
 )
+from fusion_replay.model.step_filter import StepFilter
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
 from fusion_replay.snapshot.journal import reading as journal
@@ -35,7 +36,7 @@ from fusion_replay.snapshot.read.limits import Allowance, check_index
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
-from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
 from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
@@ -85,6 +86,11 @@ class Snapshot:
         """
         return read_binaries(self.index, self.store, str(self.path))
 
+    @property
+    def digests_only(self) -> bool:
+        """Whether steps were recorded and none of their contents were kept: it can be compared, not judged."""
+        return len(self) > 0 and bool((self.index.contents["encoding"] == DIGEST_ONLY).all())
+
     def __len__(self) -> int:
         return len(self.index.steps)
 
@@ -125,25 +131,20 @@ class Snapshot:
             invocation: only of this one.
             op: operator type, IRON's class name or an alias, in any case.
             buffer: ``name`` (any part of it) or ``name[start:end]`` (whatever overlaps these bytes).
-            step: the entry's number in the runlist, or a whole address.
+            step: entries of the runlist: ``412``, ``10-20``, with their invocation ``3:412``, ``3:400-412``; several
+                separated by commas.
         """
-        if isinstance(step, str):
-            if ":" in step:
-                at, number = parse_address(step)
-                if invocation not in (None, at):
-                    return
-                invocation, step = at, number
-            elif step.isascii() and step.isdigit():
-                step = int(step)
-            else:
-                raise UsageError(f"step {step!r}: expected a number in the runlist, or INVOCATION:STEP")
         chosen = self._matching(op, buffer)
         table = self.index.steps
         mask = np.ones(len(table), np.bool_)
         if invocation is not None:
             mask &= table["invocation"] == invocation
         if step is not None:
-            mask &= table["step"] == step
+            within = np.zeros(len(table), np.bool_)
+            for at, first, last in StepFilter.parse(str(step)).alternatives:
+                its = (table["step"] >= first) & (table["step"] <= last)
+                within |= its if at is None else its & (table["invocation"] == at)
+            mask &= within
         if chosen is not None:
             of_sequence = self.index.invocations["sequence"][table["invocation"]]
             for number, steps in enumerate(chosen):
