@@ -34,6 +34,8 @@ EXTRAS = {
     "torch": ("torch", ".torch(), replay --array torch and cuda"),
     "tokenizers": ("minilm", "real text for the minilm workload"),
     "safetensors": ("minilm", "real weights for the minilm workload"),
+    "pandas": ("tables", "to_dataframe() of snapshots and reports"),
+    "matplotlib": ("plot", "plot() of tensors, steps and reports"),
 }
 """Packages that are not needed: the extra that brings each, and what it gives."""
 

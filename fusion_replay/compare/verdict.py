@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.compare import metrics
 from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measure
 from fusion_replay.compare.rules import OURS, RULES, Rule, rule_for
 from fusion_replay.compare.tolerance import Tolerance
@@ -127,6 +128,8 @@ def compare(
     a, e = _pair(actual, expected)
     chosen = rule_for(rule, a, e, rtol=rtol, atol=atol, tolerance=tolerance)
     measured = measure(a, e, chosen.failing)
+    if own := metrics.measured(a, e):
+        measured = replace(measured, stats=replace(measured.stats, metrics=own))
     pattern = _pattern(rule, measured, exact_bits)
     if within is not None and within.decides:
         ok = not within.n_outside

@@ -23,7 +23,7 @@ from fusion_replay.diverge.array_chains import Chains
 from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import Floats, Hybrid, difference, rel_l2
 from fusion_replay.model import serialise
-from fusion_replay.model.text import block
+from fusion_replay.model.text import block, one_line
 from fusion_replay.replay import replay
 from fusion_replay.replaying.chain import follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
@@ -87,7 +87,7 @@ class StepShare:
         return serialise.pick(self, *first, "amplification", "share")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attribution:
     """Where the error of a final output comes from.
 
@@ -178,6 +178,9 @@ class Attribution:
         whole = self.to_dict()
         yield from ({"type": "share", **s} for s in whole.pop("steps"))
         yield {"type": "attribution", **whole}
+
+    def __repr__(self) -> str:
+        return f"<Attribution {one_line(self.sentence)}>"
 
     def __str__(self) -> str:
         shares = (f"  {s.share:7.1%}  {s.label}" for s in self.attributed)

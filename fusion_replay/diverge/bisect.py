@@ -21,6 +21,7 @@ from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.model import serialise
+from fusion_replay.model.text import one_line
 from fusion_replay.replay import replay
 from fusion_replay.replaying.judge import Plan
 from fusion_replay.replaying.replay_report import canonical_json
@@ -46,7 +47,7 @@ class HybridError:
     to_dict = serialise.to_dict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Divergence:
     """What a bisection found; truthy when something is to blame: a step that mismatches by itself, wherever it stands,
     or a buffer that somebody else wrote.
@@ -156,6 +157,9 @@ class Divergence:
         found = self.to_dict()
         del found["evaluations"]
         yield {"type": "divergence", **found}
+
+    def __repr__(self) -> str:
+        return f"<Divergence {one_line(self.sentence)}>"
 
     def __str__(self) -> str:
         lines = [self.sentence, *self.besides, f"  {self.figures}"]

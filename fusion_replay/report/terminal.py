@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from fusion_replay.compare import metrics
 from fusion_replay.compare.verdict import IronVerdict, Stats
 from fusion_replay.diverge.explanation import UNCUT
 from fusion_replay.model.text import clip, height, printable, wrap
@@ -78,7 +79,8 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
         *(why.facts if why is not None else ()),
         ("limits", f"{step.verdict.limits}{_unbound(step)}; strict would pass {min_rtol}, or {min_atol}"),
         ("ulp", f"max {s.ulp_max:,}, mean {s.ulp_mean:.3g}, signed mean {s.ulp_signed_mean:.3g}"),
-        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}{_over(s)}"),
+        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}, PCC {s.pcc:.6f}, SQNR {s.sqnr:.1f} dB{_over(s)}"),
+        *([("yours", ", ".join(f"{name} {value:.4g}" for name, value in s.metrics))] if s.metrics else []),
         ("iron", f"its own rule: {step.iron}; {_iron_figures(step)}"),
     ]
     if step.noise_floor is not None:
@@ -116,7 +118,8 @@ def _failing(report: ReplayReport, room: int) -> list[str]:
 
 def _listed(steps: Sequence[StepReport | Skip]) -> list[str]:
     """One row per step, skipped ones in their place."""
-    header: tuple[str, ...] = ("step", "verdict", "max_abs", "max ulp", "rel_l2", "IRON's rule", "operator and buffers")
+    own = metrics.names()
+    header = ("step", "verdict", "max_abs", "max ulp", "rel_l2", *own, "IRON's rule", "operator and buffers")
     ordered = sorted(steps, key=lambda s: (s.invocation, s.index))
     if not ordered:
         return []
@@ -126,9 +129,11 @@ def _listed(steps: Sequence[StepReport | Skip]) -> list[str]:
 def _row(step: StepReport | Skip) -> tuple[str, ...]:
     flow = step.label.removeprefix(f"{step.address} ")
     if isinstance(step, Skip):
-        return (step.address, "skipped", "", "", "", "", f"{flow}: {step.kind}")
+        return (step.address, "skipped", "", "", "", *("" for _ in metrics.names()), "", f"{flow}: {step.kind}")
     s = step.stats
-    figures = (f"{s.max_abs:.3g}", f"{s.ulp_max:,}", f"{s.rel_l2:.2e}" if s.rel_l2 else "0")
+    figures: tuple[str, ...] = (f"{s.max_abs:.3g}", f"{s.ulp_max:,}", f"{s.rel_l2:.2e}" if s.rel_l2 else "0")
+    own = dict(s.metrics)
+    figures += tuple(f"{own[name]:.3g}" if name in own else "" for name in metrics.names())
     return (step.address, "ok" if step else "MISMATCH", *figures, _short(step.iron), flow)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, SID
 from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,17 @@ class Snapshot:
             raise UsageError(f"buffer {name!r} is not in {self.path}; {has}")
         return known[name]
 
+    def to_dataframe(self, of: str = "steps") -> pd.DataFrame:
+        """A table of pandas, a row each: ``"steps"`` by address, ``"operands"``, or ``"losses"``; no contents are read.
+
+        Raises:
+            MissingDependencyError: no pandas here; the extra ``tables`` brings it.
+            UsageError: another word.
+        """
+        from fusion_replay.snapshot.frames import to_dataframe
+
+        return to_dataframe(self, of)
+
     def close(self) -> None:
         self.store.close()
 
@@ -182,6 +196,17 @@ class Snapshot:
     def __repr__(self) -> str:
         state = "" if self.sealed else ", not sealed"
         return f"<Snapshot {self.path}: {extent(len(self), len(self.invocations))}{state}>"
+
+    def _repr_html_(self) -> str:
+        from fusion_replay.model.notebook import card
+
+        unfinished = [i for i in self.invocations if i.status != "complete"]
+        state = "sealed" if self.sealed else "not sealed"
+        told = [f"{state}, {len(unfinished):,} invocations did not complete" if unfinished else state]
+        told += [f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses[:5]]
+        rows = [(s.name, f"{len(s.steps):,}", len(s.operators), len(s.buffers), s.ran_on) for s in self.sequences[:10]]
+        head = ("sequence", "steps", "operators", "buffers", "ran on")
+        return card(f"{self.path}: {extent(len(self), len(self.invocations))}", told, [head, *rows])
 
     @cached_property
     def _row_of(self) -> dict[tuple[int, int], int]:
