@@ -78,6 +78,7 @@ TABLE: dict[str, dict[str, str]] = {
         "refs/test_user": "_catalogue _registered",
     },
     "replaying": {
+        "model/test_notebook": "frames",
         "replaying/redispatch/test_parts": (
             "redispatch.attempt_log redispatch.binaries redispatch.memory redispatch.outcome redispatch.repetition"
         ),
@@ -108,6 +109,7 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/workloads/test_op": "workloads.draws",
     },
     "snapshot": {
+        "model/test_notebook": "frames",
         "snapshot/seal/test_subset": "binaries",
     },
     "sources": {

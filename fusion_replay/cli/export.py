@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", "path", metavar="OUT", help="The file to write.  [default: named after F, here]")
 @click.option("--compression", metavar="NAME", help="plain-h5: gzip, zstd, none; npz: none, deflate.")
+@click.option("--float32", is_flag=True, help="plain-h5: bfloat16 as float32, for viewers that know no bfloat16.")
 @click.option("--skip-missing", is_flag=True, help="Leave out arrays of which only digests were kept.")
 @click.option(
     "--if-exists",
     type=click.Choice(["error", "replace", "number"]),
-    default="error",
-    help="What to do where OUT exists.  [default: error]",
+    help="What to do where OUT exists.  [default: error; without -o, number]",
 )
 @weights_option
 @json_option

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusion_replay.diverge.explanation import UNCUT
-from fusion_replay.model.text import clip, height, wrap
+from fusion_replay.model.text import clip, columns, height, wrap
 from fusion_replay.replaying import table
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _outside(report: DiffReport, every: bool) -> list[str]:
 
 
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
-    if len(lines) <= room:
+    if len(lines) <= room or columns() is None:  # what goes to a file or a pipe is whole
         return lines
     return [*lines[: room - 1], f"  ... and {len(lines) - room + 1:,} more {what} (--all shows them)"]
 

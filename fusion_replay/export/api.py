@@ -56,7 +56,8 @@ def export(
     skip_missing: bool = False,
     issue: bool = False,
     with_weights: bool | None = None,
-    if_exists: IfExists = "error",
+    float32: bool = False,
+    if_exists: IfExists | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> ExportReport:
     """Write some of a recording's steps, or all, in another format.
@@ -76,7 +77,9 @@ def export(
             user, paths, command line, environment.
         with_weights: with ``issue``, keep the contents of all weights, or of none; by default those of the step itself
             go along, up to 16 MiB.
-        if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
+        float32: with "plain-h5", bfloat16 and smaller floats as float32, for viewers that know none of them.
+        if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``); by
+            default an error for a ``path`` that was given, and a number where the default name is taken.
         progress: called with (arrays or steps done, in all), by formats that write them one by one.
 
     Raises:
@@ -91,6 +94,8 @@ def export(
     if with_weights is not None and not issue:
         raise UsageError("with_weights goes with issue; other exports keep every contents that was kept")
     format_ = ISSUE if issue else FORMATS[as_]
+    if float32 and as_ != "plain-h5":
+        raise UsageError(f"float32: plain-h5 takes it, format {as_} keeps every dtype as it is; leave it out")
     _check_compression(as_, format_, compression)
     from fusion_replay.snapshot import opened
     from fusion_replay.snapshot.selection import select
@@ -104,8 +109,10 @@ def export(
             step = only(selected, "slice" if slice_ else "issue")
             chosen = feeding(snap, step) if slice_ else selected
         target = Path(path) if path is not None else default_name(snap, format_, addresses)
+        if if_exists is None:
+            if_exists = "number" if path is None and os.path.lexists(target) else "error"
         module = importlib.import_module(f"fusion_replay.export.{format_.module}")
-        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights, progress)
+        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights, float32, progress)
         report = module.export(request, step) if issue else module.export(request)
         assert isinstance(report, ExportReport)
         return report

