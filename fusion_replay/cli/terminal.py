@@ -24,6 +24,8 @@ from fusion_replay.report.text import human_seconds
 F = TypeVar("F", bound=Callable[..., Any])
 
 _VERBOSITY = "fusion_replay.verbosity"
+IMPORTED = "fusion_replay.imported"
+"""Of a context's ``meta``: what ``--import``, an option of every verb, names."""
 
 
 def verbosity_options(function: F) -> F:
@@ -146,8 +148,10 @@ def program(name: str = "fusion-replay") -> str:
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
-    """A command to type next, quoted for the shell."""
-    return shell([program(), *words])
+    """A command to type next, quoted for the shell; it imports what this one was told to import."""
+    context = click.get_current_context(silent=True)
+    imported = context.meta.get(IMPORTED, ()) if context else ()
+    return shell([program(), *words, *(word for name in imported for word in ("--import", name))])
 
 
 @dataclass

@@ -323,6 +323,17 @@ def test_a_program_to_rehearse_with(run, here: Path) -> None:
 
 
 @pytest.mark.usefixtures("registry")
+def test_what_to_type_next_imports_what_this_command_did(run, here: Path) -> None:
+    Path("my ops.py").write_text(
+        "import fusion_replay as fr\n@fr.operator('Twice', tolerance=fr.exact())\ndef twice(A):\n    return A * 2\n"
+    )
+    with fr.record("x.h5") as rec, rec.step("Twice", {"A": np.ones(4, np.float32)}) as step:
+        step.outputs["C"] = np.ones(4, np.float32)
+    found = run("replay", "x.h5", "--import", "my ops.py")
+    assert last(found.out).endswith("next: fusion-replay show x.h5 0:0 --import 'my ops.py'")
+
+
+@pytest.mark.usefixtures("registry")
 def test_importing_never_records(run, good: Path, here: Path) -> None:
     Path("mine.py").write_text(
         "import numpy as np\nimport fusion_replay as fr\n"
