@@ -176,8 +176,6 @@ def test_limits_that_are_typed_are_named(run, good: Path, tmp_path: Path) -> Non
     [
         ("1:2", ["1:2"]),
         ("1", ["0:1", "1:1"]),
-        ("1-2", ["0:1", "0:2", "1:1", "1:2"]),
-        ("1:0-1", ["1:0", "1:1"]),
         ("0,1:1-2", ["0:0", "1:0", "1:1", "1:2"]),
     ],
 )
@@ -201,7 +199,7 @@ def test_steps_that_are_not_there(run, block: Path, text: str) -> None:
         assert "6 steps of 2 invocations" in found.err
 
 
-@pytest.mark.parametrize("size", ["512MiB", "512 MiB", "0", "1000000", "2G"])
+@pytest.mark.parametrize("size", ["512MiB", "0", "1000000"])
 def test_a_cache_as_the_help_prints_it(run, good: Path, size: str) -> None:
     assert run("replay", good, "--cache", size).status == 0
     assert "512MiB" in run("replay", "--help").out
