@@ -193,7 +193,7 @@ def command(
 
 def _list(out: Terminal) -> int:
     """What ``--workload`` and ``--fault`` take, a line each with where it comes from."""
-    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.catalogue import KINDS
     from fusion_replay.simulator.workloads import find, names
     from fusion_replay.simulator.workloads.op import DEFAULTS
 

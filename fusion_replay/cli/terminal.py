@@ -62,7 +62,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic i
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from fusion_replay.recording.option import size_in_bytes
+        from fusion_replay.recording.option_declaration import size_in_bytes
 
         if isinstance(value, int) or value.strip() == "0":
             return int(value)

@@ -256,7 +256,7 @@ def test_record_without_arguments_says_both_ways_in(run) -> None:
 
 
 def test_record_lists_workloads_and_faults(run) -> None:
-    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.catalogue import KINDS
 
     found = run("record", "--list")
     assert found.status == 0

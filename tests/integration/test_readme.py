@@ -83,8 +83,7 @@ def typed(words: list[str], status: int, run: Command) -> str:
         done = Result(child.returncode, child.stdout, child.stderr)
     else:
         done = run(*words[1:])
-    assert done.status == status, f"{shlex.join(words)}
-{done.out}{done.err}"
+    assert done.status == status, f"{shlex.join(words)}\n{done.out}{done.err}"
     return done.out
 
 
