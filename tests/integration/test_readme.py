@@ -95,7 +95,9 @@ decode = fusion_replay.simulate([(ReLU(size=256), "a", "b")], device="npu2")
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.splitlines()[0][:40])
-def test_programs(block: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("registry")
+def test_programs(block: str, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(STAND_IN + block if "decode()" in block else block)
     for _ in range(1 + ("@fr.operator" in block)):  # running it twice works
         words = [sys.executable, "mine.py"]
@@ -103,7 +105,7 @@ def test_programs(block: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
     if "@fr.operator" in block:
-        replayed = typed(["fusion-replay", "replay", "mine.h5", "--import", "mine.py"], 0, tmp_path)
+        replayed = typed(["fusion-replay", "replay", "mine.h5", "--import", "mine.py"], 0, run)
         assert replayed.startswith("1 of 1 step matches")
 
 
