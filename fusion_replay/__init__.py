@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fusion_replay.compare.metrics import metric
     from fusion_replay.compare.tolerance import Tolerance, bf16_ulps, exact, relative
     from fusion_replay.compare.verdict import Verdict, assert_close, compare
     from fusion_replay.diverge.attribution import Attribution, attribute
@@ -73,6 +74,7 @@ _HOMES = {
     "exact": "fusion_replay.compare.tolerance",
     "export": "fusion_replay.export",
     "kernel": "fusion_replay.simulator.kernels.user",
+    "metric": "fusion_replay.compare.metrics",
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.refs",
     "oracle": "fusion_replay.oracle.hooks",

@@ -87,6 +87,7 @@ TABLE: dict[str, dict[str, str]] = {
         "refs/test_user": "_catalogue _registered",
     },
     "replaying": {
+        "model/test_notebook": "frames",
         "replaying/redispatch/test_parts": (
             "redispatch.attempt_log redispatch.binaries redispatch.memory redispatch.outcome redispatch.repetition"
         ),
@@ -118,6 +119,7 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/workloads/test_op": "workloads.draws",
     },
     "snapshot": {
+        "model/test_notebook": "frames",
         "snapshot/seal/test_subset": "binaries",
     },
     "sources": {

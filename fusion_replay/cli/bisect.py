@@ -9,16 +9,25 @@ from typing import Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 
+@examples("bisect decode.h5", "bisect --run './record.sh' --against good.h5")
 @click.command("bisect")
 @click.argument("file", metavar="[F]", required=False)
 @click.option(
     "--invocation", type=click.IntRange(min=0), metavar="N", help="Whose output.  [default: the last complete one]"
 )
-@click.option("--output", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
+@click.option("--buffer", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
 @click.option(
     "--metric",
     type=click.Choice(["rel_l2", "max_abs"]),
@@ -50,6 +59,7 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
 @click.option("--journal", metavar="FILE", help="Kept until it is done.  [default: F.bisect, GOLD.bisect]")
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     file: str | None, run: str | None, against: str | None, versions: str | None, timeout: float | None, **given: Any
@@ -68,6 +78,7 @@ def command(
 
     Either search goes on where it was killed; a version whose try never ended is skipped.
     """
+    given["output"] = given.pop("buffer")
     steps = {k: given[k] for k in ("invocation", "output", "metric", "reference", "weights") if given[k] is not None}
     if given["fused"] is not None:
         if file is None or run or against or versions or timeout:
@@ -100,14 +111,15 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
         out.notes(snapshot.notes)
         with Progress("bisecting", quiet=out.quiet) as progress:
             found = bisect(snapshot, journal=Path(journal or f"{file}.bisect"), progress=progress, **options)
+            progress.stage("looking for causes")
+            why = None
+            if found.step is not None and not found.step:
+                why = explain_step(snapshot, found.step, options.get("reference", "auto"))
         last = len(snapshot.invocations) - 1
         if "invocation" not in options and found.invocation != last:
             out.note(
                 f"invocation {last} did not complete; the output of {found.invocation}, the last that did, is judged"
             )
-        why = None
-        if found.step is not None and not found.step:
-            why = explain_step(snapshot, found.step, options.get("reference", "auto"))
     if out.as_json:
         *evaluations, answer = found.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]

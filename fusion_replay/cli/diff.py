@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
 
 
+@examples("diff good.h5 bad.h5", "diff decode.h5@0 decode.h5@1")
 @click.command("diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     a: str, b: str, invocation: int | None, every: bool, weights: str | None, as_json: bool, **options: Any
@@ -65,7 +75,8 @@ def command(
         with Progress("comparing", quiet=out.quiet) as progress:
             pair = numbers[0], numbers[1]
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
-        why = explain_diff(report, snapshots[0], snapshots[1])
+            progress.stage("looking for causes")
+            why = explain_diff(report, snapshots[0], snapshots[1])
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]

@@ -9,7 +9,17 @@ import click
 
 from fusion_replay.cli import redispatch
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Size,
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    step_option,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
 from fusion_replay.system import platform
 
@@ -17,8 +27,10 @@ if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.replaying.models import KernelModel
     from fusion_replay.replaying.replay_report import ReplayReport
+    from fusion_replay.snapshot import Snapshot
 
 
+@examples("replay decode.h5", "replay decode.h5 --op GEMV --step 1:60-79 --failed")
 @click.command("replay")
 @click.argument("file", metavar="F")
 @click.option(
@@ -39,11 +51,14 @@ if TYPE_CHECKING:
     default="auto",
     help="auto, bound, tolerance, iron-compare, iron-test, aie-verify or strict.",
 )
-@click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
+@click.option("--rtol", metavar="[OP=]X", multiple=True, help="Relative limit, not the operators' own; repeatable.")
+@click.option("--atol", metavar="[OP=]X", multiple=True, help="Absolute limit, not the operators' own; repeatable.")
+@step_option
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
 @click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--all", "every", is_flag=True, help="One row per step.")
+@click.option("--failed", is_flag=True, help="One row per step that mismatches.")
 @click.option("--array", metavar="NAME", default="numpy", help="References compute on numpy, torch or cuda.")
 @click.option(
     "--attribute", is_flag=True, help="What each step introduced and inherited, and its share of the final error."
@@ -62,17 +77,19 @@ if TYPE_CHECKING:
 @click.option(
     "--cache",
     "cache_bytes",
-    type=click.IntRange(min=0),
-    metavar="BYTES",
-    help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512 MiB]",
+    type=Size(),
+    metavar="SIZE",
+    help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512MiB]",
 )
 @redispatch.options
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     file: str,
     every: bool,
+    failed: bool,
     attribute: bool,
     models: bool,
     oracle: str | None,
@@ -97,6 +114,7 @@ def command(
             raise UsageError("replay --oracle: judges a recording; leave --on out")
         given = {"steps": steps, "attribute": attribute, "models": models, **options}
         return against_oracle(file, oracle, map_file, every, weights, out, given)
+    options |= {name: _limits(name, options[name]) for name in ("rtol", "atol")}
     if again := redispatch.take(options):
         if attribute:
             raise UsageError("replay --attribute: judges a recording; leave --on out")
@@ -120,20 +138,16 @@ def command(
         try:
             with Progress("replaying", quiet=out.quiet) as progress:
                 report = replay(snapshot, steps=steps or None, progress=progress, **options)
+                progress.stage("looking for causes")
+                selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
+                found = () if selected else findings(snapshot)  # they are about the whole recording
+                why = explain_first(snapshot, report)
+                fits = _models(snapshot, steps, options) if models else ()
+                sequences = snapshot.sequences
         except NothingComparedError as error:
             out.error(str(error))
             out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
-        selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
-        found = () if selected else findings(snapshot)  # they are about the whole recording
-        why = explain_first(snapshot, report)
-        fits: tuple[KernelModel, ...] = ()
-        if models:
-            from fusion_replay.replaying.models import kernel_models
-            from fusion_replay.replaying.replayer import select
-
-            names = (options[name] for name in ("op", "buffer", "invocation"))
-            fits = kernel_models(select(snapshot, steps or None, *names))
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
@@ -141,13 +155,37 @@ def command(
     else:
         from fusion_replay.report.terminal import besides, fitted, layout
 
-        told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches), fitted(fits)
+        told = [layout(report, every=every, failed=failed, why=why)]
+        told += [besides(found, agrees=not report.mismatches), fitted(fits)]
         out.report("\n".join(text for text in told if text))
         if speaks := blame(report, why, found):
             out.say(f"speaks for {speaks}")
     status = exit_status(report, found)
-    out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
+    next_, also = _next(file, report, found, steps), [*report.unfinished_lines]
+    if next_ is None and status == 0 and not selected and any(len(s.steps) > 1 for s in sequences):
+        also.append("if the answer is wrong all the same, diff it with a good run, or")
+        next_ = command_line("bisect", file)
+    out.close(status == 0, also="; ".join(also), next=next_)
     return status
+
+
+def _limits(name: str, typed: tuple[str, ...]) -> dict[str, float] | None:
+    """``("GEMV=0.1", "0.01")`` -> ``{"GEMV": 0.1, "": 0.01}``; None: nothing was typed."""
+    found = {}
+    for text in typed:
+        op, _, number = text.rpartition("=")
+        try:
+            found[op] = float(number)
+        except ValueError:
+            raise UsageError(f"--{name} {text!r}: expected a number, or OPERATOR=NUMBER such as GEMV=0.02") from None
+    return found or None
+
+
+def _models(snapshot: Snapshot, steps: tuple[str, ...], options: dict[str, Any]) -> tuple[KernelModel, ...]:
+    from fusion_replay.replaying.models import kernel_models
+    from fusion_replay.snapshot.selection import select
+
+    return kernel_models(select(snapshot, steps or None, *(options[name] for name in ("op", "buffer", "invocation"))))
 
 
 def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:

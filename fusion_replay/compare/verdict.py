@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.compare import metrics
 from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measure
 from fusion_replay.compare.rules import OURS, RULES, Rule, rule_for
 from fusion_replay.compare.tolerance import Tolerance
@@ -86,7 +87,7 @@ class IronVerdict:
     to_dict = serialise.to_dict
 
     def __str__(self) -> str:
-        word = {True: "ok", False: "MISMATCH", None: "no verdict"}[self.ok]
+        word = {True: "ok", False: "fails", None: "no verdict"}[self.ok]
         return f"{word}, {self.note}" if self.note else word
 
 
@@ -129,6 +130,8 @@ def compare(
     measured = measure(a, e, chosen.failing)
     if within is not None and within.n_edge:
         measured = _without_edges(measured, within.n_edge)
+    if own := metrics.measured(a, e):
+        measured = replace(measured, stats=replace(measured.stats, metrics=own))
     pattern = _pattern(rule, measured, exact_bits)
     if pattern == _ALL_ZERO and within is not None and not (within.n_outside or within.n_unbounded):
         pattern = None  # an honest device may give zero for each of them

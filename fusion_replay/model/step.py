@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from matplotlib.axes import Axes
 
 INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
 """Roles of an operand's contents: before the kernel, after it, old contents of an output (kept; digest only), and what
@@ -88,7 +89,7 @@ class OperandMap(Mapping[str, "RecordedTensor"]):
         return OperandMap(tuple(map(change, self._tensors)), self._what)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RecordedTensor:
     """Contents of one operand, before the kernel (inputs) or after it (outputs).
 
@@ -181,6 +182,35 @@ class RecordedTensor:
 
         return to_torch(self.numpy())
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """``np.asarray(tensor)``: as :meth:`numpy`."""
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """``torch.as_tensor(tensor)``: as :meth:`torch`, bf16 included."""
+        return self.torch().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # kDLCPU of DLPack's dlpack.h
+
+    def __repr__(self) -> str:
+        kept = "" if self.kept else f", contents {self.absent}"
+        return f"<RecordedTensor {one_line(self.what)}: {self.dtype} {self.shape}{kept}>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A line of a vector, a heat map of anything else, on ``ax`` or new axes; returns them.
+
+        Raises:
+            MissingDependencyError: no matplotlib here; the extra ``plot`` brings it.
+            DamagedSnapshotError, SnapshotError: as :meth:`numpy`.
+        """
+        from fusion_replay.model.notebook import axes, draw
+
+        return draw(self.numpy(), self.what, axes(ax))
+
 
 class Step(Protocol):
     """A runlist entry as it ran. What follows from the runlist is the same for every kind of step and stands here."""
@@ -253,6 +283,24 @@ class Step(Protocol):
     def label(self) -> str:
         """``3:412 GEMV W_ffn_down_7, ffn_hidden -> ffn_output``."""
         return one_line(f"{self.address} {self.op.type} {self.description.flow}")
+
+    def plot(self) -> list[Axes]:
+        """Every tensor whose contents were kept, one below the other; the axes. Errors: :meth:`RecordedTensor.plot`."""
+        from fusion_replay.model.notebook import draw, panels
+
+        kept = [tensor for _, tensor in self.tensors() if tensor.kept]
+        made = panels(max(len(kept), 1), size=(7.0, 1.8))
+        return [draw(t.numpy(), t.what, on) for t, on in zip(kept, made, strict=False)]
+
+    def _repr_html_(self) -> str:
+        from fusion_replay.model.notebook import card
+
+        head = ("side", "argument", "buffer", "dtype", "shape", "contents")
+        rows = [
+            (side, t.name, t.buffer, t.dtype, t.shape, "kept" if t.kept else t.absent) for side, t in self.tensors()
+        ]
+        told = [f"{self.status}, ran on {self.sequence.ran_on}", *([self.error] if self.error else [])]
+        return card(self.label, told, [head, *rows])
 
     def tensors(self) -> Iterator[tuple[str, RecordedTensor]]:
         """Every tensor of the step with its side, named as in the file's tree: inputs, outputs, previous, reference.

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
-from fusion_replay.recording.filters import FILTERS, parse_invocations, parse_steps, parts
+from fusion_replay.model.step_filter import StepFilter, parts
+from fusion_replay.recording.filters import FILTERS, parse_invocations
 from fusion_replay.recording.option_declaration import MOST, Option, size_in_bytes
 from fusion_replay.recording.references import DEFAULT_BUDGET, Budget
 
@@ -204,7 +205,10 @@ class Options:
             given = getattr(self, name)
             if given is not None and not all(parts(given)):
                 raise UsageError(f"{name} {given!r}: expected names separated by commas")
-        _ = [parse_buffer(part) for part in parts(self.buffer)], parse_steps(self.step)
+        _ = (
+            [parse_buffer(part) for part in parts(self.buffer)],
+            StepFilter.parse(self.step) if self.step is not None else None,
+        )
         _ = parse_invocations(self.invocation)
         if self.only_matching and not self.filters:
             raise UsageError("only_matching: goes with a filter: op, step, buffer or invocation")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay import sources
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.recording.options import Options
+from fusion_replay.refs import plugins
 from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class Recorder:
         """
         if self._recording is not None:
             raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
+        if module := plugins.importing():
+            raise UsageError(
+                f"{module} records into {self.path} while it is imported for its operators; put what runs there under "
+                "if __name__ == '__main__':"
+            )
         from fusion_replay.recording.array_step import ArraySteps
         from fusion_replay.recording.underway import Recording
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay.model.runlist import SequenceDescription, StepDescription, parse_buffer
+from fusion_replay.model.step_filter import StepFilter, parts
 from fusion_replay.model.withheld import BEYOND, FILTERED
-from fusion_replay.recording.filters import parse_invocations, parse_steps, parts, within
+from fusion_replay.recording.filters import parse_invocations, within
 from fusion_replay.recording.options import Options
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Retention:
         self._canonical = canonical
         self._ops = {canonical(part) for part in parts(options.op)}
         self._buffers = [parse_buffer(part) for part in parts(options.buffer)]
-        self._ranges, self._addresses = parse_steps(options.step)
+        self._wanted = None if options.step is None else StepFilter.parse(options.step)
         self._calls = parse_invocations(options.invocation)
         self._chosen: dict[int, frozenset[int]] = {}  # by sequence: what chooses() said
         self._steps = 0
@@ -123,7 +124,7 @@ class Retention:
         """Whether the numbers pass."""
         if self._options.invocation is not None and not within(self._calls, invocation):
             return False
-        return self._options.step is None or within(self._ranges, step) or (invocation, step) in self._addresses
+        return self._wanted is None or self._wanted.takes(invocation, step)
 
     def _limit(self, invocation: int) -> str | None:
         steps, invocations = self._options.max_steps, self._options.max_invocations

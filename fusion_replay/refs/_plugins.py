@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,8 @@ _loaded: dict[str, ModuleType] = {}
 """What was asked for by its resolved path or module name: naming the same twice is no clash with itself."""
 
 _waiting: list[Callable[[], None]] = []
+_importing: ContextVar[str] = ContextVar("importing", default="")
+"""What is imported for the operators that it declares, as it was named."""
 _lock = threading.RLock()
 _running = False
 _reads: list[Callable[[], None]] = []
@@ -108,6 +111,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     if is_file and not path.is_file():
         raise UsageError(f"{what}: {'a directory' if path.is_dir() else 'no such file'}; expected a Python file")
     before = _declarations()
+    token = _importing.set(where)
     try:
         module = _run_file(path) if is_file else _import_module(where, directory)
     except UsageError:
@@ -118,12 +122,19 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
         raise UsageError(f"{what}: {_with_line(error, path)}") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what}: {_with_line(error, path)}") from error
+    finally:
+        _importing.reset(token)
     if not _declares(module, before):
         raise UsageError(
             f"{what}: it declares no operator and no kernel; write @fusion_replay.operator(NAME) before a function "
             "(`fusion-replay operators --new NAME` prints a whole file)"
         )
     _loaded[key] = module
+
+
+def importing() -> str:
+    """The file or module that :func:`load` is running just now; empty where it is none."""
+    return _importing.get()
 
 
 @contextlib.contextmanager

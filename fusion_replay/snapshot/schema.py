@@ -208,7 +208,7 @@ class UserBlock:
             NewerFormatError: a later major version.
         """
         if not block.startswith(SNAPSHOT_MAGIC):
-            raise ForeignFileError(f"{name}: {_what_it_is(block)}; expected a recording made by fusion-replay")
+            raise ForeignFileError(f"{name}: {_what_it_is(name, block)}; expected a recording made by fusion-replay")
         if len(block) < USER_BLOCK:
             raise DamagedSnapshotError(
                 f"{name}: cut short: {len(block)} bytes, but the user block alone has {USER_BLOCK}; copy it again"
@@ -246,9 +246,11 @@ def body_digest(fd: int, length: int) -> bytes:
     return state.digest()
 
 
-def _what_it_is(block: bytes) -> str:
+def _what_it_is(name: str, block: bytes) -> str:
     if not block:
         return "empty file"
+    if name.endswith((".onnx", ".pt", ".pth", ".safetensors", ".gguf")):
+        return "a model or its weights, no recording of what an NPU computed with it"
     if block.startswith(HDF5_MAGIC):
         return "an HDF5 file without fusion-replay's user block"
     return f"no snapshot (starts with {block[:8].hex(' ')})"

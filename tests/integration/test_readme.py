@@ -38,10 +38,11 @@ def blocks(language: str) -> list[str]:
     return found
 
 
-def commands(block: str) -> Iterator[tuple[list[str], int]]:
-    """Words of each line, and the exit status its comment promises."""
+def commands(block: str, *, again: bool = False) -> Iterator[tuple[list[str], int]]:
+    """Words of each line, and the exit status its comment promises: the first time, and when it is typed ``again``."""
     for line in block.splitlines():
-        promised = re.search(r"#.*exit (\d)", line)
+        first, second = re.search(r"#.*(?<!again: )exit (\d)", line), re.search(r"#.*again: exit (\d)", line)
+        promised = second if again and second else first
         yield shlex.split(line, comments=True), int(promised[1]) if promised else 0
 
 
@@ -55,29 +56,57 @@ def test_commands(block: str, tmp_path: Path, run: Command, monkeypatch: pytest.
     """In this process, but for those that record another program."""
     needs(block)
     monkeypatch.chdir(tmp_path)
-    fake = ROOT / "tests" / "fake_iron"
-    (tmp_path / "app.py").write_text("import common_app\ncommon_app.sequence()\n")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # where python has this package
-        "PYTHONPATH": os.pathsep.join(str(fake / part) for part in ("v3", "common", "apps")),  # of app.py alone
-    }
-    for words, status in commands(block):
-        assert words[0] == "fusion-replay"
-        if "app.py" in words:
-            command = [sys.executable, "-m", "fusion_replay", *words[1:]]
-            child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            done = Result(child.returncode, child.stdout, child.stderr)
-        else:
-            done = run(*words[1:])
-        assert done.status == status, f"{shlex.join(words)}\n{done.out}{done.err}"
+    printed = [typed(words, status, run) for words, status in commands(block)]
+    if "screen above" in block:
+        (shown,) = blocks("text")
+        screen = " ".join(printed[2].split())
+        assert [line for line in shown.splitlines() if " ".join(line.split()) not in screen] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("block", blocks("sh"), ids=lambda b: b.splitlines()[0][:40])
+def test_commands_typed_twice(block: str, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs(block)
+    monkeypatch.chdir(tmp_path)
+    for again in (False, True):
+        for words, status in commands(block, again=again):
+            typed(words, status, run)
+
+
+def typed(words: list[str], status: int, run: Command) -> str:
+    """What it prints. A program that is recorded is started by the name python, which is this one."""
+    assert words[0] == "fusion-replay"
+    if "app.py" in words:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        command = [sys.executable, "-m", "fusion_replay", *words[1:]]
+        child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = Result(child.returncode, child.stdout, child.stderr)
+    else:
+        done = run(*words[1:])
+    assert done.status == status, f"{shlex.join(words)}\n{done.out}{done.err}"
+    return done.out
+
+
+STAND_IN = """
+from fusion_replay.simulator.operators import ReLU
+import fusion_replay
+decode = fusion_replay.simulate([(ReLU(size=256), "a", "b")], device="npu2")
+"""
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda b: b.splitlines()[0][:40])
-def test_programs(block: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+@pytest.mark.usefixtures("registry")
+def test_programs(block: str, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(STAND_IN + block if "decode()" in block else block)
+    for _ in range(1 + ("@fr.operator" in block)):  # running it twice works
+        words = [sys.executable, "mine.py"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+    if "@fr.operator" in block:
+        replayed = typed(["fusion-replay", "replay", "mine.h5", "--import", "mine.py"], 0, run)
+        assert replayed.startswith("1 of 1 step matches")
 
 
 def test_every_fenced_line_is_covered() -> None:
@@ -91,7 +120,7 @@ def test_every_fenced_line_is_covered() -> None:
     assert len(blocks("sh")) >= 4
     assert len(blocks("python")) >= 2
     fences = sum(line.startswith("```") for line in README.splitlines())
-    assert fences == 2 * sum(len(blocks(language)) for language in ("", "sh", "python"))
+    assert fences == 2 * sum(len(blocks(language)) for language in ("", "sh", "python", "text"))
 
 
 def test_make_demo_is_the_demo_verb() -> None:

@@ -208,7 +208,7 @@ def test_weights_left_out_at_first_are_kept_when_a_step_is_to_be(tmp_path: Path)
         ({"op": "GEMV,,SiLU"}, "op 'GEMV,,SiLU': expected names"),
         ({"op": ""}, "op ''"),
         ({"step": "x"}, "step 'x': expected numbers"),
-        ({"step": "1:x"}, "step address '1:x'"),
+        ({"step": "1:x"}, "step 'x': expected numbers"),
         ({"invocation": "5-3"}, "expected 3-5"),
         ({"invocation": -1}, "invocation '-1'"),
         ({"buffer": "x[4:2]"}, r"buffer 'x\[4:2\]'"),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay import refs
-from fusion_replay.errors import UsageError
+from fusion_replay.errors import UnknownOperatorError, UsageError
 from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.faults.fault import Fault
 
@@ -34,11 +34,11 @@ def parse_fault(text: str) -> Fault:
             raise UsageError(f"fault {text!r}: expected INVOCATION:STEP:KIND[:ARG] or OPERATOR:KIND[:ARG]")
         invocation, step = int(first), int(rest.pop(0))
     else:
-        spec = refs.lookup(first)
-        if spec is None:
+        try:
+            op = refs.meant(first).type
+        except UnknownOperatorError:
             known = ", ".join(s.type for s in refs.specs())
-            raise UsageError(f"fault {text!r}: operator {first!r} is unknown; known: {known}")
-        op = spec.type
+            raise UsageError(f"fault {text!r}: operator {first!r} is unknown; known: {known}") from None
     kind, *args = rest or [""]
     if kind not in KINDS:
         raise UsageError(f"fault {text!r}: kind {kind!r}: expected one of {', '.join(KINDS)}")

@@ -131,14 +131,14 @@ class OperatorRun(Run):
 
 
 def workload(name: str) -> Workload:
-    """The workload of one operator, by IRON's class name or an alias.
+    """The workload of one operator, by IRON's class name or an alias, in any case.
 
     Raises:
         UnknownOperatorError: the catalogue, or the software NPU, has no such operator.
     """
     from fusion_replay.simulator.kernels import find_kernel
 
-    spec = refs.find(name)
+    spec = refs.meant(name)
     if not _is_composite(spec):
         find_kernel(spec.type)
     known = ", ".join(p.name for p in spec.params)

@@ -2,7 +2,8 @@
 """Watches everything that IRON dispatches in this process, in whatever version, without a callable at hand.
 
 Three places see all of it. Callables of sequences are the classes with ``get_buffer`` and ``__call__`` in
-``iron/common/{fusion,sequence}.py`` and ``iron/common/image/callable.py``: each is attached when it is called first.
+``iron/common/{fusion,sequence}.py`` and ``iron/common/image/callable.py``, and the software NPU's: each is attached
+when it is called first.
 Single operators end in ``run`` or ``load_and_run`` of a host runtime (Xilinx/mlir-aie
 ``python/utils/hostruntime/hostruntime.py``), where the arguments are in the order of the operator's arg spec. What
 arrives there from inside a sequence is a step of it, and not looked at twice.
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from fusion_replay.sources.iron.whole_call import WholeCall
     from fusion_replay.sources.protocol import StepObserver, StepSource
 
-_CALLABLES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.callable")
+_SOFTWARE = "fusion_replay.simulator.callable"
+_CALLABLES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.callable", _SOFTWARE)
 _SEQUENCES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.sequence")
 
 
@@ -121,7 +123,7 @@ class AllDispatches:
         if host is None:
             return
         with host.contain(f"watching {name}"):
-            self.iron_seen = True
+            self.iron_seen |= name != _SOFTWARE
             own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name]
             for cls in own:
                 if name in _CALLABLES and callable(getattr(cls, "get_buffer", None)):
