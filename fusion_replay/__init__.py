@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fusion_replay.compare.metrics import metric
     from fusion_replay.compare.tolerance import Tolerance, bf16_ulps, exact, relative
     from fusion_replay.compare.verdict import Verdict, assert_close, compare
     from fusion_replay.diverge.attribution import Attribution, attribute
     from fusion_replay.diverge.bisect import Divergence, bisect
+    from fusion_replay.diverge.bisect_fused import bisect_fused
     from fusion_replay.diverge.diff import diff
     from fusion_replay.diverge.diff_report import DiffReport
     from fusion_replay.diverge.explain import diagnose, explain
+    from fusion_replay.diverge.fused_divergence import FusedDivergence
+    from fusion_replay.diverge.fusion_diff import diff_fused
+    from fusion_replay.diverge.fusion_report import FusionReport
     from fusion_replay.errors import FusionReplayError
     from fusion_replay.export import ExportReport, export
     from fusion_replay.model.runlist import ArgSpec
+    from fusion_replay.oracle.hooks import oracle
     from fusion_replay.record import record
     from fusion_replay.recording.check import check
     from fusion_replay.recording.dispatch_policy import RecordingDispatch
@@ -43,6 +49,8 @@ _HOMES = {
     "DiffReport": "fusion_replay.diverge.diff_report",
     "Attribution": "fusion_replay.diverge.attribution",
     "Divergence": "fusion_replay.diverge.bisect",
+    "FusedDivergence": "fusion_replay.diverge.fused_divergence",
+    "FusionReport": "fusion_replay.diverge.fusion_report",
     "ExportReport": "fusion_replay.export",
     "FusionReplayError": "fusion_replay.errors",
     "Recorder": "fusion_replay.recording.recorder",
@@ -55,17 +63,21 @@ _HOMES = {
     "assert_close": "fusion_replay.compare.verdict",
     "attribute": "fusion_replay.diverge.attribution",
     "bisect": "fusion_replay.diverge.bisect",
+    "bisect_fused": "fusion_replay.diverge.bisect_fused",
     "bf16_ulps": "fusion_replay.compare.tolerance",
     "check": "fusion_replay.recording.check",
     "compare": "fusion_replay.compare.verdict",
     "diagnose": "fusion_replay.diverge.explain",
     "explain": "fusion_replay.diverge.explain",
     "diff": "fusion_replay.diverge.diff",
+    "diff_fused": "fusion_replay.diverge.fusion_diff",
     "exact": "fusion_replay.compare.tolerance",
     "export": "fusion_replay.export",
     "kernel": "fusion_replay.simulator.kernels.user",
+    "metric": "fusion_replay.compare.metrics",
     "open": "fusion_replay.snapshot:open_snapshot",
     "operator": "fusion_replay.refs",
+    "oracle": "fusion_replay.oracle.hooks",
     "record": "fusion_replay.record",
     "redispatch": "fusion_replay.replaying.redispatch.run",
     "reference": "fusion_replay.refs",

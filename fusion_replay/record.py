@@ -29,6 +29,7 @@ def record(
     slow_after: float = 10.0,
     step_timeout: float | None = None,
     whole_calls: bool = False,
+    repeat_calls: int = 1,
     weights_in: str | os.PathLike[str] | None = None,
     no_weights: bool = False,
     op: Texts | None = None,
@@ -65,7 +66,10 @@ def record(
         step_timeout: seconds after which a step is given up: the program gets a KeyboardInterrupt, and is ended
             where that does not help; None: never.
         whole_calls: a callable whose steps can't be seen (fused dispatch) is recorded too, each call as one step from
-            the sequence's inputs to its outputs. Nothing judges it; two such recordings can be compared.
+            the sequence's inputs to its outputs, with its other buffers as far as they can be read. Nothing judges it;
+            two such recordings can be compared, and one with a recording of its steps.
+        repeat_calls: make each of these calls so often, on the same contents of all buffers: whether identical calls
+            give identical results. The program goes on with the results of the first.
         weights_in: a side file for what steps read from buffers that their sequence never writes (64 KiB or more);
             recordings share it, and it is made or added to as needed.
         no_weights: keep only the digests of such contents; ``open(path, weights=...)`` brings them back from a side

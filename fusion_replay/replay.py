@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from fusion_replay.errors import NothingComparedError
+from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.replaying.judge import Plan
 from fusion_replay.replaying.outcome import FinalOutput, Skip, StepReport
 from fusion_replay.replaying.replay_report import ReplayReport
@@ -15,11 +15,11 @@ from fusion_replay.replaying.replayer import (
     MODES,
     Progress,
     Replayer,
+    by_operator,
     check_names,
     check_numbers,
     none_deviated,
     recorded_on,
-    select,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def replay(
     array: str = "numpy",
     cache_bytes: int | None = None,
     weights: str | os.PathLike[str] | None = None,
+    rtol: float | Mapping[str, float] | None = None,
+    atol: float | Mapping[str, float] | None = None,
 ) -> ReplayReport:
     """Judge every recorded step against its reference.
 
@@ -56,7 +58,8 @@ def replay(
             (``spawn``), so a script needs ``if __name__ == "__main__":``. One process judges while a thread of it reads
             ahead; BLAS threads are divided between several unless the environment says how many. Mode cumulative is
             sequential: one step's outputs are the next one's inputs.
-        steps: only these, as "INVOCATION:STEP" or pairs. ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
+        steps: only these: "3:412" or pairs of numbers, "10-20", "3:400-412". ``op``, ``buffer``, ``invocation``: as
+            ``Snapshot.steps``.
         fail_fast: stop after the first mismatch.
         progress: called with (steps done, steps in all).
         array: what references compute on: "numpy", "torch", or "cuda" (torch on a GPU).
@@ -65,6 +68,8 @@ def replay(
         cache_bytes: decoded contents held in memory, at most, by all workers together; by default the snapshot's own
             budget (``fr.open(path, cache_bytes=...)``, 512 MiB). One step's tensors come on top where they are larger
             than that, in each worker.
+        rtol, atol: limits of the rule's formula instead of each operator's own: for all, or by operator type (``""``:
+            all others). One alone leaves the other as it is. Verdicts name them, and bounds no longer decide.
 
     Raises:
         UsageError: an unknown name, or filters that match nothing.
@@ -74,12 +79,17 @@ def replay(
     """
     check_names(reference, rule, mode, array)
     check_numbers(mode, workers, cache_bytes)
+    limits = by_operator(rtol, "rtol"), by_operator(atol, "atol")
+    if rule == "bound" and any(limits):
+        raise UsageError("rule bound: has limits of its own, that follow from the inputs; leave rtol and atol out")
     from fusion_replay.snapshot import opened
+    from fusion_replay.snapshot.selection import select
 
     with opened(snapshot, weights=weights) as snap:
         selected = select(snap, steps, op, buffer, invocation)
         budget = snap.store.budget if cache_bytes is None else cache_bytes
-        run = Replayer(snap, Plan(rule, reference, array), budget, progress, fail_fast)
+        plan = Plan(rule, reference, array, rtol=limits[0], atol=limits[1])
+        run = Replayer(snap, plan, budget, progress, fail_fast)
         if mode == "isolated":
             outcomes = run.isolated(selected, workers)
             final: tuple[FinalOutput, ...] = ()

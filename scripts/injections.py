@@ -40,7 +40,7 @@ from fusion_replay.errors import FusionReplayError
 from fusion_replay.replaying.judge import Evaluation, Plan, evaluate_step
 from fusion_replay.simulator.errors import HostRuntimeError
 from fusion_replay.simulator.faults import parse_fault, runtime
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
@@ -67,6 +67,10 @@ REPEATS = (7, 8, 9)
 MODELS: dict[str, dict[str, Any]] = {
     "llama": {"workload": "llama-decode", "options": {"config": "narrow", "tokens": 2, "position": 5}},
     "minilm": {"workload": "minilm", "options": {}},
+    "tiny": {
+        "workload": "llama-decode",
+        "options": {"config": "tiny", "context": 64, "tokens": 2, "position": 5, "layers": 1},
+    },
 }
 
 
@@ -131,7 +135,7 @@ class Model:
         """(operator type, kind) -> steps of the runlist that it can strike."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for step in self.steps:
-            for kind in KINDS.values():
+            for kind in STEP_KINDS.values():
                 if kind.refuses(parse_fault(f"0:{step.index}:{kind.name}"), step) is None:
                     found[step.spec.type, kind.name].append(step.index)
         return found
@@ -145,7 +149,7 @@ class Model:
         output = next(a for a in step.args if a.writes)
         if rng.random() < 0.5:
             text = arguments(kind, output.size, output.nbytes // output.size, step, rng)
-        if KINDS[kind].refuses(parse_fault(f"{invocation}:{at}:{text}"), step) is not None:
+        if STEP_KINDS[kind].refuses(parse_fault(f"{invocation}:{at}:{text}"), step) is not None:
             text = kind
         return f"{invocation}:{at}:{text}", f"{invocation}:{at}"
 
@@ -391,7 +395,7 @@ def report(outcomes: list[Outcome], seconds: float) -> str:
         f"{'kind':17}{'counted':>8}{'step':>6}{'beyond':>8}{'right':>7}{'rival':>7}{'place':>7}{'wrong':>7}"
         "  named instead",
     ]
-    for kind in KINDS:
+    for kind in STEP_KINDS:
         of = [o for o in counted if o.kind == kind]
         if of:
             other = Counter(o.named or "none" for o in of if o.verdict != "right")
@@ -440,7 +444,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Inject faults into whole models; are step, cause and place named?")
     parser.add_argument("--count", type=int, default=500, help="injections")
     parser.add_argument("--seed", type=int, default=1, help="of steps and arguments")
-    parser.add_argument("--models", default="llama,minilm", help="of llama, minilm")
+    parser.add_argument("--models", default="llama,minilm", help="of llama, minilm, tiny (one layer, cheap)")
     parser.add_argument("--skip", type=int, default=0, help="leave out the first N of those drawn (to share the work)")
     parser.add_argument("--json", type=Path, help="append every outcome to this file, one a line")
     parser.add_argument("--diff-every", type=int, default=1, help="ask diff about every Nth (it takes longest)")

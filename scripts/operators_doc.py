@@ -8,13 +8,21 @@ Everything but the introduction and the list of what could not be established co
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from fusion_replay.errors import UsageError
+from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import REQUIRED, OperatorSpec, Param
+from fusion_replay.refs import Fold, find
 from fusion_replay.refs import specs as all_specs
-from fusion_replay.refs._identity import HOME, NEUTRAL
+from fusion_replay.refs._folds import composed
+from fusion_replay.refs._identity import NEUTRAL, home_of
+from fusion_replay.simulator.kernels.builtin import builtin_kernels
+from fusion_replay.simulator.workloads.op import DEFAULTS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 
@@ -35,44 +43,72 @@ Limits are those of rule `tolerance`: an element passes if it is equal, within t
 max(atol, rtol (|a| + |b|)), or off by at most the given share of the largest expected value. Where a limit depends on
 parameters, the table shows it for the defaults.
 
-Which operator a reference was made for: the class of this name in the module that its section names (`gemv.py` since
-September 2026, `gemv/op.py` before), with the fields in its table. Known to change no number of a call are {neutral},
-and what a class declares as tuning (`auto()`). A recording of format 1.2 has each operator's module, every field that
-is not the class's own, and what is folded into it. One with another field, of another module, with a per-call bound,
-or with other arguments is *not covered*: `replay` takes what IRON's own `reference()` gave while it was recorded
-(`stored`), and lists the step where there is none. Older recordings, arrays and the software NPU name no module;
-theirs are the catalogue's.
-
-Folds (`finish`, `prepare`: amd/IRON iron/common/declare/operator.py) of known operators are composed, link by link,
-rounded between two links but in `exact`: elementwise ones on any tile, others where the tile is a row or the whole.
-The software NPU runs each link's own kernel on the whole operand.
-
 Of every operator: up to IRON's form of August 2026 (V4), compare mode passes an output full of NaN, and any Inf in the
 reference makes the largest relative deviation NaN, so that the whole tensor passes, errors elsewhere in it included.
 Right is that non-finite values must agree.
 """
 
+_UNKNOWN, _NO, _STORED, _LISTED = "none", "no", "`stored`", "nothing: it has no `reference()`"
 NOT_COVERED = (
     (
-        "WeightedRMSNorm",
-        "iron/operators/rms_norm.py, one stored form",
-        "became RMSNorm(weighted=True), which is covered",
+        "Conv2d",
+        "`iron.operators.conv2d.op`",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _LISTED,
+        "amd/IRON iron/operators/conv2d/op.py (06f3bee5, 81e31e67): the bias is the device's in one version and the "
+        "host's in the other, under the same fields",
     ),
-    ("Pointwise, SiLUMul", "by name (contract of amd/IRON's newest catalogue)", "the class was not read"),
-    ("FlowKVDecode, FusedDequantGEMV, FusedQKVProj, SwiGLUFusedDecode", "by name", "the class was not read"),
     (
-        "conv2d, conv3d, avgpool, maxpool",
-        "iron/operators/{conv2d,conv3d,avgpool}",
-        "no declared operator where it was read",
+        "Conv3d",
+        "`iron.operators.conv3d.op`",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _LISTED,
+        "amd/IRON iron/operators/conv3d/op.py (06f3bee5): built for a placeholder's extents, run on others",
     ),
-    ("GEMM of iron.operators.flm", "iron/operators/flm/gemm/op.py", "B is packed; shares the plain one's name"),
+    (
+        "AveragePool2d, MaxPool2d",
+        "`iron.operators.avgpool.op`, `iron.operators.maxpool.op`",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _LISTED,
+        "amd/IRON iron/operators/avgpool/reference.py, aie_kernels/aie2p/avgpool.cc (06f3bee5): the reference divides "
+        "a padded window by all of it, the kernel by what is not padding; extents come with the call",
+    ),
+    (
+        "GEMM",
+        "`iron.operators.flm.gemm.op`",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _STORED,
+        "amd/IRON iron/operators/flm/gemm/op.py (5102ec5d): B is packed; shares the plain one's name",
+    ),
     (
         "DequantBFP, PrefillAttention, PrefillSlidingAttention, DecodeLayer, LMHead, MMPrebuilt",
-        "iron/operators/flm/{dequant,prefill_attn,swa,layer,lm_head,mm_prebuilt}",
-        "model-specific packing",
+        "`iron.operators.flm`",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _STORED,
+        "amd/IRON iron/operators/flm/{dequant,prefill_attn,swa,layer,lm_head,mm_prebuilt}: a model's own packing, read "
+        "by file name only",
+    ),
+    (
+        "any other",
+        "any other",
+        _UNKNOWN,
+        _NO,
+        _NO,
+        _STORED,
+        "a user's own, declared with `@fusion_replay.operator`, by that",
     ),
 )
-"""IRON's operators without a reference here: name, where it stands, why; judged by what IRON gave while recording."""
+"""IRON's operators without a reference here, as rows of the matrix; the source says why."""
 
 NOT_ESTABLISHED = (
     "GEMV: which input the newest form declares as prepared was not read; B is taken, the one whose tile is a line.",
@@ -93,30 +129,82 @@ NOT_ESTABLISHED = (
     "reference, which no test of IRON's reaches.",
     "Sample: the software NPU draws by the same rule; whether a core's float32 division differs was not seen.",
     "Sample and Emit under the names dated July and August 2026: neither existed then.",
-    "iron/operators/flm (FastFlowLM ports), dequant_i32, dequant_i32_bf16: model-specific, read by file name only. "
-    "conv2d, conv3d, maxpool, avgpool, reduction: old interface without arg specs, no runlist operators.",
+    "FlowKVDecode: how near a core's `aie::inv` comes to 1/l; the software NPU divides in float32.",
+    "FusedDequantGEMV, FusedQKVProj, SiLUMul, SwiGLUFusedDecode, FlowKVDecode: no runlist operators where they were "
+    "read (an operator ran itself), so no recording of IRON's has them yet; arrays and the software NPU do.",
+    "dequant_i32, dequant_i32_bf16, reduction: read by file name only.",
 )
+
+
+MATRIX = """\
+Which operator a reference was made for: the class of this name in this module (`gemv.py` since September 2026,
+`gemv/op.py` before), with these fields; the ones in brackets change no number of a call, nor do {neutral} of any
+operator and what a class declares as tuning (`auto()`). A recording of format 1.2 has each operator's module, every
+field that is not the class's own, and what is folded into it. One with another field, of another module, with a
+per-call bound, or with other arguments is *not covered*, and judged as the rows at the end are: by what IRON's own
+`reference()` gave while it was recorded (`stored`); where there is none, by nothing, and the step is listed. Older
+recordings, arrays and the software NPU name no module; theirs are the catalogue's.
+
+Folds (`finish`, `prepare`: amd/IRON iron/common/declare/operator.py) of known operators are composed, link by link,
+rounded between two links but in `exact`. *As a fold*: what tile the operator takes where it is the link. *Takes*: what
+it has folded into it. The software NPU runs each link's own kernel on the whole operand.
+"""
 
 
 def page() -> str:
     """The whole of docs/operators.md."""
     specs = sorted(all_specs(), key=lambda s: s.type.lower())
-    head = ("operator", "computes", "parameters that decide", "forms", "devices", "limit npu1", "limit npu2", "source")
-    rows = [_row(s) for s in specs]
-    introduction = INTRODUCTION.replace("{neutral}", _names(NEUTRAL))
-    parts = [introduction, _table(head, rows), *(_section(s) for s in specs)]
-    parts.append("## Not covered\n\nJudged by IRON's own reference as it was recorded (`stored`), else listed:\n")
-    parts.append(_table(("operator", "source", "why"), list(NOT_COVERED)))
+    head = ("operator", "computes", "forms", "devices", "limit npu1", "limit npu2")
+    parts = [INTRODUCTION, _table(head, [_row(s) for s in specs])]
+    parts += ["## Which judges what\n", MATRIX.replace("{neutral}", _names(NEUTRAL)), _table(*_matrix(specs))]
+    parts += [_section(s) for s in specs]
     parts.append("## Not established\n\nListed, not guessed:\n")
     parts.append("\n".join(f"- {line}" for line in NOT_ESTABLISHED) + "\n")
     return "\n".join(parts)
 
 
 def _row(spec: OperatorSpec) -> tuple[str, ...]:
-    deciding = ", ".join(f"`{p.name}`" for p in spec.params if p.decides)
     limits = [_limit(spec, device) for device in ("npu1", "npu2")]
     name = f"[{spec.type}](#{spec.type.lower()})"
-    return name, spec.summary, deciding, str(len(spec.forms())), ", ".join(spec.devices), *limits, spec.source
+    return name, spec.summary, str(len(spec.forms())), ", ".join(spec.devices), *limits
+
+
+def _matrix(specs: Iterable[OperatorSpec]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    head = ("operator", "module", "fields known", "as a fold", "takes", "judged by", "source")
+    rows = []
+    for spec in specs:
+        tuning = [p.name for p in spec.params if not p.decides] + list(spec.neutral)
+        fields = _names(p.name for p in spec.params if p.decides) + (f" ({_names(tuning)})" if tuning else "")
+        judge = "its steps, each by its own" if spec.type not in builtin_kernels() else "ours"
+        rows.append((spec.type, f"`{home_of(spec)}`", fields, *_folds(spec), judge, spec.source))
+    return head, [*rows, *NOT_COVERED]
+
+
+def _folds(spec: OperatorSpec) -> tuple[str, str]:
+    """What it does as a fold, and what is folded into it: asked of the code that composes them."""
+    params = DEFAULTS[spec.type]
+    reads, writes = ([s for s in spec.arg_specs(params) if wanted(s)] for wanted in (_reads, _writes))
+    tile = "no"
+    for at, arg in enumerate(reads):
+        with contextlib.suppress(UsageError):
+            Fold(spec, params, at).operands(arg.shape)
+            tile = "any tile" if spec.elementwise else "the whole" if spec.prepared else "a row, the whole"
+    taken = []
+    for kind in ("prepare", "finish"):
+        shape = next((s.shape for s in reads if s.name == spec.prepared), ()) if kind == "prepare" else writes[0].shape
+        link = [Fold(find("SiLU"), {"size": math.prod(shape)}, 0)]
+        with contextlib.suppress(UsageError):
+            composed(spec, params, *((link, []) if kind == "prepare" else ([], link)))
+            taken.append(f"`{kind}` ({spec.prepared})" if kind == "prepare" else f"`{kind}`")
+    return tile, ", ".join(taken) or "no"
+
+
+def _reads(arg: ArgSpec) -> bool:
+    return arg.reads
+
+
+def _writes(arg: ArgSpec) -> bool:
+    return arg.writes
 
 
 def _limit(spec: OperatorSpec, device: str) -> str:
@@ -131,13 +219,6 @@ def _section(spec: OperatorSpec) -> str:
     if spec.values:
         facts.append(f"Runtime values: {', '.join(f'`{v}`' for v in spec.values)}.")
     facts.append(f"Flavours: {'; '.join(_answered(form, names) for form, names in spec.forms())}.")
-    facts.append(f"Made for: {spec.type} of `{HOME}.{spec.aliases[0]}`.")
-    if spec.neutral:
-        facts.append(f"Known to change nothing: {_names(spec.neutral)}.")
-    if spec.elementwise:
-        facts.append("Folded into another operator on tiles of any size.")
-    if spec.prepared:
-        facts.append(f"A prologue (`prepare`) is applied to {spec.prepared}.")
     if spec.float32:
         facts.append(f"Results of {_names(spec.float32)} stay float32, as IRON's do.")
     for device in spec.devices:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from commands import Command, Result
+from fusion_replay.__main__ import main
 from fusion_replay.refs import plugins
 
 collect_ignore = ["fake_iron"]  # programs to record, not tests: IRON has a test_utils.py of its own
@@ -41,3 +43,17 @@ def registry() -> Iterator[None]:
         if name.partition(".")[0] in ("imported", "my_ops", "iron"):
             del sys.modules[name]
     sys.path[:] = path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``run("show", path)``: exit status, stdout and stderr. A traceback anywhere fails the test."""
+
+    def command(*words: object) -> Result:
+        capsys.readouterr()
+        status = main([str(w) for w in words])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return Result(status, captured.out, captured.err)
+
+    return command

@@ -4,18 +4,25 @@
 ``OPENBLAS_CORETYPE`` is obeyed without a look at the processor: a process told to use kernels of AVX-512 where there
 is none dies of SIGILL, and a name that the library does not know is passed over in silence. So no list of names, nor
 of processor flags, is right everywhere. Here a child per name multiplies once: those that the processor stops are left
-out, and of those that give the same bits one is enough, since they could not show a difference.
+out, and of those that give the same bits one is enough, since they could not show a difference. A short test asks for
+the oldest alone, against what the library chooses by itself.
 """
 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 from functools import cache
 
-NAMES = ("SkylakeX", "Haswell", "Sandybridge", "Prescott", "NEOVERSEV1", "NEOVERSEN1", "ARMV8")
+NAMES = (
+    ("NEOVERSEV1", "NEOVERSEN1", "ARMV8")
+    if platform.machine() in ("aarch64", "arm64")
+    else ("SkylakeX", "Haswell", "Sandybridge", "Prescott")
+)
+"""From the newest to the oldest."""
 
 PRODUCTS = """
 import hashlib
@@ -37,17 +44,24 @@ def environment(core_type: str) -> dict[str, str]:
 @cache
 def core_types() -> tuple[str, ...]:
     """Names for ``OPENBLAS_CORETYPE`` under which plain products come out in different bits; one where none differ."""
-    children = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", PRODUCTS], env=environment(name), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        for name in NAMES
-    }
     names: dict[bytes, str] = {}
-    for name, child in children.items():
-        told, error = child.communicate(timeout=120)
-        if child.returncode == 0:
+    for name in NAMES:
+        if (told := _products(name)) is not None:
             names.setdefault(told, name)
-        elif child.returncode != -signal.SIGILL:
-            raise RuntimeError(f"{name}: {error.decode(errors='replace')}")
     return tuple(names.values())
+
+
+@cache
+def oldest() -> str:
+    """The last of :data:`NAMES` that runs here."""
+    return next(name for name in reversed(NAMES) if _products(name) is not None)
+
+
+@cache
+def _products(core_type: str) -> bytes | None:
+    """A digest of plain products with these kernels; None where the processor stops them."""
+    command = [sys.executable, "-c", PRODUCTS]
+    child = subprocess.run(command, env=environment(core_type), capture_output=True, timeout=120, check=False)
+    if child.returncode not in (0, -signal.SIGILL):
+        raise RuntimeError(f"{core_type}: {child.stderr.decode(errors='replace')}")
+    return None if child.returncode else child.stdout

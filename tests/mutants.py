@@ -36,7 +36,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         "axpy",
         ("round_bf16(call.xp.full_like(a, call.params.scalar_factor)) * a", "call.params.scalar_factor * a"),
         ("call.round(_product(call, a)), b", "_product(call, a), b"),
-        ("add_to_odd(call.xp, _product(call, a), b)", "_product(call, a) - b"),
+        ("add_to_odd(call.xp, product, b))", "add_to_odd(call.xp, _product(call, a), b))[::-1]"),
     ),
     "Clamp": _m(
         "clamp",
@@ -86,6 +86,24 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("value << shift", "value >> shift"),
         ("* scale + bias)", "* (scale + bias))"),
     ),
+    "FlowKVDecode": _m(
+        "flowkv_decode",
+        ("queries[kv, group]))", "queries[0, group]))"),
+        ("-(second * sin)", "second * sin"),
+        ("scores = rotated @ k.T / math.sqrt(p.head_dim)", "scores = rotated @ v.T / math.sqrt(p.head_dim)"),
+    ),
+    "FusedDequantGEMV": _m(
+        "fused_dequant_gemv",
+        ("tile_size=tile * p.K", "tile_size=p.K"),
+        ("matvec(call.round(_weights(call, packed))", "matvec(_weights(call, packed)"),
+        ("return matvec(_weights(call, packed)", "return matvec(call.round(_weights(call, packed))"),
+    ),
+    "FusedQKVProj": _m(
+        "fused_qkv_proj",
+        ("return matvec(weights, wide(x), narrow)", "return matvec(abs(weights), wide(x), narrow)"),
+        ("return matvec(weights, wide(x), narrow)", "return matvec(weights[::-1], wide(x), narrow)"),
+        ("return matvec(weights, wide(x), narrow)", "return matvec(weights, wide(x)[::-1], narrow)"),
+    ),
     "GELU": _m(
         "arithmetic.activation",
         ("_CUBIC * x * x * x", "_CUBIC * x * x"),
@@ -134,6 +152,12 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("asarray(a, copy=True)", "zeros_like(a)"),
         ("return call.xp.asarray(a, copy=True)", "return call.xp.concat((a[1:], a[:1]), axis=0)"),
     ),
+    "Pointwise": _m(
+        "pointwise",
+        ('"add": elementwise_add.SPEC', '"add": elementwise_mul.SPEC'),
+        ('"mul": elementwise_mul.SPEC', '"mul": elementwise_add.SPEC'),
+        ("(a,) if call.params", "(b,) if call.params"),
+    ),
     "RMSNorm": _m(
         "rms_norm",
         ("x / call.round(root + call.params.epsilon)", "x / root"),
@@ -170,6 +194,12 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("return x / (1.0 + xp.exp(-x))", "return 1.0 / (1.0 + xp.exp(-x))"),
         ("return x / (1.0 + xp.exp(-x))", "return x / (1.0 + xp.exp(-1.702 * x))"),
     ),
+    "SiLUMul": _m(
+        "silu_mul",
+        ("call.xp.exp(-a)))) * b", "call.xp.exp(-a)))) * a"),
+        ("call.round(a / (1.0", "(a / (1.0"),
+        ("return silu(call.xp, a) * b", "return silu(call.xp, a * b)"),
+    ),
     "Sigmoid": _m(
         "sigmoid",
         ("xp.exp(-a)", "xp.exp(a)"),
@@ -198,6 +228,12 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
             ("activated * once(matmul(x, up, _kept))", "activated + once(matmul(x, up, _kept))"),
         ),
     ),
+    "SwiGLUFusedDecode": _m(
+        "swiglu_fused_decode",
+        ("for i in (0, 1))", "for i in (1, 0))"),
+        ("once(once(silu(xp, gate)) * up)", "once(silu(xp, gate)) * up"),
+        ("(p.num_aie_columns, p.embedding_dim, share)", "(p.num_aie_columns, share, p.embedding_dim)"),
+    ),
     "SwiGLUPrefill": (
         *_m(
             "swiglu_prefill",
@@ -211,6 +247,12 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
         ("call.xp.tanh(a)", "call.xp.tanh(2 * a)"),
         ("call.xp.tanh(a)", "call.xp.tanh(abs(a))"),
         ("call.xp.tanh(a)", "a / (1 + abs(a))"),
+    ),
+    "WeightedRMSNorm": _m(
+        "rms_norm",
+        ("return normed * weight[0]", "return normed + weight[0]"),
+        ("mean = held(total / x.shape[-1])", "mean = total"),
+        ("return _weigh(x / call.xp.sqrt(", "return _weigh(call.round(x) / call.xp.sqrt(1.0 + "),
     ),
     "Transpose": _m(
         "transpose",

@@ -24,10 +24,9 @@ def bench(name: str, tmp_path: Path, *options: str) -> dict:
     ("name", "options"),
     [
         ("record", ["--no-peers"]),
-        ("replay", []),
         *(
             pytest.param(name, [], marks=pytest.mark.long)
-            for name in ("seal", "recover", "size", "token", "show", "off")
+            for name in ("replay", "seal", "recover", "size", "token", "show", "off", "reference")
         ),
     ],
 )

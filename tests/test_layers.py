@@ -31,6 +31,7 @@ LAYERS = (
     "replaying",
     "recording",
     "diverge",
+    "oracle",
     "report",
     "export",
     "golden",

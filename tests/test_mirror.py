@@ -40,11 +40,16 @@ TABLE: dict[str, dict[str, str]] = {
         "diverge/test_consistency": "operands",
         "diverge/test_diff": "changes diff_report diff_text difference effects pairwise",
         "diverge/test_explain": "explanation limits rounding",
-        "diverge/test_moved": "environment",
+        "diverge/test_changed_sides": "environment",
         "diverge/test_causes": (
             "causes.arithmetic causes.case causes.contents causes.formulas causes.kernel causes.parts causes.places "
-            "causes.search causes.spans causes.values causes.variants"
+            "causes.search causes.spans causes.values causes.variants causes.integers causes.products causes.rows"
         ),
+    },
+    "oracle": {
+        "oracle/test_layout": "layouts",
+        "oracle/test_mapping": "find map_file match places",
+        "oracle/test_judge": "causes changes exact stretch",
     },
     "export": {
         "export/test_formats": "api arrays jsonl npz plain result safetensors snapshot target",
@@ -61,15 +66,20 @@ TABLE: dict[str, dict[str, str]] = {
         "golden/test_recipes": "add",
         "golden/test_review_and_lint": "lint pending project review",
     },
-    "model": {"recording/test_retention": "withheld", "snapshot/test_roundtrip": "runlist"},
+    "model": {
+        "export/test_formats": "safetensors_head",
+        "recording/test_retention": "withheld",
+        "snapshot/test_roundtrip": "runlist",
+    },
     "operators": {"operators/test_operators": "evaluation spec"},
     "recording": {"integration/test_record_program": "site.sitecustomize"},
     "refs": {
         "refs/test_activation": "arithmetic.activation gelu silu",
         "refs/test_elementwise": "elementwise_add elementwise_mul relu",
+        "refs/test_fused": ("flowkv_decode fused_dequant_gemv fused_qkv_proj pointwise silu_mul swiglu_fused_decode"),
         "refs/test_matmul": "_dtypes _epilogue arithmetic.products arithmetic.sums gemm gemv",
         "refs/test_movement": "_walk repeat strided_copy transpose",
-        "refs/test_norm": "layer_norm rms_norm",
+        "refs/test_norm": "layer_norm rms_norm weighted_rms_norm",
         "refs/test_sample": "arithmetic.exp64",
         "refs/test_swiglu": "swiglu_decode swiglu_prefill",
         "refs/test_unary": "leaky_relu mem_copy",
@@ -77,6 +87,7 @@ TABLE: dict[str, dict[str, str]] = {
         "refs/test_user": "_catalogue _registered",
     },
     "replaying": {
+        "model/test_notebook": "frames",
         "replaying/redispatch/test_parts": (
             "redispatch.attempt_log redispatch.binaries redispatch.memory redispatch.outcome redispatch.repetition"
         ),
@@ -84,6 +95,7 @@ TABLE: dict[str, dict[str, str]] = {
         "replaying/test_replay": "judge outcome replay_report replayer table",
     },
     "report": {
+        "cli/test_oracle": "oracle",
         "diverge/test_attribution": "attribution",
         "diverge/test_bisect": "divergence",
         "snapshot/test_notes": "step_view",
@@ -94,10 +106,11 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/kernels/test_attention": "kernels.gqa kernels.mha",
         "simulator/kernels/test_conv_dual": "kernels.conv kernels.dual_gemv",
         "simulator/kernels/test_elementwise": "kernels._base",
+        "simulator/kernels/test_fused": "kernels.flowkv kernels.pointwise",
         "simulator/kernels/test_gemm": "kernels.bfp16",
         "simulator/kernels/test_sample_emit": "kernels.emit kernels.sample",
         "simulator/test_callable": "device errors kernel operators",
-        "simulator/test_faults": "faults.kind faults.kinds faults.outputs faults.runtime",
+        "simulator/test_faults": "faults.catalogue faults.kind faults.outputs faults.runtime",
         "simulator/test_tensor": "memory",
         "simulator/workloads/test_llama": "workloads.llama_config",
         "simulator/workloads/test_llama_prompt": "workloads.llama_prefill",
@@ -106,6 +119,7 @@ TABLE: dict[str, dict[str, str]] = {
         "simulator/workloads/test_op": "workloads.draws",
     },
     "snapshot": {
+        "model/test_notebook": "frames",
         "snapshot/seal/test_subset": "binaries",
     },
     "sources": {

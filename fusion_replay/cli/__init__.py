@@ -22,6 +22,7 @@ from fusion_replay.cli.terminal import Terminal, verbosity_options
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.model.text import one_line, shell
 from fusion_replay.refs import plugins
+from fusion_replay.system import platform
 
 PROGRAM = "fusion-replay"
 
@@ -31,6 +32,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "replay": ("fusion_replay.cli.replay", "Judge every recorded step against its reference."),
     "diff": ("fusion_replay.cli.diff", "What differs between two recordings, what first, where it went."),
     "bisect": ("fusion_replay.cli.bisect", "Which step introduced the error of the final output."),
+    "oracle": (
+        "fusion_replay.cli.oracle",
+        "A framework model's tensors, to judge a runlist by.",
+    ),
     "show": ("fusion_replay.cli.show", "What a snapshot holds: steps, arrays, provenance, losses."),
     "export": ("fusion_replay.cli.export", "Recorded steps as a file of another kind."),
     "fsck": ("fusion_replay.cli.fsck", "Check a snapshot's integrity; recover a recording that was killed."),
@@ -41,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 INTERRUPTED = 128 + signal.SIGINT
-PIPE_CLOSED = 128 + signal.SIGPIPE
+PIPE_CLOSED = 128 + platform.SIGPIPE
 BUG = 70  # EX_SOFTWARE of sysexits.h: distinct from 1, which means mismatch
 
 
@@ -75,7 +80,16 @@ class _Verbs(click.Group):
     cls=_Verbs,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 right, 1 mismatch, 2 usage, 3 no usable snapshot, 4 something needed is missing.",
+    epilog="""Exit status: 0 right, 1 mismatch, 2 usage, 3 no usable snapshot, 4 something needed is missing.
+
+    \b
+    Examples:
+      fusion-replay record python app.py
+      fusion-replay replay app-001.h5
+
+    \b
+    Completion in bash (zsh_source and fish_source for the others):
+      _FUSION_REPLAY_COMPLETE=bash_source fusion-replay >> ~/.bashrc""",
 )
 @click.version_option(__version__, message=f"{PROGRAM} %(version)s")
 @verbosity_options
@@ -111,8 +125,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
-    except SystemExit:  # click's answer to a pipe that was closed, whose 1 would mean mismatch here
-        return PIPE_CLOSED
+    except SystemExit as error:
+        if f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE" in os.environ:  # the shell asks, and click has answered
+            return error.code if isinstance(error.code, int) else 0
+        return PIPE_CLOSED  # click's answer to a pipe that was closed, whose 1 would mean mismatch here
     except BrokenPipeError:  # the same, found while flushing
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains again while it shuts down
         return PIPE_CLOSED
@@ -126,8 +142,12 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"internal error, {type(error).__name__}: {error}; this is a bug in {PROGRAM}: {again}", BUG)
 
 
+_MEANT = {"list": "show", "ls": "show", "info": "show", "inspect": "show", "compare": "diff", "run": "record"}
+"""Verbs of other tools, and what they are here."""
+
+
 def _no_verb(word: str) -> str:
-    near = difflib.get_close_matches(word, VERBS)
+    near = [_MEANT[word]] if word in _MEANT else difflib.get_close_matches(word, VERBS)
     if os.path.isfile(word):
         return f"{word} is a file, no verb; look at it with: {shell([PROGRAM, 'show', word])}"
     return f"no verb {word!r}; {'nearest' if near else 'verbs'}: {', '.join(near or VERBS)}"

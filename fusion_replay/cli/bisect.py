@@ -9,16 +9,25 @@ from typing import Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 
+@examples("bisect decode.h5", "bisect --run './record.sh' --against good.h5")
 @click.command("bisect")
 @click.argument("file", metavar="[F]", required=False)
 @click.option(
     "--invocation", type=click.IntRange(min=0), metavar="N", help="Whose output.  [default: the last complete one]"
 )
-@click.option("--output", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
+@click.option("--buffer", metavar="NAME", help="One output buffer.  [default: all of the sequence's]")
 @click.option(
     "--metric",
     type=click.Choice(["rel_l2", "max_abs"]),
@@ -39,9 +48,18 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
     metavar="S",
     help="With --run: a try that takes longer is killed and can't be judged.",
 )
+@click.option(
+    "--fused",
+    metavar="WHERE",
+    help="The fused sequence of F's steps: FILE.py:NAME or MODULE:NAME, or a recording of a fused workload.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), metavar="N", help="With --fused: dispatches of a window.  [default: 10]"
+)
 @click.option("--journal", metavar="FILE", help="Kept until it is done.  [default: F.bisect, GOLD.bisect]")
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     file: str | None, run: str | None, against: str | None, versions: str | None, timeout: float | None, **given: Any
@@ -54,9 +72,20 @@ def command(
     it does not, 125 when that can't be judged. With --versions LIST the search over versions is driven here: exit 1
     when there is a bad one, 0 when there is none, 4 when none could be judged.
 
+    With --fused WHERE, on the machine with the NPU: which step, and which smallest window of steps, is wrong only when
+    it is fused. Windows of the runlist are compiled and dispatched on what F recorded of separate dispatch. WHERE names
+    the sequence, or a function without arguments that gives it. Exit 0 when the fusion is right, 1 when it is not.
+
     Either search goes on where it was killed; a version whose try never ended is skipped.
     """
+    given["output"] = given.pop("buffer")
     steps = {k: given[k] for k in ("invocation", "output", "metric", "reference", "weights") if given[k] is not None}
+    if given["fused"] is not None:
+        if file is None or run or against or versions or timeout:
+            raise UsageError("bisect --fused: expected a recording F of separate dispatch; see: bisect --help")
+        return _fused(file, given["fused"], given, Terminal(given["as_json"]))
+    if given["repeats"] is not None:
+        raise UsageError("bisect --repeats: goes with --fused")
     if run is None:
         if file is None or against or versions or timeout:
             raise UsageError("bisect: expected a recording F, or --run CMD with --against GOLD; see: bisect --help")
@@ -82,14 +111,15 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
         out.notes(snapshot.notes)
         with Progress("bisecting", quiet=out.quiet) as progress:
             found = bisect(snapshot, journal=Path(journal or f"{file}.bisect"), progress=progress, **options)
+            progress.stage("looking for causes")
+            why = None
+            if found.step is not None and not found.step:
+                why = explain_step(snapshot, found.step, options.get("reference", "auto"))
         last = len(snapshot.invocations) - 1
         if "invocation" not in options and found.invocation != last:
             out.note(
                 f"invocation {last} did not complete; the output of {found.invocation}, the last that did, is judged"
             )
-        why = None
-        if found.step is not None and not found.step:
-            why = explain_step(snapshot, found.step, options.get("reference", "auto"))
     if out.as_json:
         *evaluations, answer = found.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
@@ -100,6 +130,33 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
         out.report(layout(found, why))
     next_ = None if found.step is None else command_line("show", file, found.step.address)
     out.close(not found, next=next_)
+    return MismatchError.exit_code if found else 0
+
+
+def _fused(file: str, where: str, given: dict[str, Any], out: Terminal) -> int:
+    from fusion_replay.cli.fused_sequence import find_sequence
+    from fusion_replay.diverge.bisect_fused import REPEATS, bisect_fused
+    from fusion_replay.model.text import wrap
+    from fusion_replay.snapshot import open_snapshot
+
+    with open_snapshot(file, weights=given["weights"]) as snapshot:
+        out.notes(snapshot.notes)
+        found = bisect_fused(
+            find_sequence(where),
+            snapshot,
+            invocation=given["invocation"],
+            repeats=given["repeats"] or REPEATS,
+            journal=Path(given["journal"] or f"{file}.bisect-fused"),
+            told=out.note,
+        )
+    if out.as_json:
+        out.records([{"type": "fused", **found.to_dict()}])
+    out.report(
+        "\n".join([*wrap(found.sentence, ""), *(x for t in (*found.besides, found.figures) for x in wrap(t, "  "))])
+    )
+    out.close(
+        not found, next=None if found.step is None else command_line("show", file, f"{found.invocation}:{found.step}")
+    )
     return MismatchError.exit_code if found else 0
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ import click
 
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.record import counting_steps, describe
-from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, verbosity_options
 from fusion_replay.errors import MismatchError
+from fusion_replay.export.target import output
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import StepDescription
@@ -23,21 +25,25 @@ VICTIM = "W_attn_output_decode_1"  # the step that reads this buffer is the one 
 KIND = "shift"
 
 
+@examples("demo", "demo --app")
 @click.command("demo")
-@click.option("-o", "--output", metavar="F", default="demo.h5", help="The snapshot to write.  [default: demo.h5]")
+@click.option("-o", "--output", "target", metavar="F", help="The file to write.  [default: demo.h5, app.py]")
+@click.option("--app", is_flag=True, help="Write a program instead that stands in for yours, to record python app.py.")
 @click.option(
     "--if-exists",
     type=click.Choice(["error", "replace", "number"]),
-    default="number",
-    help="What to do about an existing F.  [default: number]",
+    help="What to do about an existing file.  [default: number; with --app: error]",
 )
 @verbosity_options
-def command(output: str, if_exists: IfExists) -> int:
+def command(target: str | None, app: bool, if_exists: IfExists | None) -> int:
     """Record a small llama decode with one fault inside, replay the recording, find the fault.
 
     Exit 0 when replay names the very step that was broken, 1 when it does not.
     """
     out = Terminal()
+    if app:
+        return _write_app(Path(target or "app.py"), if_exists or "error", out)
+    target = target or "demo.h5"
     out.say("A llama decode on the software NPU, as it should be:")
     good = _build()
     out.say(f"  {good.describe()}")
@@ -48,9 +54,9 @@ def command(output: str, if_exists: IfExists) -> int:
     address = f"{good.invocations - 1}:{victim.index}"
     fault = f"{address}:{KIND}"
     out.report(f"\nThe same decode with one fault inside ({fault}, as in {_report_of(KIND)}), recorded:")
-    typed = command_line("record", "--workload", "llama-decode", "--sim", DEVICE, "--fault", fault, "-o", output)
+    typed = command_line("record", "--workload", "llama-decode", "--sim", DEVICE, "--fault", fault, "-o", target)
     out.say(f"  $ {typed}")
-    path, bad_tokens = _record(_build(fault), Path(output), if_exists, out)
+    path, bad_tokens = _record(_build(fault), Path(target), if_exists or "number", out)
     out.say(f"  tokens {bad_tokens}, although every step reported success")
 
     out.report("\nReplay knows nothing but that file, and judges every step on the inputs it really had:")
@@ -64,6 +70,18 @@ def command(output: str, if_exists: IfExists) -> int:
     for words in (("show", path, address), ("show", path, "--buffer", victim.operands[-1].buffer), ("operators",)):
         out.say(f"  {command_line(*words)}")
     out.close(True, next=command_line("show", path, address))
+    return 0
+
+
+def _write_app(path: Path, if_exists: IfExists, out: Terminal) -> int:
+    """The program, which needs neither IRON nor an NPU."""
+    program = files(__package__).joinpath("app.py.txt").read_bytes()
+    if not (path.is_file() and path.read_bytes() == program):  # typed twice it is no other
+        with output(path, if_exists) as written:
+            written.part.write_bytes(program)
+        path = written.path
+    out.say(f"{path}: a block of three operators, called three times on the software NPU, and one step goes wrong")
+    out.next(command_line("record", "python", path))
     return 0
 
 
@@ -84,7 +102,7 @@ def _victim(run: Run) -> StepDescription:
 
 def _report_of(kind: str) -> str:
     """The bug report that the fault is modelled on."""
-    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.catalogue import KINDS
 
     return str(KINDS[kind].report)
 

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
+    from fusion_replay.snapshot import Snapshot
 
 
+@examples("diff good.h5 bad.h5", "diff decode.h5@0 decode.h5@1")
 @click.command("diff")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
@@ -33,17 +43,20 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     a: str, b: str, invocation: int | None, every: bool, weights: str | None, as_json: bool, **options: Any
 ) -> int:
     """What differs in B against A: two tokens, two boxes, two toolchains, before and after.
 
-    F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Exit 0 where
+    F@N is invocation N of F alone, so that decode.h5@0 decode.h5@1 compares two tokens of one recording. Where A is a
+    recording of steps and B one of whole calls of the same sequence, fused dispatch is held against them. Exit 0 where
     nothing differs or all of it lies inside the tolerance, 1 on a mismatch, 4 where something could not be decided.
     """
     from fusion_replay.diverge.diff import diff, split_invocation
     from fusion_replay.diverge.explain import explain_diff
+    from fusion_replay.diverge.fusion_diff import is_fused_pair
     from fusion_replay.snapshot import Snapshot, open_snapshot
 
     out = Terminal(as_json)
@@ -55,10 +68,15 @@ def command(
             snapshots.append(stack.enter_context(open_snapshot(file, weights=weights)))
             numbers.append(invocation if number is None else number)
             out.notes(snapshots[-1].notes)
+        if is_fused_pair(snapshots[0], snapshots[1]):
+            return _fused(snapshots[0], snapshots[1], out)
+        if is_fused_pair(snapshots[1], snapshots[0]):
+            return _fused(snapshots[1], snapshots[0], out)
         with Progress("comparing", quiet=out.quiet) as progress:
             pair = numbers[0], numbers[1]
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
-        why = explain_diff(report, snapshots[0], snapshots[1])
+            progress.stage("looking for causes")
+            why = explain_diff(report, snapshots[0], snapshots[1])
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]
@@ -69,6 +87,23 @@ def command(
     also = "" if report.equal or status else "all differences lie inside the tolerance"
     out.close(status == 0, also=also, next=_next(split_invocation(a)[0], split_invocation(b)[0], report))
     return status
+
+
+def _fused(a: Snapshot, b: Snapshot, out: Terminal) -> int:
+    from fusion_replay.diverge.fusion_diff import diff_fused
+    from fusion_replay.model.text import wrap
+
+    with Progress("comparing", quiet=out.quiet) as progress:
+        report = diff_fused(a, b, progress=progress)
+    if out.as_json:
+        out.records(list(report.records()))
+    lines = [*wrap(report.sentence, ""), *(line for text in report.besides for line in wrap(text, "  "))]
+    out.report("\n".join(lines))
+    if report.kind == "inputs differ":
+        out.close(False, also="nothing was compared")
+        return MissingError.exit_code
+    out.close(bool(report), next=None if report else command_line("bisect", a.path, "--fused", b.path))
+    return 0 if report else MismatchError.exit_code
 
 
 def exit_status(report: DiffReport) -> int:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.report.text import table
 from fusion_replay.sources import provenance
 from fusion_replay.system import processes
@@ -31,9 +31,12 @@ ALLOWS = "iron allows"
 CORE = ("numpy", "ml_dtypes", "h5py", "zstandard", "xxhash", "array-api-compat", "click", "rich")
 EXTRAS = {
     "hdf5plugin": ("hdf5", "plain h5py reads snapshots; export --as plain-h5 --compression zstd"),
-    "torch": ("torch", ".torch(), replay --array torch and cuda"),
+    "torch": ("torch", ".torch(), replay --array torch and cuda, oracles from torch models"),
     "tokenizers": ("minilm", "real text for the minilm workload"),
-    "safetensors": ("minilm", "real weights for the minilm workload"),
+    "safetensors": ("oracle", "oracle files; real weights for the minilm workload"),
+    "onnxruntime": ("onnx", "oracles from ONNX models"),
+    "pandas": ("tables", "to_dataframe() of snapshots and reports"),
+    "matplotlib": ("plot", "plot() of tensors, steps and reports"),
 }
 """Packages that are not needed: the extra that brings each, and what it gives."""
 
@@ -52,6 +55,7 @@ class Check:
     fix: str = ""
 
 
+@examples("doctor", "doctor --json")
 @click.command("doctor")
 @json_option
 @verbosity_options

@@ -8,16 +8,26 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, program, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    program,
+    step_option,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.model.text import shell
 
 if TYPE_CHECKING:
     from fusion_replay.export import ExportReport
 
 
+@examples("export decode.h5 --step 1:69 --issue", "export decode.h5 --invocation 1 --as safetensors")
 @click.command("export")
 @click.argument("file", metavar="F")
-@click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
+@step_option
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
 @click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
@@ -26,15 +36,19 @@ if TYPE_CHECKING:
     "--as", "as_", metavar="FORMAT", default="h5", help="h5, plain-h5, npz, safetensors, jsonl or xrt.  [default: h5]"
 )
 @click.option("--issue", is_flag=True, help="With one --step: a folder for a bug report, redacted.")
-@click.option("--with-weights", is_flag=True, help="--issue: keep the contents of weights.")
+@click.option(
+    "--with-weights/--no-weights",
+    default=None,
+    help="--issue: contents of all weights, or of none.  [default: the step's own, up to 16 MiB]",
+)
 @click.option("-o", "--output", "path", metavar="OUT", help="The file to write.  [default: named after F, here]")
 @click.option("--compression", metavar="NAME", help="plain-h5: gzip, zstd, none; npz: none, deflate.")
+@click.option("--float32", is_flag=True, help="plain-h5: bfloat16 as float32, for viewers that know no bfloat16.")
 @click.option("--skip-missing", is_flag=True, help="Leave out arrays of which only digests were kept.")
 @click.option(
     "--if-exists",
     type=click.Choice(["error", "replace", "number"]),
-    default="error",
-    help="What to do where OUT exists.  [default: error]",
+    help="What to do where OUT exists.  [default: error; without -o, number]",
 )
 @weights_option
 @json_option

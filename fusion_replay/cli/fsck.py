@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options, weights_option
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot.fsck import FsckReport
 
 
+@examples("fsck decode.h5", "fsck --recover decode.h5")
 @click.command("fsck")
 @click.argument("file", metavar="F")
 @click.option("--recover", is_flag=True, help="Seal a killed recording (F or its journal) as F.")
@@ -25,7 +27,8 @@ def command(file: str, recover: bool, weights: str | None, as_json: bool) -> int
     from fusion_replay.snapshot.fsck import recover as seal
 
     out = Terminal(as_json)
-    report = seal(file) if recover else check(file, weights=weights)
+    with Progress("recovering" if recover else "checking", quiet=out.quiet):
+        report = seal(file) if recover else check(file, weights=weights)
     if as_json:
         from fusion_replay.report.jsonl import encode
 
@@ -37,5 +40,5 @@ def command(file: str, recover: bool, weights: str | None, as_json: bool) -> int
 
 def _next(file: str, report: FsckReport) -> str | None:
     if report.ok:
-        return command_line("replay", report.path)
+        return command_line("replay" if report.tensors or not report.steps else "show", report.path)
     return command_line("fsck", "--recover", file.removesuffix(".journal")) if report.recoverable else None

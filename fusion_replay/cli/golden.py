@@ -12,7 +12,7 @@ import click
 from fusion_replay.cli.golden_review import accept, default_folder, lint, reject, review
 from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, human_bytes
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _FAILURES_SHOWN = 20
 
 
+@examples("golden add gelu.h5 --dir goldens", "golden check goldens")
 @click.group("golden")
 @verbosity_options
 def command() -> None:
@@ -30,6 +31,7 @@ def command() -> None:
     its contents, NAME.h5, beside it or elsewhere. [tool.fusion-replay] golden-dir says where they live."""
 
 
+@examples("golden add gelu.h5 --dir goldens", 'golden add run.h5 --command "python app.py"')
 @click.command("add")
 @click.argument("file", metavar="F", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="Of the golden.  [default: that of F]")
@@ -68,15 +70,17 @@ def add_(
     folder = default_folder() if folder is None else folder
     parsed = [tolerances.parse(text) for text in limits]
     out = Terminal()
-    path, golden = add(
-        file, folder, name=name, thin=thin, tolerances=parsed, recipe=recipe, accept_mismatch=accept_mismatch
-    )
+    with Progress("judging", quiet=out.quiet):
+        path, golden = add(
+            file, folder, name=name, thin=thin, tolerances=parsed, recipe=recipe, accept_mismatch=accept_mismatch
+        )
     kept = "thin" if golden.contents is None else human_bytes(golden.contents.size)
     out.say(f"{path}: {count(len(golden.steps), 'step')}, {kept}, {in_a_few_words(golden.recipe)}")
     out.close(True, next=command_line("golden", "check", folder))
     return 0
 
 
+@examples("golden check goldens", "golden check goldens --on sim --write-new")
 @click.command("check")
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @click.option("--filter", "only", metavar="PATTERN", help="Only these goldens: npu1-*, or a part of the name.")

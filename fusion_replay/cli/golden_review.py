@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.progress import Progress
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.errors import FusionReplayError, MismatchError, SnapshotError, UsageError
 from fusion_replay.report.text import count, human_bytes
 
@@ -27,6 +28,7 @@ _into = click.option("--into", metavar="DIR", type=click.Path(path_type=Path), h
 _why = click.option("--accept-mismatch", metavar="WHY", default="", help="Accept mismatches, for this reason.")
 
 
+@examples("golden review goldens", "golden review new --into goldens")
 @click.command("review")
 @_folder
 @_into
@@ -69,6 +71,7 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
     return MismatchError.exit_code if left else 0
 
 
+@examples("golden accept gelu --dir goldens", "golden accept --all --dir goldens")
 @click.command("accept")
 @_names
 @_every
@@ -91,6 +94,7 @@ def accept(names: tuple[str, ...], every: bool, folder: Path | None, into: Path 
     return 0
 
 
+@examples("golden reject gelu --dir goldens", "golden reject --all --dir goldens")
 @click.command("reject")
 @_names
 @_every
@@ -112,6 +116,7 @@ def reject(names: tuple[str, ...], every: bool, folder: Path | None) -> int:
     return 0
 
 
+@examples("golden lint goldens", "golden lint goldens --allow large")
 @click.command("lint")
 @_folder
 @click.option("--allow", metavar="KIND", multiple=True, help="Let this kind of finding pass; repeatable.")
@@ -130,7 +135,8 @@ def lint(folder: Path | None, allow: tuple[str, ...], as_json: bool) -> int:
     if unknown := [k for k in allow if k not in KINDS]:
         raise UsageError(f"golden lint --allow {unknown[0]}: expected one of {', '.join(KINDS)}")
     out = Terminal(as_json)
-    report = look(default_folder() if folder is None else folder)
+    with Progress("looking", quiet=out.quiet):
+        report = look(default_folder() if folder is None else folder)
     report = replace(report, problems=tuple(p for p in report.problems if p.kind not in allow))
     if as_json:
         out.records(report.records())

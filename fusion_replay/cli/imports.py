@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from fusion_replay.cli.terminal import IMPORTED
 from fusion_replay.refs import plugins
 
 
@@ -59,5 +60,6 @@ def _skip(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def _load(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    ctx.meta[IMPORTED] = value
     for where in value:
         plugins.load(where)

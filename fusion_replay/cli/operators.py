@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.errors import UsageError
 from fusion_replay.report.text import count, table
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LIMITS = ("tolerance npu1", "npu2")
 
 
+@examples("operators GEMV", "operators --new MyOp > my_op.py")
 @click.command("operators")
 @click.argument("name", required=False)
 @click.option("--new", metavar="NAME", help="Print a Python file that declares operator NAME, to fill in and import.")
@@ -32,10 +33,10 @@ def command(name: str | None, new: str | None, recording: str | None, as_json: b
         return _new(new, recording, also=name or as_json)
     if recording is not None:
         raise UsageError("operators: --from fills in what --new NAME prints; add --new")
-    from fusion_replay.refs import find, specs
+    from fusion_replay.refs import meant, specs
 
     out = Terminal(as_json)
-    chosen = [find(name)] if name else list(specs())
+    chosen = [meant(name)] if name else list(specs())
     if as_json:
         from fusion_replay.report.jsonl import encode
 

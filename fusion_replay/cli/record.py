@@ -15,11 +15,12 @@ import click
 from fusion_replay.cli.imports import load_named
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.record_options import recording_options, take_typed, usable
-from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
+from fusion_replay.cli.terminal import Terminal, command_line, examples, verbosity_options
 from fusion_replay.errors import FusionReplayError, MissingError, SnapshotError, TargetExistsError, UsageError
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
-from fusion_replay.report.text import count, human_bytes, human_seconds, one_line
+from fusion_replay.report.text import count, human_bytes, human_seconds, one_line, table
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.model.runlist import SequenceDescription, StepDescription
@@ -96,6 +97,7 @@ def _click_option(o: WorkloadOption) -> click.Option:
     )
 
 
+@examples("record python app.py", "record -o decode.h5 --workload llama-decode --sim npu2 --fault 1:69:shift")
 @click.command("record", cls=_RecordCommand, context_settings={"allow_interspersed_args": False})
 @click.option("--workload", metavar="NAME", help="llama, llama-decode, minilm, or op:NAME for one operator.")
 @click.option("--sim", metavar="npu1|npu2", type=click.Choice(["npu1", "npu2"]), help="Which software NPU runs it.")
@@ -105,6 +107,7 @@ def _click_option(o: WorkloadOption) -> click.Option:
     multiple=True,
     help="Inject ADDRESS-OR-OPERATOR:KIND[:ARGS], e.g. 1:17:zeros or GEMV:shift; may be repeated.",
 )
+@click.option("--list", "listed", is_flag=True, help="List workloads, operators and kinds of faults.")
 @click.option("--matrix", is_flag=True, help="Make the goldens of IRON's CI matrix again, into the folder -o names.")
 @click.option("--device", type=click.Choice(["npu1", "npu2"]), help="With --matrix: only what ran on this device.")
 @click.option("--only", metavar="CASE", help="With --matrix: one case, or all of an operator such as rms_norm.")
@@ -115,6 +118,7 @@ def command(
     workload: str | None,
     sim: str | None,
     fault: tuple[str, ...],
+    listed: bool,
     matrix: bool,
     device: str | None,
     only: str | None,
@@ -128,11 +132,15 @@ def command(
     The program's output, arguments and folder stay its own, its non-zero exit status or signal is passed on. Where
     it ends with 0 and nothing could be recorded the exit status is 4, and the reason is told. Where to record can be
     given by the environment too, FUSION_REPLAY_OUT and _IF_EXISTS, and what a program is recorded with: _SEPARATE,
-    _WHOLE_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING, _MAX_BYTES,
-    _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _REFERENCE_BUDGET, _BINARIES,
-    _WEIGHTS_IN, _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
+    _WHOLE_CALLS, _REPEAT_CALLS, _STEP_TIMEOUT, _SLOW_AFTER, _LEVEL, _OP, _STEP, _BUFFER, _INVOCATION, _ONLY_MATCHING,
+    _MAX_BYTES, _MAX_STEPS, _MAX_INVOCATIONS, _KEEP, _AGAINST, _VERIFY_STATIC, _WITH_REFERENCE, _REFERENCE_BUDGET,
+    _BINARIES, _WEIGHTS_IN, _NO_WEIGHTS, and _ON_ERROR (warn or raise). Options that are typed win.
     """
     typed = take_typed(options)
+    if listed:
+        if program or workload or sim or fault or matrix or typed:
+            raise UsageError("record --list: takes nothing else; leave the other options out")
+        return _list(Terminal())
     if "weights_in" in typed and "no_weights" in typed:
         raise UsageError(f"record --weights-in {typed['weights_in']}: goes without --no-weights; leave out one of them")
     if matrix:
@@ -149,16 +157,23 @@ def command(
             raise UsageError(f"record --workload {workload}: unexpected argument {program[0]!r}")
         if sim or fault:
             raise UsageError("record: --sim and --fault are for --workload NAME; a program runs on what it chooses")
+        if reason := platform.records_programs():
+            raise MissingError(f"record PROGRAM: {reason}; its arrays can be recorded anywhere: fr.record() in Python")
         from fusion_replay.cli.record_program import record_program
 
         return record_program(program, Options.from_environ(os.environ, **typed))
     if "separate" in typed or "whole_calls" in typed:
         option = "--separate" if "separate" in typed else "--whole-calls"
-        raise UsageError(f"record: {option} is for programs; the software NPU always dispatches separately")
+        raise UsageError(f"record: {option} is for programs; a workload that can be fused takes --dispatch fused")
     if "binaries" in typed:
         raise UsageError("record: --no-binaries is for programs; the software NPU runs no binaries")
     where = Options.from_environ({name: value for name, value in os.environ.items() if name in _WHERE})
     chosen = Options.of(**{"out": where.out, "if_exists": where.if_exists, **typed})
+    if workload is None and sim is None and not fault:
+        raise UsageError(
+            "record: what is to be recorded is missing; a program: record python app.py, or a workload on the software "
+            "NPU: record --workload llama-decode --sim npu2; record --list names workloads and faults"
+        )
     if workload is None or sim is None:
         from fusion_replay.simulator.workloads import names
 
@@ -170,8 +185,26 @@ def command(
         raise TargetExistsError(f"{target} exists already; add --if-exists replace or number, or give another -o")
     _ = usable(chosen.against)
     given = {name: value for name, value in options.items() if value is not None and value != ()}
+    if given.get("dispatch") == "fused":
+        chosen = replace(chosen, whole_calls=True)
     recipe = {"workload": workload, "device": sim, "faults": list(fault), "options": given}
     return _record(_build(workload, sim, fault, given), target, chosen, Terminal(), recipe)
+
+
+def _list(out: Terminal) -> int:
+    """What ``--workload`` and ``--fault`` take, a line each with where it comes from."""
+    from fusion_replay.simulator.faults.catalogue import KINDS
+    from fusion_replay.simulator.workloads import find, names
+    from fusion_replay.simulator.workloads.op import DEFAULTS
+
+    known = [name for name in names() if ":" not in name]
+    out.say("workloads (--workload NAME --sim npu1|npu2; their options: --workload NAME --help)")
+    rows = [[name, find(name).summary] for name in known]
+    out.report(table([*rows, ["op:NAME", f"one operator: {', '.join(sorted(DEFAULTS))}"]]))
+    out.say("faults (--fault 1:69:KIND at a step, --fault GEMV:KIND at an operator)")
+    out.report(table([kind.name + kind.usage, kind.summary, kind.report] for kind in KINDS.values()))
+    out.next(command_line("record", "--workload", known[1], "--sim", "npu2", "--fault", "1:69:shift"))
+    return 0
 
 
 def _build(workload: str, sim: str, faults: Sequence[str], options: dict[str, Any]) -> Run:
@@ -198,9 +231,9 @@ def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Map
     if failure is None:
         for name, value in run.result().items():
             out.say(f"{name}: {_brief(value)}")
-        for callable_ in run.callables:
-            for reason, types in callable_.exact_kinds.items():
-                out.say(f"may match to the bit: {', '.join(types)}: {reason}")
+        if out.verbosity > 0:
+            exact = [f"{', '.join(t)} ({why})" for c in run.callables for why, t in c.exact_kinds.items()]
+            out.say(f"may match to the bit: {'; '.join(exact) or 'nothing'}")
     else:
         what = f"the recorded run failed: {type(failure).__name__}: {failure}"
         out.error("interrupted" if isinstance(failure, KeyboardInterrupt) else what)
@@ -219,7 +252,7 @@ def _record(run: Run, target: Path, options: Options, out: Terminal, recipe: Map
         said.insert(0, str(report.deviating))
     if isinstance(failure, KeyboardInterrupt):
         said.insert(0, f"sealed {report.path}")
-    next_ = _next(report, options.against) if failure is None else command_line("show", report.path)
+    next_ = _next(report, options) if failure is None else command_line("show", report.path)
     out.close(failure is None and report.steps > 0, also="; ".join(said), next=next_)
     return status or (0 if report.steps else MissingError.exit_code)
 
@@ -254,11 +287,12 @@ def _status(failure: BaseException | None) -> int:
     return INTERRUPTED if isinstance(failure, KeyboardInterrupt) else int(failure is not None)
 
 
-def _next(report: WriteReport, against: str | None) -> str:
+def _next(report: WriteReport, options: Options) -> str:
     """What to type next: contents are compared, or judged, where there are any."""
     found = report.deviating
-    if found is not None and not found.kept:
+    if (found is not None and not found.kept) or options.level == "digest":
         return command_line("show", report.path)
+    against = options.against
     return command_line("diff", against, report.path) if against else command_line("replay", report.path)
 
 

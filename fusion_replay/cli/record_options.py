@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from fusion_replay.recording.option import Option
+from fusion_replay.recording.option_declaration import Option
 from fusion_replay.recording.options import options
 
 

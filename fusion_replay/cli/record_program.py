@@ -32,7 +32,7 @@ from fusion_replay.cli.terminal import Terminal, command_line
 from fusion_replay.errors import FusionReplayError, MissingError, TargetExistsError, UsageError
 from fusion_replay.recording import child_log
 from fusion_replay.recording.child_log import Process
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.recording.options import options as all_options
 from fusion_replay.report.text import count, one_line
@@ -58,7 +58,7 @@ def record_program(words: Sequence[str], options: Options) -> int:
         log.touch()
         status = _run([program, *words[1:]], _environment(replace(options, child_log=str(log))))
         processes = [_sealed(process) for process in child_log.read(log)]
-    return _report(processes, status, words, out)
+    return _report(processes, status, words, options, out)
 
 
 def _find(words: Sequence[str]) -> str:
@@ -179,7 +179,7 @@ def _sealed(process: Process) -> Process:
     return replace(process, path=found.path, report=report)
 
 
-def _report(processes: Sequence[Process], status: int, words: Sequence[str], out: Terminal) -> int:
+def _report(processes: Sequence[Process], status: int, words: Sequence[str], options: Options, out: Terminal) -> int:
     written = [p for p in processes if p.report is not None and p.report["steps"]]
     steps = sum(p.report["steps"] for p in written if p.report is not None)
     invocations = sum(p.report["invocations"] for p in written if p.report is not None)
@@ -204,7 +204,7 @@ def _report(processes: Sequence[Process], status: int, words: Sequence[str], out
     if not steps and status >= 0:
         also += f" {_why_nothing(processes, words)}"
     ended = _ending(status)
-    next_ = _next(written[0].report) if written and written[0].report is not None else None
+    next_ = _next(written[0].report, options) if written and written[0].report is not None else None
     out.close(status == 0 and steps > 0 and unmatched is None, also=f"{ended}{one_line(also)}", next=next_)
     if status < 0:
         _end_like(-status)
@@ -218,9 +218,10 @@ def _found(process: Process) -> str:
     return str(((process.report or {}).get("deviating") or {}).get("sentence", ""))
 
 
-def _next(report: Mapping[str, Any]) -> str:
+def _next(report: Mapping[str, Any], options: Options) -> str:
     found = report.get("deviating")
     nothing = found is not None and not (found["deviating"] or found["alone"] or found["unjudged"])
+    nothing |= options.level == "digest"
     return command_line("show" if nothing else "replay", _shown(report["path"]))
 
 

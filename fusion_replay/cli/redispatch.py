@@ -15,7 +15,7 @@ from fusion_replay.model.text import wrap
 if TYPE_CHECKING:
     from fusion_replay.replaying.redispatch.run import RedispatchReport
 
-_JUDGING = ("mode", "array", "fail_fast", "workers", "cache_bytes")
+_JUDGING = ("mode", "array", "fail_fast", "workers", "cache_bytes", "rtol", "atol", "failed")
 
 
 def options(function: Any) -> Any:

@@ -10,15 +10,28 @@ import click
 
 from fusion_replay.cli import page, redispatch
 from fusion_replay.cli.progress import Progress
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import (
+    Size,
+    Terminal,
+    command_line,
+    examples,
+    json_option,
+    report_options,
+    step_option,
+    verbosity_options,
+    weights_option,
+)
 from fusion_replay.errors import MismatchError, MissingError, NothingComparedError, UsageError
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.replaying.models import KernelModel
     from fusion_replay.replaying.replay_report import ReplayReport
+    from fusion_replay.snapshot import Snapshot
 
 
+@examples("replay decode.h5", "replay decode.h5 --op GEMV --step 1:60-79 --failed")
 @click.command("replay")
 @click.argument("file", metavar="F")
 @click.option(
@@ -39,15 +52,20 @@ if TYPE_CHECKING:
     default="auto",
     help="auto, bound, tolerance, iron-compare, iron-test, aie-verify or strict.",
 )
-@click.option("--step", "steps", metavar="ADDRESS", multiple=True, help="Only this step (e.g. 3:412); repeatable.")
+@click.option("--rtol", metavar="[OP=]X", multiple=True, help="Relative limit, not the operators' own; repeatable.")
+@click.option("--atol", metavar="[OP=]X", multiple=True, help="Absolute limit, not the operators' own; repeatable.")
+@step_option
 @click.option("--op", metavar="TYPE", help="Only steps of this operator type.")
 @click.option("--buffer", metavar="NAME", help="Only steps that touch this buffer.")
 @click.option("--invocation", type=click.IntRange(min=0), metavar="N", help="Only this invocation.")
 @click.option("--all", "every", is_flag=True, help="One row per step.")
+@click.option("--failed", is_flag=True, help="One row per step that mismatches.")
 @click.option("--array", metavar="NAME", default="numpy", help="References compute on numpy, torch or cuda.")
 @click.option(
     "--attribute", is_flag=True, help="What each step introduced and inherited, and its share of the final error."
 )
+@click.option("--oracle", metavar="O", help="Against a framework model's tensors: is the runlist itself right?")
+@click.option("--map", "map_file", metavar="MAP.json", help="With --oracle: which tensor is which buffer.")
 @click.option("--models", is_flag=True, help="Which device model each kernel's steps fit, and which steps leave it.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option(
@@ -60,20 +78,24 @@ if TYPE_CHECKING:
 @click.option(
     "--cache",
     "cache_bytes",
-    type=click.IntRange(min=0),
-    metavar="BYTES",
-    help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512 MiB]",
+    type=Size(),
+    metavar="SIZE",
+    help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512MiB]",
 )
 @redispatch.options
 @page.html_options
 @weights_option
 @json_option
+@report_options
 @verbosity_options
 def command(
     file: str,
     every: bool,
+    failed: bool,
     attribute: bool,
     models: bool,
+    oracle: str | None,
+    map_file: str | None,
     as_json: bool,
     weights: str | None,
     steps: tuple[str, ...],
@@ -88,6 +110,16 @@ def command(
     """
     out = Terminal(as_json)
     budget = page.take(html, html_budget, "replay")
+    if map_file is not None and oracle is None:
+        raise UsageError("replay --map: says which tensor of an oracle is which buffer; give --oracle too")
+    if oracle is not None:
+        from fusion_replay.cli.replay_oracle import against_oracle
+
+        if redispatch.take(options):
+            raise UsageError("replay --oracle: judges a recording; leave --on out")
+        given = {"steps": steps, "attribute": attribute, "models": models, **options}
+        return against_oracle(file, oracle, map_file, every, weights, out, given)
+    options |= {name: _limits(name, options[name]) for name in ("rtol", "atol")}
     if again := redispatch.take(options):
         if attribute:
             raise UsageError("replay --attribute: judges a recording; leave --on out")
@@ -98,10 +130,11 @@ def command(
         from fusion_replay.cli.attribution import attribution
 
         return attribution(file, every, weights, out, {"steps": steps, **options}, html, budget)
-    from fusion_replay.replaying.worker_processes import cores, limit_threads
+    from fusion_replay.replaying.worker_processes import limit_threads
 
     if options["workers"] == 1:
-        limit_threads(max(1, cores() - 1))  # one core is for reading ahead
+        limit_threads(max(1, platform.cores() - 1))  # one core is for reading ahead
+    from fusion_replay.diverge.blame import blame
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
     from fusion_replay.replay import ReplayReport, replay
@@ -113,22 +146,18 @@ def command(
         try:
             with Progress("replaying", quiet=out.quiet) as progress:
                 report = replay(snapshot, steps=steps or None, progress=progress, **options)
+                progress.stage("looking for causes")
+                selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
+                found = () if selected else findings(snapshot)  # they are about the whole recording
+                why = explain_first(snapshot, report)
+                fits = _models(snapshot, steps, options) if models else ()
+                sequences = snapshot.sequences
         except NothingComparedError as error:
             out.error(str(error))
             if html is not None and isinstance(error.report, ReplayReport):
                 page.write(html, replay_page(snapshot, error.report, budget=budget), out)
             out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
-        selected = steps or any(options[name] is not None for name in ("op", "buffer", "invocation"))
-        found = () if selected else findings(snapshot)  # they are about the whole recording
-        why = explain_first(snapshot, report)
-        fits: tuple[KernelModel, ...] = ()
-        if models:
-            from fusion_replay.replaying.models import kernel_models
-            from fusion_replay.replaying.replayer import select
-
-            names = (options[name] for name in ("op", "buffer", "invocation"))
-            fits = kernel_models(select(snapshot, steps or None, *names))
         if html is not None:
             page.write(html, replay_page(snapshot, report, why=why, found=found, budget=budget), out)
     if as_json:
@@ -138,11 +167,37 @@ def command(
     else:
         from fusion_replay.report.terminal import besides, fitted, layout
 
-        told = layout(report, every=every, why=why), besides(found, agrees=not report.mismatches), fitted(fits)
+        told = [layout(report, every=every, failed=failed, why=why)]
+        told += [besides(found, agrees=not report.mismatches), fitted(fits)]
         out.report("\n".join(text for text in told if text))
+        if speaks := blame(report, why, found):
+            out.say(f"speaks for {speaks}")
     status = exit_status(report, found)
-    out.close(status == 0, also="; ".join(report.unfinished_lines), next=_next(file, report, found, steps))
+    next_, also = _next(file, report, found, steps), [*report.unfinished_lines]
+    if next_ is None and status == 0 and not selected and any(len(s.steps) > 1 for s in sequences):
+        also.append("if the answer is wrong all the same, diff it with a good run, or")
+        next_ = command_line("bisect", file)
+    out.close(status == 0, also="; ".join(also), next=next_)
     return status
+
+
+def _limits(name: str, typed: tuple[str, ...]) -> dict[str, float] | None:
+    """``("GEMV=0.1", "0.01")`` -> ``{"GEMV": 0.1, "": 0.01}``; None: nothing was typed."""
+    found = {}
+    for text in typed:
+        op, _, number = text.rpartition("=")
+        try:
+            found[op] = float(number)
+        except ValueError:
+            raise UsageError(f"--{name} {text!r}: expected a number, or OPERATOR=NUMBER such as GEMV=0.02") from None
+    return found or None
+
+
+def _models(snapshot: Snapshot, steps: tuple[str, ...], options: dict[str, Any]) -> tuple[KernelModel, ...]:
+    from fusion_replay.replaying.models import kernel_models
+    from fusion_replay.snapshot.selection import select
+
+    return kernel_models(select(snapshot, steps or None, *(options[name] for name in ("op", "buffer", "invocation"))))
 
 
 def exit_status(report: ReplayReport, found: tuple[Finding, ...] = ()) -> int:

@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import click
 
-from fusion_replay.model.text import columns, fold, one_line, printable, shell
+from fusion_replay.errors import TargetExistsError, UsageError
+from fusion_replay.model.text import MARK, columns, fold, one_line, printable, shell
 from fusion_replay.report.text import human_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _VERBOSITY = "fusion_replay.verbosity"
+IMPORTED = "fusion_replay.imported"
+"""Of a context's ``meta``: what ``--import``, an option of every verb, names."""
 
 
 def verbosity_options(function: F) -> F:
@@ -42,6 +49,78 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON Lines o
 weights_option = click.option(
     "--weights", metavar="W.h5", help="The side file of F's weights.  [default: the one that F names, beside it]"
 )
+
+
+step_option = click.option(
+    "--step", "steps", metavar="STEP", multiple=True, help="Only these steps: 3:412, 10-20, 3:400-412; repeatable."
+)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore] # generic in later versions of click
+    """``512MiB``, ``2G`` or a number of bytes, as an int."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from fusion_replay.recording.option_declaration import size_in_bytes
+
+        if isinstance(value, int) or value.strip() == "0":
+            return int(value)
+        return size_in_bytes(value, param.opts[0] if param else "size")
+
+
+def examples(*lines: str) -> Callable[[F], F]:
+    """The end of a verb's help: commands as they are typed, each on a line of its own."""
+    told = "\b\nExamples:\n" + "\n".join(f"  fusion-replay {line}" for line in lines)
+
+    def add(command: F) -> F:
+        assert isinstance(command, click.Command)
+        command.epilog = told
+        return command
+
+    return add
+
+
+def report_options(function: F) -> F:
+    """``--output`` and ``--markdown``: where the report goes, and in which form."""
+
+    @functools.wraps(function)
+    def elsewhere(*, output: str | None, markdown: bool, **given: Any) -> Any:
+        if markdown and given.get("as_json"):
+            raise UsageError("--markdown and --json: two forms of one report; leave out one of them")
+        if output is None and not markdown:
+            return function(**given)
+        target = None if output is None else _free(output)
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            status = function(**given)
+        told = text.getvalue()
+        if markdown:
+            from fusion_replay.report.markdown import document
+
+            told = document(told)
+        if target is None:
+            click.echo(told, nl=False)
+        else:
+            target.write_text(told, encoding="utf-8", errors="backslashreplace")
+            if not given.get("as_json"):  # there it stands on stderr
+                click.echo(text.getvalue().rstrip("\n").rpartition("\n")[2])
+        return status
+
+    form = click.option("--markdown", is_flag=True, help="The report as Markdown, for a summary of a CI job.")
+    help_ = "Write the report there; the last line stays on the screen."
+    where = click.option("-o", "--output", metavar="FILE", help=help_)
+    return where(form(cast(F, elsewhere)))
+
+
+def _free(name: str) -> Path:
+    """The file to write: never one that holds something already."""
+    path = Path(name)
+    if path.is_dir():
+        raise UsageError(f"{path}: a directory; expected the name of the file to write")
+    if path.is_file() and path.stat().st_size:
+        raise TargetExistsError(f"{path} exists already; remove it, or give another --output")
+    return path
 
 
 def typed_option(names: Iterable[str]) -> str | None:
@@ -69,8 +148,10 @@ def program(name: str = "fusion-replay") -> str:
 
 
 def command_line(*words: str | os.PathLike[str]) -> str:
-    """A command to type next, quoted for the shell."""
-    return shell([program(), *words])
+    """A command to type next, quoted for the shell; it imports what this one was told to import."""
+    context = click.get_current_context(silent=True)
+    imported = context.meta.get(IMPORTED, ()) if context else ()
+    return shell([program(), *words, *(word for name in imported for word in ("--import", name))])
 
 
 @dataclass
@@ -96,7 +177,8 @@ class Terminal:
         """One line, whatever is in it; on a terminal no wider than it."""
         if not (self.quiet or self.as_json):
             room = columns()
-            click.echo(printable(line) if room is None else "\n".join(fold(printable(line), room)))
+            told = printable(line) if room is None else "\n".join(fold(printable(line), room))
+            click.echo(colour(told, "31") if told.startswith(MARK) else told)
 
     def report(self, text: str) -> None:
         """A text that was laid out: its line breaks are ours (:func:`fusion_replay.model.text.block`)."""

@@ -41,7 +41,7 @@ ULP_BUCKETS: tuple[str, ...] = ("0", "1", "2", "3-4", "5-8", "9-16", "17-32", "3
 """Buckets of the ULP histogram; 128 bf16 ULPs are a factor of two."""
 _BUCKET_TOPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-_ABS, _SQUARE, _ACTUAL, _EXPECTED, _CROSS = range(5)  # rows of summands
+_ABS, _SQUARE, _ACTUAL, _EXPECTED, _CROSS, _SUM_A, _SUM_E = range(7)  # rows of summands
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,9 @@ class Stats:
             ``|a - e| / (|e| + 1e-6)``, largest ``|e|``. ``mean_abs`` is inf where its float32 sum overflows.
         mismatch: IRON's own rule on them: ``max_abs > 1e-2 and max_rel > 0.05``.
         n: elements compared.
+        pcc: Pearson's correlation of actual and expected; NaN where non-finite values disagree, or one of the two is
+            constant and they are not the same. Shown, never a rule: a constant factor leaves it at 1.
+        metrics: (name, value) of each figure of the user's own (:mod:`.metrics`).
         n_failing, share_failing: elements that break the rule in force (``strict`` for a bare deviation).
         worst_index: of the largest absolute deviation, first of ties; where non-finite values disagree, the first such
             element. None for an empty tensor. ``worst_actual`` and ``worst_expected`` are the values there.
@@ -94,10 +97,30 @@ class Stats:
     bit_equal: bool
     min_rtol: float
     min_atol: float
+    pcc: float = math.nan
+    metrics: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def nrmse(self) -> float:
+        """Root of the mean squared error over the reference's root mean square: the same number as ``rel_l2``."""
+        return self.rel_l2
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to quantization noise in dB: ``20 log10(|e| / |a - e|)``; inf where nothing differs."""
+        if not self.rel_l2:
+            return math.inf
+        return -20 * math.log10(self.rel_l2) if math.isfinite(self.rel_l2) else -self.rel_l2
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; non-finite numbers as "NaN", "Infinity", "-Infinity", the histogram by bucket label."""
-        return {**serialise.to_dict(self), "ulp_histogram": dict(zip(ULP_BUCKETS, self.ulp_histogram, strict=True))}
+        own = {name: serialise.json_data(value) for name, value in self.metrics}
+        return {
+            **serialise.to_dict(self),
+            "ulp_histogram": dict(zip(ULP_BUCKETS, self.ulp_histogram, strict=True)),
+            **serialise.pick(self, "nrmse", "sqnr"),
+            "metrics": own,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +214,7 @@ def _no_deviation(x: npt.NDArray[Any], ref_max: np.float32) -> Stats:
         bit_equal=True,
         min_rtol=0.0,
         min_atol=0.0,
+        pcc=1.0,
     )
 
 
@@ -201,8 +225,8 @@ class _Tally:
     """Running figures of one comparison."""
 
     def __init__(self, size: int) -> None:
-        self.sums = np.zeros((5, min(size, LANES)))  # lanes beyond the last element hold nothing
-        self.rows = np.zeros((5, min(size, BLOCK) + -size % LANES))
+        self.sums = np.zeros((7, min(size, LANES)))  # lanes beyond the last element hold nothing
+        self.rows = np.zeros((7, min(size, BLOCK) + -size % LANES))
         self.max_abs = self.max_rel = self.ref_max = np.float32(0)
         self.worst = -1.0
         self.worst_at: int | None = None
@@ -267,7 +291,8 @@ class _Tally:
         np.multiply(block.actual, block.actual, out=rows[_ACTUAL, :m])
         np.multiply(block.expected, block.expected, out=rows[_EXPECTED, :m])
         np.multiply(block.actual, block.expected, out=rows[_CROSS, :m])
-        self.sums += rows.reshape(5, -1, lanes).sum(axis=1)
+        rows[_SUM_A, :m], rows[_SUM_E, :m] = block.actual, block.expected
+        self.sums += rows.reshape(7, -1, lanes).sum(axis=1)
 
     def finish(self, actual: npt.NDArray[Any], expected: npt.NDArray[Any], *, bit_equal: bool) -> Measured:
         n = self.n
@@ -277,12 +302,13 @@ class _Tally:
         above = [self.n_finite, *self.n_above, 0]
         at = _index(self.worst_at, actual.shape)
         first = _index(self.first_failing, actual.shape)
-        rel_l2, cosine = math.inf, math.nan
+        rel_l2, cosine, pcc = math.inf, math.nan, math.nan
         if n and not self.n_finite:
             rel_l2 = math.inf if self.n_disagree else math.nan
         elif not self.n_disagree:
             rel_l2 = _ratio(math.sqrt(total[_SQUARE]), math.sqrt(total[_EXPECTED]))
             cosine = _cosine(total[_ACTUAL], total[_EXPECTED], total[_CROSS])
+            pcc = 1.0 if bit_equal else _pcc(total, self.n_finite)
         stats = Stats(
             max_abs=max_abs,
             mean_abs=_iron_mean(total[_ABS], max_abs, n),
@@ -309,6 +335,7 @@ class _Tally:
             bit_equal=bit_equal,
             min_rtol=self.min_rtol,
             min_atol=max(self.worst, 0.0),
+            pcc=pcc,
         )
         failing = None if first is None else (first, _scalar(actual[first]), _scalar(expected[first]))
         return Measured(stats, self.n_disagree, not self.any_actual, failing, actual.shape)
@@ -343,6 +370,18 @@ def _cosine(actual: float, expected: float, cross: float) -> float:
     if not (actual and expected):
         return 0.0 if actual or expected else 1.0
     return max(-1.0, min(1.0, cross / math.sqrt(actual * expected)))
+
+
+def _pcc(total: list[float], n: int) -> float:
+    """Of the sums; NaN where one of the two does not vary (beyond the rounding of the sums themselves)."""
+    if not n:
+        return math.nan
+    actual, expected = total[_SUM_A] / n, total[_SUM_E] / n
+    varies = (total[_ACTUAL] - n * actual * actual, total[_EXPECTED] - n * expected * expected)
+    if not all(v > 1e-12 * whole for v, whole in zip(varies, (total[_ACTUAL], total[_EXPECTED]), strict=True)):
+        return math.nan
+    together = total[_CROSS] - n * actual * expected
+    return max(-1.0, min(1.0, together / math.sqrt(varies[0]) / math.sqrt(varies[1])))
 
 
 def _index(flat: int | None, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.compare import metrics
 from fusion_replay.compare.deviation import ULP_BUCKETS, Measured, Stats, measure
 from fusion_replay.compare.rules import OURS, RULES, Rule, rule_for
 from fusion_replay.compare.tolerance import Tolerance
@@ -86,7 +87,7 @@ class IronVerdict:
     to_dict = serialise.to_dict
 
     def __str__(self) -> str:
-        word = {True: "ok", False: "MISMATCH", None: "no verdict"}[self.ok]
+        word = {True: "ok", False: "fails", None: "no verdict"}[self.ok]
         return f"{word}, {self.note}" if self.note else word
 
 
@@ -127,7 +128,13 @@ def compare(
     a, e = _pair(actual, expected)
     chosen = rule_for(rule, a, e, rtol=rtol, atol=atol, tolerance=tolerance)
     measured = measure(a, e, chosen.failing)
+    if within is not None and within.n_edge:
+        measured = _without_edges(measured, within.n_edge)
+    if own := metrics.measured(a, e):
+        measured = replace(measured, stats=replace(measured.stats, metrics=own))
     pattern = _pattern(rule, measured, exact_bits)
+    if pattern == _ALL_ZERO and within is not None and not (within.n_outside or within.n_unbounded):
+        pattern = None  # an honest device may give zero for each of them
     if within is not None and within.decides:
         ok = not within.n_outside
         share = within.n_outside / measured.stats.n if measured.stats.n else 0.0
@@ -140,6 +147,13 @@ def compare(
         pattern = _as_before(measured)
     detail = _detail(chosen, measured, ok, pattern, within)
     return Verdict(ok, rule, measured.stats, measured.stats.n_failing, detail, chosen.tolerance, within)
+
+
+def _without_edges(m: Measured, n: int) -> Measured:
+    """Inf against the largest finite value, where the bound holds both: a rounding, no disagreement."""
+    left = max(m.stats.n_failing - n, 0)
+    stats = replace(m.stats, n_failing=left, share_failing=left / m.stats.n)
+    return replace(m, stats=stats, n_disagree=max(m.n_disagree - n, 0))
 
 
 def assert_close(
@@ -233,6 +247,8 @@ def _detail(rule: Rule, m: Measured, ok: bool, pattern: str | None, within: With
     if s.bit_equal and ok:
         return "bit for bit"
     parts = [pattern] if pattern else []
+    if pattern == _ALL_ZERO and not s.n_failing:
+        parts = [f"{_ALL_ZERO}: each element is inside its limit, and an output of zeros alone fails all the same"]
     if m.n_disagree:
         parts.append(_non_finite(s, m.n_disagree))
     if rule.name == "iron-compare":

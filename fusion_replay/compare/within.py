@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from fusion_replay.compare.blocks import Mask, to_float32
 from fusion_replay.compare.numerics.evaluator import Bound
 from fusion_replay.compare.numerics.intervals import F32, places
 from fusion_replay.model import serialise
+from fusion_replay.model.bf16 import BFLOAT16
 
 _BLOCK = 1 << 16  # elements
 _WIDEST = 0xFF02  # all bf16 values from -inf to inf
@@ -35,6 +36,8 @@ class Within:
         models: the devices and modes that the bound holds for.
         assumed: what of the hardware it assumes, in words; empty where all of it is documented.
         decides: the bound, and not the hand-set tolerance, says whether the output matches.
+        n_edge: elements inside their bound where one of output and reference is Inf and the other the largest finite
+            value of that sign: which of them it is, the rounding mode says. Not part of the JSON data.
     """
 
     n_outside: int
@@ -45,12 +48,15 @@ class Within:
     models: tuple[str, ...]
     assumed: tuple[str, ...]
     decides: bool
+    n_edge: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data; ``first`` by the names of its parts."""
         names = ("index", "actual", "low", "high")
         first = None if self.first is None else dict(zip(names, serialise.json_data(self.first), strict=True))
-        return serialise.to_dict(self) | {"first": first}
+        told = serialise.to_dict(self) | {"first": first}
+        del told["n_edge"]
+        return told
 
     def __str__(self) -> str:
         values = f"accepts {self.accepts:,} bf16 value{'' if self.accepts == 1 else 's'}"
@@ -81,14 +87,32 @@ def within(
         assumed, decides: as in :class:`Within`.
     """
     tally = _Tally()
-    for start, got, beyond in _blocks(actual, expected, bound, also, steps_below):
-        cut = slice(start, start + got.size)
+    a, e = np.ascontiguousarray(actual).reshape(-1), np.ascontiguousarray(expected).reshape(-1)
+    mine, theirs = (np.empty(min(a.size, _BLOCK), np.float32) for _ in range(2))
+    for start in range(0, a.size, _BLOCK):
+        cut = slice(start, start + _BLOCK)
+        got = mine[: a[cut].size]
+        to_float32(a[cut], got)
+        beyond = outside(got, e[cut], bound.part(cut), also=[b.part(cut) for b in also], steps_below=steps_below)
         tally.add(start, got, bound.lo[cut], bound.hi[cut], beyond)
+        if _infinite(a[cut]) or _infinite(e[cut]):
+            due = theirs[: got.size]
+            to_float32(e[cut], due)
+            known = np.isfinite(bound.lo[cut]) | np.isfinite(bound.hi[cut])
+            edge = (np.isinf(got) != np.isinf(due)) & (np.abs(places(got) - places(due)) == 1)
+            tally.n_edge += int(np.count_nonzero(edge & known & ~beyond))
     models = tuple(map(str, bound.models))
-    size = np.size(actual)
-    decides = decides and (tally.n_unbounded < size or not size)
+    decides = decides and (tally.n_unbounded < a.size or not a.size)
     return Within(
-        tally.n_outside, tally.first, tally.median(), tally.worst, tally.n_unbounded, models, assumed, decides
+        tally.n_outside,
+        tally.first,
+        tally.median(),
+        tally.worst,
+        tally.n_unbounded,
+        models,
+        assumed,
+        decides,
+        tally.n_edge,
     )
 
 
@@ -100,33 +124,20 @@ def outside(
     also: Sequence[Bound] = (),
     steps_below: int = 0,
 ) -> Mask:
-    """The elements that :func:`within` counts as outside, flat."""
-    return np.concatenate(
-        [np.zeros(0, np.bool_), *(beyond for _, _, beyond in _blocks(actual, expected, bound, also, steps_below))]
-    )
-
-
-def _blocks(
-    actual: npt.NDArray[Any], expected: npt.NDArray[Any], bound: Bound, also: Sequence[Bound], steps_below: int
-) -> Iterator[tuple[int, F32, Mask]]:
-    """(first element, values, those outside) of each stretch; the values are good until the next one."""
-    a, e = np.ascontiguousarray(actual).reshape(-1), np.ascontiguousarray(expected).reshape(-1)
-    mine, theirs = (np.empty(min(a.size, _BLOCK), np.float32) for _ in range(2))
-    for start in range(0, a.size, _BLOCK):
-        cut = slice(start, start + _BLOCK)
-        got = mine[: a[cut].size]
-        to_float32(a[cut], got)
-        beyond = _outside(got, bound.lo[cut], bound.hi[cut])
-        if beyond.any():
-            for other in also:
-                beyond &= _outside(got, other.lo[cut], other.hi[cut])
-            due = theirs[: got.size]
-            to_float32(e[cut], due)
-            beyond &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
-            if steps_below:
-                gap = places(due) - places(got)
-                beyond &= ~((gap >= 0) & (gap <= steps_below))
-        yield start, got, beyond
+    """Which elements of a flat output are outside; arguments as of :func:`within`."""
+    got = np.empty(actual.size, np.float32)
+    to_float32(actual, got)
+    found = _outside(got, bound.lo, bound.hi)
+    if found.any():
+        for other in also:
+            found &= _outside(got, other.lo, other.hi)
+        due = np.empty(got.size, np.float32)
+        to_float32(expected, due)
+        found &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
+        if steps_below:
+            gap = places(due) - places(got)
+            found &= ~((gap >= 0) & (gap <= steps_below))
+    return found
 
 
 def _outside(x: F32, lo: F32, hi: F32) -> Mask:
@@ -138,9 +149,16 @@ def _outside(x: F32, lo: F32, hi: F32) -> Mask:
     return outside
 
 
+def _infinite(x: npt.NDArray[Any]) -> bool:
+    """Whether some elements are Inf."""
+    if x.dtype == BFLOAT16:
+        return bool(((x.view(np.uint16) & np.uint16(0x7FFF)) == 0x7F80).any())
+    return x.dtype.kind == "f" and bool(np.isinf(x).any())
+
+
 class _Tally:
     def __init__(self) -> None:
-        self.n_outside = self.n_unbounded = 0
+        self.n_outside = self.n_unbounded = self.n_edge = 0
         self.first: tuple[int, float, float, float] | None = None
         self.worst = 0.0
         self.counts = np.zeros(_WIDEST + 1, np.int64)
@@ -173,4 +191,4 @@ class _Tally:
         return int(np.searchsorted(np.cumsum(self.counts), math.ceil(total / 2))) if total else 0
 
 
-__all__ = ["Within", "outside", "within"]
+__all__ = ["Within", "within"]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fusion_replay.model.arrays import flat_bytes, numpy_dtype
 from fusion_replay.replaying.chain import Chain
+from fusion_replay.snapshot.read.groups import GROUPED
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.dataflow import Dataflow
@@ -30,7 +31,7 @@ class Chains:
         self._chains: dict[int, Chain] = {}
 
     def of(self, step: Step) -> Chain:
-        if step.sequence.origin.get("variant") == ARRAYS:
+        if step.sequence.origin.get("variant") == ARRAYS and step.sequence.origin.get("dispatch") != GROUPED:
             return self._chains.setdefault(-1, _Handed(self._links))
         return self._chains.setdefault(id(step.sequence), Chain())
 

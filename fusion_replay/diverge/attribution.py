@@ -23,7 +23,7 @@ from fusion_replay.diverge.array_chains import Chains
 from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import Floats, Hybrid, difference, rel_l2
 from fusion_replay.model import serialise
-from fusion_replay.model.text import block
+from fusion_replay.model.text import block, one_line
 from fusion_replay.replay import replay
 from fusion_replay.replaying.chain import follow
 from fusion_replay.replaying.judge import NotComparedError, Plan
@@ -87,7 +87,7 @@ class StepShare:
         return serialise.pick(self, *first, "amplification", "share")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attribution:
     """Where the error of a final output comes from.
 
@@ -179,6 +179,9 @@ class Attribution:
         yield from ({"type": "share", **s} for s in whole.pop("steps"))
         yield {"type": "attribution", **whole}
 
+    def __repr__(self) -> str:
+        return f"<Attribution {one_line(self.sentence)}>"
+
     def __str__(self) -> str:
         shares = (f"  {s.share:7.1%}  {s.label}" for s in self.attributed)
         return block([self.sentence, *self.besides, *shares])
@@ -202,7 +205,7 @@ def attribute(
         reference, rule: as in :func:`fusion_replay.replay`.
         every: compute the share of every step, not only of the :data:`SUSPECTS` largest; one run of what comes after
             it for each.
-        progress: called with (runs done, runs in all).
+        progress: called with (steps judged, steps in all), (steps chained, in all), then (runs done, runs in all).
 
     Raises:
         UsageError, MissingError, SnapshotError: as :func:`fusion_replay.bisect`.
@@ -212,10 +215,14 @@ def attribute(
     with opened(snapshot) as snap:
         plan = Plan(rule, reference)
         hybrid = Hybrid(snap, plan, invocation=invocation, output=output)
-        report = replay(snap, rule=rule, reference=reference)
+        report = replay(snap, rule=rule, reference=reference, progress=progress)
         judged = {s.address: s for s in report.steps}
         chains = Chains(hybrid.graph)
-        handed = [_handed(step, plan, chains) for step in hybrid.steps]
+        handed = []
+        for step in hybrid.steps:
+            handed.append(_handed(step, plan, chains))
+            if progress is not None:
+                progress(len(handed), len(hybrid.steps))
         recorded, truth = hybrid.recorded(), hybrid.run(0)
         shares = _shares(hybrid, difference(recorded, truth), judged, every, progress)
         steps = tuple(

@@ -21,6 +21,7 @@ from fusion_replay.diverge.consistency import Finding, findings
 from fusion_replay.diverge.hybrid import METRICS, Hybrid
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.model import serialise
+from fusion_replay.model.text import one_line
 from fusion_replay.replay import replay
 from fusion_replay.replaying.judge import Plan
 from fusion_replay.replaying.replay_report import canonical_json
@@ -46,7 +47,7 @@ class HybridError:
     to_dict = serialise.to_dict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Divergence:
     """What a bisection found; truthy when something is to blame: a step that mismatches by itself, wherever it stands,
     or a buffer that somebody else wrote.
@@ -157,6 +158,9 @@ class Divergence:
         del found["evaluations"]
         yield {"type": "divergence", **found}
 
+    def __repr__(self) -> str:
+        return f"<Divergence {one_line(self.sentence)}>"
+
     def __str__(self) -> str:
         lines = [self.sentence, *self.besides, f"  {self.figures}"]
         if self.stand_ins:
@@ -187,7 +191,7 @@ def bisect(
         reference, rule: as in :func:`fusion_replay.replay`; the rule judges the step that is found.
         journal: a file in which evaluations are kept as they are made; one that lies there is gone on with, and it is
             removed at the end.
-        progress: called with (evaluations made, evaluations expected).
+        progress: called with (evaluations made, evaluations expected), then with steps judged and steps in all.
 
     Raises:
         UsageError: an unknown name, invocation or output; a journal of something else.
@@ -253,7 +257,7 @@ def _search(
     where = crossing(error, n, total) if total else Crossing(0, 0.0, 0.0, 0.0, True, 0)
     steps: tuple[StepReport, ...] = ()
     with suppress(NothingComparedError):
-        steps = replay(snap, rule=rule, reference=reference).steps
+        steps = replay(snap, rule=rule, reference=reference, progress=progress).steps
     needed = {s.address for s in hybrid.steps}
     wrong = tuple(s for s in steps if not s and s.address in needed)
     elsewhere = tuple(s for s in steps if not s and s.address not in needed)

@@ -260,7 +260,10 @@ def _hand_over(edges: Edges, index: Index) -> dict[tuple[int, int], tuple[int, i
             edges["producer"][edge], edges["wrote"][edge] = found
             edges["state"][edge] = HANDED
     invocation = index.steps["invocation"].tolist()
-    return {(invocation[r], p): (invocation[row], wrote) for (r, p), (row, wrote) in read.items()}
+    steps = [len(index.sequences[i].steps) for i in index.invocations["sequence"].tolist()]
+    alone = [steps[i] == 1 for i in invocation]  # those of a group have buffers in common
+    pairs = ((r, p, row, wrote) for (r, p), (row, wrote) in read.items() if alone[r] and alone[row])
+    return {(invocation[r], p): (invocation[row], wrote) for r, p, row, wrote in pairs}
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

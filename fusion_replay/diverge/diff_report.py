@@ -16,15 +16,19 @@ from fusion_replay.diverge.environment import Change, in_one_line
 from fusion_replay.diverge.pairwise import NOT_KEPT
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.model import serialise
+from fusion_replay.model.notebook import card, data_frame
+from fusion_replay.model.text import one_line
 from fusion_replay.replaying.replay_report import canonical_json
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fusion_replay.diverge.explanation import Explanation
 
 FORMAT = "fusion-replay.diff/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffReport:
     """The differences of b against a; truthy when no rule is broken and everything that was asked could be answered.
 
@@ -178,8 +182,33 @@ class DiffReport:
         """Plain text, at most 100 columns; at most 24 lines unless ``every``. ``why``: of :attr:`first`."""
         return layout(self, every=every, why=why)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table of pandas by address: one row per step that differs, with its figures.
+
+        Raises:
+            MissingDependencyError: no pandas here; the extra ``tables`` brings it.
+        """
+        return data_frame(map(_row, self.steps), "address")
+
+    def _repr_html_(self) -> str:
+        rows = [(s.label, s.kind, s.why) for s in self.steps[:10]]
+        more = len(self.steps) - len(rows)
+        told = [f"rule {self.rule}, b against a", *self.notes, *([f"the first 10 of {len(self.steps):,}"] * (more > 0))]
+        return card(self.sentence, told, [("step", "kind", "why"), *rows] if rows else ())
+
+    def __repr__(self) -> str:
+        return f"<DiffReport {one_line(self.sentence)}>"
+
     def __str__(self) -> str:
         return self.text()
+
+
+def _row(step: StepDifference) -> dict[str, Any]:
+    about = serialise.pick(step, "address", "a_address", "op", "label", "kind", "suspect", "vanishes", "why")
+    if step.verdict is None:
+        return about
+    names = ("max_abs", "mean_abs", "max_rel", "ulp_max", "ulp_mean", "rel_l2", "cosine", "nrmse", "pcc", "sqnr")
+    return {**about, "ok": step.verdict.ok, **{name: getattr(step.verdict.stats, name) for name in names}}
 
 
 __all__ = ["FORMAT", "DiffReport"]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fusion_replay.model.text import clip, height, wrap
+from fusion_replay.diverge.explanation import UNCUT
+from fusion_replay.model.text import clip, columns, height, wrap
 from fusion_replay.replaying import table
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def layout(report: DiffReport, *, every: bool = False, why: Explanation | None =
     if every:
         changes = [f"  {c}" for c in report.environment]
         foot += ["environment, a -> b", *changes] if changes else []
-        rows = [_row(s) for s in report.steps]
-        body = [*(table.text([_HEADER, *rows]) if rows else []), *_first(report, why), *_map(why)]
+        body = [*(_table(report.steps) if report.steps else []), *_first(report, why), *_map(why)]
         return "\n".join(clip([*head, *body, *foot]))
     first = _first(report, why)
     room = max(height() - len(head) - len(first) - len(foot), 4)
@@ -65,7 +65,7 @@ def _first(report: DiffReport, why: Explanation | None) -> list[str]:
         facts += [(f"{side} to ref", _judged(j.ok, j.detail)) for side, j in zip("ab", step.judged, strict=True)]
     facts += why.facts if why is not None else []
     for name, fact in facts:
-        lines += wrap(fact, f"  {name:<8} ", lines=None if name == "cause" else 2)
+        lines += wrap(fact, f"  {name:<8} ", lines=None if name in (*UNCUT, "why") else 2)
     return lines
 
 
@@ -80,15 +80,20 @@ def _judged(ok: bool | None, detail: str) -> str:
 def _others(report: DiffReport) -> list[str]:
     """Further steps that a person must see: introduced, suspect, missing; inherited ones are counted above."""
     shown = [s for s in report.steps if s is not report.first and (s.kind in _LISTED or s.suspect)]
-    rows = table.text([_HEADER, *map(_row, shown)])
     gone = report.of_kind("missing")
-    lines = ["also", *rows[1:]] if shown else []
+    lines = ["also", *_table(shown)[1:]] if shown else []
     return [*lines, *wrap(f"missing: {_some(gone)}: {gone[0].why}", "")] if gone else lines
 
 
 def _some(steps: Sequence[StepDifference]) -> str:
     one = steps[0].label
     return one if len(steps) == 1 else f"{len(steps):,} steps, from {one} to {steps[-1].address}"
+
+
+def _table(steps: Sequence[StepDifference]) -> list[str]:
+    """A row each, marked where a difference that is no honest one began."""
+    wrong = (s.kind == "introduced" and s.verdict is not None and not s.verdict.ok for s in steps)
+    return table.text([_HEADER, *map(_row, steps)], wrong)
 
 
 def _row(step: StepDifference) -> tuple[str, ...]:
@@ -137,7 +142,7 @@ def _outside(report: DiffReport, every: bool) -> list[str]:
 
 
 def _fit(lines: list[str], room: int, what: str) -> list[str]:
-    if len(lines) <= room:
+    if len(lines) <= room or columns() is None:  # what goes to a file or a pipe is whole
         return lines
     return [*lines[: room - 1], f"  ... and {len(lines) - room + 1:,} more {what} (--all shows them)"]
 

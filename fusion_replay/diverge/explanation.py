@@ -11,6 +11,9 @@ from fusion_replay.diverge.where import Where
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block
 
+UNCUT = ("cause", "mode", "where")
+"""Facts that no screen cuts: who is to blame, how far that is proved, what explains it as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -55,4 +58,4 @@ class Explanation:
         return [f"{label:<8} {text}" for label, text in self.facts] + [f"         {m}" for m in self.where.lines()[1:]]
 
 
-__all__ = ["Explanation"]
+__all__ = ["UNCUT", "Explanation"]

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_replay.compare.numerics.evaluator import Bound, bound
+from fusion_replay.compare.numerics.evaluator import Bound
 from fusion_replay.diverge.causes.kernel import Kernel
 from fusion_replay.diverge.causes.spans import Span, hull
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.operators.spec import runtime_values
-from fusion_replay.replaying.bounds import ARRAYS, SIMULATOR
+from fusion_replay.replaying.bounds import HonestKernel
 from fusion_replay.replaying.judge import Plan
 
 if TYPE_CHECKING:
@@ -21,24 +22,19 @@ if TYPE_CHECKING:
 
 def bound_of(step: Step, kernel: Kernel, plan: Plan) -> tuple[Span | None, bool]:
     """The interval of each element, None where it cannot be computed; and whether it alone says what is wrong."""
-    spec, models = kernel.spec, kernel.models
-    if spec.numerics is None or spec.exact_bits or not models or plan.rule not in ("auto", "bound"):
+    spec, params = kernel.spec, kernel.bound_params
+    if spec.numerics is None or spec.exact_bits or not kernel.models or plan.rule not in ("auto", "bound"):
         return None, False
-    variant = step.sequence.origin.get("variant")
-    flushes = variant != SIMULATOR
     try:
-        values = runtime_values(spec, kernel.bound_params, step.values)
-        given = (spec.numerics, kernel.bound_params, kernel.inputs, values)
-        span = _span(bound(*given, models, "P", flushes=flushes))
-        if not kernel.large and any(s.op == "matmul" for s in spec.numerics.stages_of(kernel.bound_params, models[0])):
-            for model in models:  # conversion errors of a constant operand add up, and the model knows it
-                span = hull(span, _span(bound(*given, [model], "M", flushes=flushes)))
+        values = runtime_values(spec, params, step.values)
+        variant = step.sequence.origin.get("variant")
+        honest = HonestKernel(spec.numerics, params, kernel.inputs, values, kernel.models, kernel.device, variant)
+        span = _span(honest.bound())
+        if honest.adds_up and not kernel.large:
+            span = reduce(hull, map(_span, honest.of_each().values()), span)
     except FusionReplayError:
         return None, False
-    own = plan.tolerance_given(step, spec) is not None
-    assumed = variant != SIMULATOR and spec.numerics.assumed(kernel.bound_params, kernel.device)
-    decides = plan.rule == "bound" or (not own and variant != ARRAYS and not assumed)
-    return span, decides
+    return span, honest.decides(plan.rule, plan.tolerance_given(step, spec) is not None)
 
 
 def _span(found: Bound) -> Span:

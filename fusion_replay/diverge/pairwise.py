@@ -13,7 +13,7 @@ from fusion_replay.compare.rules import OURS
 from fusion_replay.compare.tolerance import Tolerance, exact
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.difference import Judged, OutputDifference, StepDifference
-from fusion_replay.diverge.honest import excuse
+from fusion_replay.diverge.propagated import excuse
 from fusion_replay.replaying.judge import Evaluation, NotComparedError, Plan, evaluate_step, judge, own_tolerance
 from fusion_replay.replaying.write_history import WriteHistory
 
@@ -70,7 +70,7 @@ class Pairwise:
 
     def judged(self, a: Step, b: Step, *, same_inputs: bool) -> tuple[Judged, Judged]:
         """Each side against its own reference on its own inputs. Where b alone breaks the rule on inputs that differ,
-        and they may be why (:mod:`~fusion_replay.diverge.honest`), its ``ok`` is None, its detail that reason."""
+        and they may be why (:mod:`~fusion_replay.diverge.propagated`), its ``ok`` is None, its detail that reason."""
         ours, theirs = self._evaluated(b), self._evaluated(a)
         judged = self._judge(a, theirs, self.history_a), self._judge(b, ours, self.history_b)
         if same_inputs or not newly_wrong(judged):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fusion_replay.errors import UsageError
 from fusion_replay.export.result import ExportReport, Request
-from fusion_replay.export.selection import feeding, select
+from fusion_replay.export.selection import feeding
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot import RecordedStep, Snapshot
@@ -55,8 +55,9 @@ def export(
     compression: str | None = None,
     skip_missing: bool = False,
     issue: bool = False,
-    with_weights: bool = False,
-    if_exists: IfExists = "error",
+    with_weights: bool | None = None,
+    float32: bool = False,
+    if_exists: IfExists | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> ExportReport:
     """Write some of a recording's steps, or all, in another format.
@@ -67,14 +68,18 @@ def export(
         as_: "h5" (a snapshot of these steps, addresses kept), "plain-h5" (ordinary HDF5, everything whole), "npz",
             "safetensors", "jsonl" (one record per step, arrays by digest and statistics), "xrt" (a folder that
             ``xrt-runner --replay`` runs).
-        steps: addresses such as "3:412". ``op``, ``buffer``, ``invocation``: as ``Snapshot.steps``.
+        steps: addresses and ranges: "3:412", "10-20", "3:400-412". ``op``, ``buffer``, ``invocation``: as
+            ``Snapshot.steps``.
         slice_: with one step, also the steps of its invocation whose results it depends on.
         compression: plain-h5: "gzip", "zstd" or "none"; npz: "none" or "deflate".
         skip_missing: leave out arrays of which only digests were kept, instead of refusing.
         issue: a folder to attach to a bug report on one step: ``issue.md``, ``step.h5``, ``repro.py``; without host,
             user, paths, command line, environment.
-        with_weights: with ``issue``, keep the contents of weights too.
-        if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``).
+        with_weights: with ``issue``, keep the contents of all weights, or of none; by default those of the step itself
+            go along, up to 16 MiB.
+        float32: with "plain-h5", bfloat16 and smaller floats as float32, for viewers that know none of them.
+        if_exists: "error", "replace" (files only, once the new one is complete) or "number" (``NAME-001.npz``); by
+            default an error for a ``path`` that was given, and a number where the default name is taken.
         progress: called with (arrays or steps done, in all), by formats that write them one by one.
 
     Raises:
@@ -86,21 +91,28 @@ def export(
         raise UsageError(f"format {as_!r}: expected one of {', '.join(FORMATS)}")
     if issue and as_ != "h5":
         raise UsageError(f"issue: always the same three files; leave out the format {as_}")
-    if with_weights and not issue:
+    if with_weights is not None and not issue:
         raise UsageError("with_weights goes with issue; other exports keep every contents that was kept")
     format_ = ISSUE if issue else FORMATS[as_]
+    if float32 and as_ != "plain-h5":
+        raise UsageError(f"float32: plain-h5 takes it, format {as_} keeps every dtype as it is; leave it out")
     _check_compression(as_, format_, compression)
     from fusion_replay.snapshot import opened
+    from fusion_replay.snapshot.selection import select
 
     with opened(snapshot) as snap:
         addresses = [steps] if isinstance(steps, str) else list(steps)
         selected = chosen = select(snap, addresses, op, buffer, invocation)
+        if not chosen:
+            raise UsageError(f"{snap.path}: it holds no step to export")
         if slice_ or issue:
             step = only(selected, "slice" if slice_ else "issue")
             chosen = feeding(snap, step) if slice_ else selected
         target = Path(path) if path is not None else default_name(snap, format_, addresses)
+        if if_exists is None:
+            if_exists = "number" if path is None and os.path.lexists(target) else "error"
         module = importlib.import_module(f"fusion_replay.export.{format_.module}")
-        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights, progress)
+        request = Request(snap, chosen, target, if_exists, compression, skip_missing, with_weights, float32, progress)
         report = module.export(request, step) if issue else module.export(request)
         assert isinstance(report, ExportReport)
         return report

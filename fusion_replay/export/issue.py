@@ -2,8 +2,8 @@
 """A folder to attach to a bug report: ``issue.md`` to paste, ``step.h5`` with the step, ``repro.py`` judges it again.
 
 The step is judged on the recording; everything that is written goes through one :class:`.redact.Redactor`, and the
-text is made of what the redacted ``step.h5`` holds. Contents of weights are left out unless asked for: then the verdict
-can't be computed again from the folder, and both texts say so.
+text is made of what the redacted ``step.h5`` holds. Contents of the step's own weights go along up to a limit, so that
+the verdict can be computed again from the folder; where they are left out, both texts say so.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from fusion_replay.snapshot import Snapshot
 
 
+WEIGHTS_LIMIT = 16 << 20
+"""Bytes of the step's own weights that go along unasked: with them the folder is still small enough to attach."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepJudgement:
     """What replay says of the step, in one sentence and in full; redacted."""
@@ -40,7 +44,7 @@ class StepJudgement:
 
 def export(request: Request, step: Step) -> ExportReport:
     """The folder of ``step``; the other steps of the request (a slice) are in ``step.h5`` too."""
-    weights = [] if request.with_weights else weights_of(request.steps)
+    weights = [t for t in weights_of(request.steps) if not _goes_along(t, request, step)]
     part = subset(request.snapshot, request.steps, drop=[t.row for t in weights if t.row is not None], binaries=False)
     redactor = Redactor.of(request.snapshot.index)
     judged = judge(request.snapshot, step, redactor)
@@ -53,6 +57,14 @@ def export(request: Request, step: Step) -> ExportReport:
         (out.part / "repro.py").write_text(_script(step.address, "\n".join(judged.lines)), encoding="utf-8")
     kept = len(part.index.contents) - len({t.row for t in weights})
     return request.report("issue", out.path, kept, dropped=tuple(dropped))
+
+
+def _goes_along(weight: RecordedTensor, request: Request, step: Step) -> bool:
+    """Whether its contents do: as it was asked for, else those of the step itself, up to a limit for all of them."""
+    if request.with_weights is not None:
+        return request.with_weights
+    own = {t.row: t.nbytes for t in weights_of([step])}
+    return weight.row in own and sum(own.values()) <= WEIGHTS_LIMIT
 
 
 def judge(snapshot: Snapshot, step: Step, redactor: Redactor) -> StepJudgement:

@@ -19,7 +19,7 @@ from fusion_replay.errors import MissingDependencyError
 from fusion_replay.export.arrays import step_name, whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
-from fusion_replay.model.runlist import DTYPE_BYTES, stored_dtype
+from fusion_replay.model.runlist import DTYPE_BYTES, SMALL, stored_dtype
 from fusion_replay.snapshot.describe import dump_json
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.seal import hdf5
@@ -38,7 +38,13 @@ def export(request: Request) -> ExportReport:
     arrays, missing = whole(request.steps, "plain-h5", request.skip_missing)
     with output(request.target, request.if_exists) as out:
         write(
-            out.part, request.snapshot, request.steps, request.each(arrays), request.head, request.compression or "gzip"
+            out.part,
+            request.snapshot,
+            request.steps,
+            request.each(arrays),
+            request.head,
+            request.compression or "gzip",
+            float32=request.float32,
         )
     return request.report("plain-h5", out.path, len(arrays), missing=missing)
 
@@ -50,12 +56,15 @@ def write(
     arrays: Iterable[NamedArray],
     head: dict[str, Any],
     compression: str = "gzip",
+    *,
+    float32: bool = False,
 ) -> None:
     """``/sequences``, ``/invocation_NNNN/step_NNNN_OP/SIDE/ARGUMENT`` and, as JSON text, ``/provenance``, ``/losses``.
 
     Args:
         compression: "gzip" (level 4) and "zstd" (filter 32015, needs the extra hdf5 to write and to read) behind byte
             shuffle, or "none".
+        float32: floats that HDF5 itself lacks (bfloat16, float8, float4) become float32, which has all their values.
     """
     with h5py.File(path, "x", libver=("earliest", "v110")) as file:
         for name, value in head.items():
@@ -71,19 +80,24 @@ def write(
             if key in seen:
                 file[array.name] = file[seen[key]]
             else:
-                _tensor(file, array.name, array.tensor, compression)
+                _tensor(file, array.name, array.tensor, compression, float32)
                 seen[key] = array.name
-            _use(file[array.name.rpartition("/")[0]], array)
+            _use(file[array.name.rpartition("/")[0]], array, float32)
 
 
-def _use(group: Any, array: NamedArray) -> None:
+def _widened(dtype: str, float32: bool) -> bool:
+    return float32 and (dtype == "bfloat16" or (dtype in SMALL and dtype.startswith("float")))
+
+
+def _use(group: Any, array: NamedArray, float32: bool) -> None:
     """The buffer belongs to this use, and the dataset may be shared by others: so it stands on the group.
 
-    So does an element type that HDF5 lacks, whose bytes the dataset holds.
+    So does an element type that HDF5 lacks, whose bytes (or values, as float32) the dataset holds.
     """
     name = array.name.rpartition("/")[2]
     _attribute(group, f"buffer of {name}", array.tensor.buffer)
-    if stored_dtype(array.tensor.dtype) != array.tensor.dtype:
+    dtype = array.tensor.dtype
+    if stored_dtype(dtype) != dtype or _widened(dtype, float32):
         _attribute(group, f"dtype of {name}", array.tensor.dtype)
 
 
@@ -116,15 +130,16 @@ def _step(file: h5py.File, step: Step) -> None:
             _attribute(made, name, value)
 
 
-def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str) -> None:
+def _tensor(file: h5py.File, name: str, tensor: RecordedTensor, compression: str, float32: bool) -> None:
     options: dict[str, Any] = {}
     if tensor.shape and tensor.nbytes and compression != "none":
         options = {"chunks": Layout.of(tensor.shape, DTYPE_BYTES[tensor.dtype]).chunk_shape, "shuffle": True}
         options |= {"compression": "gzip", "compression_opts": 4} if compression == "gzip" else _zstd()
-    kind = hdf5.element_type(stored_dtype(tensor.dtype))
+    wide = _widened(tensor.dtype, float32)
+    kind = hdf5.element_type("float32" if wide else stored_dtype(tensor.dtype))
     made = file.create_dataset(name, tensor.shape, h5py.Datatype(kind.copy()), **options)
     if tensor.nbytes:
-        values = np.ascontiguousarray(tensor.numpy())
+        values = np.ascontiguousarray(tensor.numpy().astype(np.float32) if wide else tensor.numpy())
         # Type in memory and in the file are the same, so that HDF5 converts nothing: NaN payloads stay.
         made.id.write(h5s.ALL, h5s.ALL, values.reshape(-1).view(np.uint8), kind)
 

@@ -30,7 +30,8 @@ class Request:
     if_exists: IfExists = "error"
     compression: str | None = None
     skip_missing: bool = False
-    with_weights: bool = False
+    with_weights: bool | None = None
+    float32: bool = False
     progress: Callable[[int, int], object] | None = None
 
     def each(self, items: Sequence[T]) -> Iterator[T]:

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors: every dtype as it is, bfloat16 included. Written here, array by array, without the library.
-
-The format (github.com/huggingface/safetensors, README.md, "Format"): u64 length of the header, the header as JSON
-padded with blanks to a multiple of 8, then the raw little-endian arrays without gaps.
-"""
+"""safetensors: every dtype as it is, bfloat16 included. Written here, array by array, without the library."""
 
 from __future__ import annotations
 
@@ -12,37 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_replay.errors import UsageError
 from fusion_replay.export.arrays import whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
+from fusion_replay.model import safetensors_head
 from fusion_replay.model.arrays import flat_bytes
 from fusion_replay.model.runlist import DTYPE_BYTES
+from fusion_replay.model.safetensors_head import DTYPES
 
 if TYPE_CHECKING:
     from fusion_replay.export.arrays import NamedArray
-
-DTYPES = {
-    "bfloat16": "BF16",
-    "float16": "F16",
-    "float32": "F32",
-    "float64": "F64",
-    "int8": "I8",
-    "uint8": "U8",
-    "int16": "I16",
-    "uint16": "U16",
-    "int32": "I32",
-    "uint32": "U32",
-    "int64": "I64",
-    "uint64": "U64",
-    "bool": "BOOL",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
-    "float8_e8m0fnu": "F8_E8M0",
-}
-MAX_HEADER = 100_000_000
-"""Bytes; readers refuse more (safetensors/src/tensor.rs, MAX_HEADER_SIZE)."""
-
 
 Each = Callable[[Sequence["NamedArray"]], Iterator["NamedArray"]]
 
@@ -62,26 +37,11 @@ def write(path: Path, arrays: Sequence[NamedArray], head: dict[str, Any], each: 
     """
     # Widest elements first, so that each array starts at a multiple of its own width: readers map them in place.
     ordered = sorted(arrays, key=lambda a: (-DTYPE_BYTES[a.tensor.dtype], a.name))
-    header: dict[str, Any] = {
-        "__metadata__": {"fusion_replay": json.dumps({**head, "arrays": {a.name: _described(a) for a in ordered}})}
-    }
-    at = 0
-    for array in ordered:
-        tensor = array.tensor
-        header[array.name] = {
-            "dtype": DTYPES.get(tensor.dtype, "U8"),
-            "shape": list(tensor.shape),
-            "data_offsets": [at, at + tensor.nbytes],
-        }
-        at += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise UsageError(
-            f"safetensors: {len(arrays)} arrays need a header of {len(text)} bytes, the limit is {MAX_HEADER}"
-        )
+    described = json.dumps({**head, "arrays": {a.name: _described(a) for a in ordered}})
+    sizes = ((a.name, a.tensor.dtype, a.tensor.shape) for a in ordered)
+    begin = safetensors_head.head(sizes, {"fusion_replay": described})
     with open(path, "xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(begin)
         for array in each(ordered):
             flat_bytes(array.tensor.numpy()).tofile(file)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_replay.compare.tolerance import Tolerance
-from fusion_replay.diverge.moved import Digests
+from fusion_replay.diverge.changed_sides import Digests
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.golden import fields
 from fusion_replay.golden.tolerances import StepTolerance, limits_from_dict, limits_to_dict

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fusion_replay.diverge.changed_sides import StepFacts, moved
 from fusion_replay.diverge.environment import Change
-from fusion_replay.diverge.moved import StepFacts, moved
 from fusion_replay.golden.check_report import CheckedStep, Problem, Question
 from fusion_replay.golden.document import Golden, GoldenStep
 from fusion_replay.golden.observe import Observation

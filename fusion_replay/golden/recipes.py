@@ -134,7 +134,7 @@ def _need_steps(recorder: Recorder, what: str) -> None:
 
 def _workload(recipe: Mapping[str, Any]) -> Any:
     from fusion_replay.simulator.faults import parse_fault
-    from fusion_replay.simulator.faults.kinds import KINDS
+    from fusion_replay.simulator.faults.catalogue import KINDS
     from fusion_replay.simulator.workloads import find
 
     faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")

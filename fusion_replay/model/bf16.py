@@ -76,6 +76,11 @@ def bits_of(x: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     return out.reshape(np.shape(x))
 
 
+def unrounded(x: Array) -> Array:
+    """``x`` as it is. As the rounder of a reference: nothing is rounded, what it stores neither."""
+    return x
+
+
 def round_bf16(x: Array) -> Array:
     """``x`` (float64) rounded to the nearest bf16 value, ties to even, still float64.
 

@@ -8,7 +8,7 @@ compares, explains or exports it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fusion_replay.errors import SnapshotError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+    from matplotlib.axes import Axes
 
 INPUT, OUTPUT, PREVIOUS, WATCHED, REFERENCE = 0, 1, 2, 3, 4
 """Roles of an operand's contents: before the kernel, after it, old contents of an output (kept; digest only), and what
@@ -88,7 +89,7 @@ class OperandMap(Mapping[str, "RecordedTensor"]):
         return OperandMap(tuple(map(change, self._tensors)), self._what)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RecordedTensor:
     """Contents of one operand, before the kernel (inputs) or after it (outputs).
 
@@ -181,6 +182,35 @@ class RecordedTensor:
 
         return to_torch(self.numpy())
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """``np.asarray(tensor)``: as :meth:`numpy`."""
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """``torch.as_tensor(tensor)``: as :meth:`torch`, bf16 included."""
+        return self.torch().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)  # kDLCPU of DLPack's dlpack.h
+
+    def __repr__(self) -> str:
+        kept = "" if self.kept else f", contents {self.absent}"
+        return f"<RecordedTensor {one_line(self.what)}: {self.dtype} {self.shape}{kept}>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A line of a vector, a heat map of anything else, on ``ax`` or new axes; returns them.
+
+        Raises:
+            MissingDependencyError: no matplotlib here; the extra ``plot`` brings it.
+            DamagedSnapshotError, SnapshotError: as :meth:`numpy`.
+        """
+        from fusion_replay.model.notebook import axes, draw
+
+        return draw(self.numpy(), self.what, axes(ax))
+
 
 class Step(Protocol):
     """A runlist entry as it ran. What follows from the runlist is the same for every kind of step and stands here."""
@@ -254,6 +284,24 @@ class Step(Protocol):
         """``3:412 GEMV W_ffn_down_7, ffn_hidden -> ffn_output``."""
         return one_line(f"{self.address} {self.op.type} {self.description.flow}")
 
+    def plot(self) -> list[Axes]:
+        """Every tensor whose contents were kept, one below the other; the axes. Errors: :meth:`RecordedTensor.plot`."""
+        from fusion_replay.model.notebook import draw, panels
+
+        kept = [tensor for _, tensor in self.tensors() if tensor.kept]
+        made = panels(max(len(kept), 1), size=(7.0, 1.8))
+        return [draw(t.numpy(), t.what, on) for t, on in zip(kept, made, strict=False)]
+
+    def _repr_html_(self) -> str:
+        from fusion_replay.model.notebook import card
+
+        head = ("side", "argument", "buffer", "dtype", "shape", "contents")
+        rows = [
+            (side, t.name, t.buffer, t.dtype, t.shape, "kept" if t.kept else t.absent) for side, t in self.tensors()
+        ]
+        told = [f"{self.status}, ran on {self.sequence.ran_on}", *([self.error] if self.error else [])]
+        return card(self.label, told, [head, *rows])
+
     def tensors(self) -> Iterator[tuple[str, RecordedTensor]]:
         """Every tensor of the step with its side, named as in the file's tree: inputs, outputs, previous, reference.
 
@@ -318,110 +366,6 @@ class Seen:
         return RecordedTensor(use, position, row, digest, _words(where, use, side), self.source)
 
 
-Read = Callable[[RecordedTensor], "npt.NDArray[Any]"]
-"""What an operand held, in its shape and dtype."""
-
-
-class ReplacedStep(Step):
-    """A step with some contents, parameters or runtime values replaced by the caller's; all the rest is as it ran.
-
-    Args:
-        read: what its inputs held, and its outputs before the kernel, instead of what was seen of them.
-        params, values: in place of the operator's and the step's own of the same names.
-    """
-
-    __slots__ = ("_given", "_params", "_read", "_step")
-
-    def __init__(
-        self,
-        step: Step,
-        *,
-        read: Read | None = None,
-        params: Mapping[str, Any] | None = None,
-        values: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._step = step
-        self._read = read
-        self._params = params or {}
-        self._given = values or {}
-
-    @property
-    def invocation(self) -> int:
-        return self._step.invocation
-
-    @property
-    def sequence(self) -> SequenceDescription:
-        return self._step.sequence
-
-    @property
-    def description(self) -> StepDescription:
-        return self._step.description
-
-    @property
-    def status(self) -> str:
-        return self._step.status
-
-    @property
-    def error(self) -> str | None:
-        return self._step.error
-
-    @property
-    def withheld(self) -> str | None:
-        return self._step.withheld
-
-    @property
-    def state(self) -> str | None:
-        return self._step.state
-
-    @property
-    def elapsed_ns(self) -> int | None:
-        return self._step.elapsed_ns
-
-    @property
-    def op(self) -> OperatorDescription:
-        op = self._step.op
-        return replace(op, params={**op.params, **self._params}) if self._params else op
-
-    @property
-    def values(self) -> dict[str, Any]:
-        return {**self._step.values, **self._given}
-
-    @property
-    def inputs(self) -> OperandMap:
-        return self._step.inputs if self._read is None else self._step.inputs.replaced(self._of_other)
-
-    @property
-    def outputs(self) -> OperandMap:
-        return self._step.outputs if self._read is None else self._step.outputs.replaced(self._after_other)
-
-    def _of_other(self, tensor: RecordedTensor) -> RecordedTensor:
-        assert self._read is not None
-        return replace(tensor, source=_Other(tensor, self._read))
-
-    def _after_other(self, tensor: RecordedTensor) -> RecordedTensor:
-        old = tensor.previous
-        return tensor if old is None else replace(tensor, previous=self._of_other(old))
-
-
-class _Other:
-    """Contents of one tensor, given by the caller; available where the tensor's own are."""
-
-    def __init__(self, tensor: RecordedTensor, read: Read) -> None:
-        self._tensor = tensor
-        self._read = read
-
-    def kept(self, number: int) -> bool:
-        return self._tensor.kept
-
-    def absent(self, number: int) -> str:
-        return self._tensor.absent
-
-    def read(self, number: int, what: str) -> npt.NDArray[np.uint8]:
-        from fusion_replay.model.arrays import flat_bytes
-
-        return flat_bytes(self._read(self._tensor))
-
-
 def _words(where: str, use: OperandUse, side: str) -> str:
     return f"{where}, {side} {use.spec.name} ({use.label})"
 
@@ -435,9 +379,7 @@ __all__ = [
     "ContentSource",
     "OperandKey",
     "OperandMap",
-    "Read",
     "RecordedTensor",
-    "ReplacedStep",
     "Seen",
     "Step",
 ]

@@ -16,7 +16,10 @@ from fusion_replay.system.messages import one_line as one_line
 WIDTH = 100
 """Columns of a report that goes to a file or a pipe: the same text on every machine."""
 LINES = 24
-"""Of such a report, unless ``--all`` asks for more: with the command's last line one screen."""
+"""Of a report on a terminal, unless ``--all`` asks for more: with the command's last line one screen. What goes to a
+file or a pipe is never cut."""
+MARK = "> "
+"""Begins the row of what is wrong; a terminal shows such rows in red."""
 
 _NARROWEST, _WIDEST = 40, 120
 _LABEL = re.compile(r" *\S+(?: \S+)*? {2,}(?=\S)")  # of "  verdict  247 of 256 elements fail"
@@ -37,8 +40,8 @@ def width() -> int:
 
 
 def height() -> int:
-    """Lines that a report may use besides the command's last one: a taller terminal has room for more."""
-    return LINES if columns() is None else max(LINES, shutil.get_terminal_size((WIDTH, LINES + 1)).lines - 1)
+    """Lines that a report may use besides the command's last one: as a terminal has room for, elsewhere any number."""
+    return sys.maxsize if columns() is None else max(LINES, shutil.get_terminal_size((WIDTH, LINES + 1)).lines - 1)
 
 
 def printable(line: str) -> str:
@@ -70,9 +73,10 @@ def _bytes(character: str) -> str:
 def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
     """``label`` and ``text``, what does not fit into the first line below the text's beginning.
 
-    ``lines``: at most so many of :data:`WIDTH` columns, and as much text on a narrower screen.
+    ``lines``: on a terminal at most so many of :data:`WIDTH` columns, and as much text on a narrower screen.
     """
     room = width()
+    lines = None if columns() is None else lines
     return textwrap.wrap(
         one_line(text),
         room,
@@ -85,8 +89,8 @@ def wrap(text: str, label: str, *, lines: int | None = None) -> list[str]:
 
 
 def clip(lines: Iterable[str]) -> Iterator[str]:
-    """No line is wider than the screen."""
-    room = width()
+    """No line is wider than the terminal, where it is one."""
+    room = sys.maxsize if columns() is None else width()
     for line in map(printable, lines):
         yield line if len(line) <= room else line[: room - 3] + "..."
 
@@ -118,6 +122,7 @@ def table(rows: Iterable[Iterable[object]], *, indent: str = "  ", right: Iterab
 
 __all__ = [
     "LINES",
+    "MARK",
     "WIDTH",
     "block",
     "clip",

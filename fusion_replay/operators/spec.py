@@ -94,6 +94,7 @@ class OperatorSpec:
         elementwise: an element of the result depends on the elements at its own place alone; its one size is ``size``.
         prepared: the argument whose tiles a prologue of IRON's (``prepare``) is applied to; None: it takes none.
         neutral: fields of IRON's that are no parameters here, and change nothing of one call's numbers.
+        home: the module of IRON's operators that has the class, where it is not named as the first alias.
         source: where the definition was read.
     """
 
@@ -120,6 +121,7 @@ class OperatorSpec:
     elementwise: bool = False
     prepared: str | None = None
     neutral: tuple[str, ...] = ()
+    home: str = ""
     numerics: Numerics | None = None
 
     def bind(self, params: Mapping[str, Any]) -> SimpleNamespace:

@@ -3,15 +3,18 @@
 
 Each is an invocation of a sequence of one step; the same operator, parameters and shapes are the same sequence. What
 the step writes is often known only when it has written it: then the sequence begun with is its inputs alone, and the
-invocation is moved to the full one at the end.
+invocation is moved to the full one at the end. ``rec.invocation`` says in a step's details which call it belongs to,
+and whoever reads the file sees that call (:mod:`fusion_replay.snapshot.read.groups`).
 
 Tested in tests/recording/test_recorder.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -57,6 +60,32 @@ class ArraySteps:
         self.written: dict[str, tuple[ArgSpec, ...]] = {}
         self.unentered: dict[object, str] = {}
         self._numbers: dict[str, int] = {}
+        self._calls: dict[str, int] = {}
+        self._under_way = threading.local()
+
+    @property
+    def group(self) -> dict[str, str | int]:
+        """The call that steps of this thread belong to, empty outside :meth:`invocation`."""
+        return getattr(self._under_way, "group", {})
+
+    @contextlib.contextmanager
+    def invocation(self, sequence: str) -> Iterator[None]:
+        """The steps of this thread are those of one more call of a sequence, until the block ends.
+
+        Raises:
+            UsageError: within another one, or a name that is none.
+        """
+        if not isinstance(sequence, str) or not sequence:
+            raise UsageError(f"rec.invocation: expected a sequence's name such as 'decode', found {sequence!r}")
+        if self.group:
+            raise UsageError(f"rec.invocation({sequence!r}): {self.group['sequence']!r} is under way; end it first")
+        call = self._calls.get(sequence, 0)
+        self._calls[sequence] = call + 1
+        self._under_way.group = {"sequence": sequence, "call": call}
+        try:
+            yield
+        finally:
+            self._under_way.group = {}
 
     def number(self, sequence: SequenceDescription) -> int:
         """Of a sequence in the recording; an equal one is described once."""
@@ -175,6 +204,7 @@ class ArrayStep:
             watched={position[name]: array for name, array in watched.items() if name not in inout},
             values={name: jsonable(value) for name, value in self._values.items()},
             withheld=withheld,
+            group=self._steps.group,
         )
         self._on_disk = {*inputs, *previous, *watched}
         self._inputs, self._previous, self._declared = {}, {}, {}  # the run may want the memory

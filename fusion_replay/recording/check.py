@@ -66,6 +66,7 @@ def _prepared(
 ) -> tuple[Any, Callable[[], Any]]:
     """What to watch, and what to call."""
     operator = None
+    _no_framework_model(target)
     if not hasattr(target, "get_buffer"):
         from fusion_replay.sources import is_operator_call
         from fusion_replay.sources.iron.run_single import prepare
@@ -80,6 +81,24 @@ def _prepared(
     if values:
         target.write_values(values)
     return target, target
+
+
+def _no_framework_model(target: Any) -> None:
+    """
+    Raises:
+        NotAttachableError: a model of a framework: it dispatches nothing to an NPU, and its steps have no names here.
+    """
+    what = ""
+    if any(cls.__module__.partition(".")[0] == "torch" for cls in type(target).__mro__):
+        what = f"{type(target).__name__} is a module of torch"
+    elif type(target).__module__.partition(".")[0] in ("onnx", "onnxruntime") or str(target).endswith(".onnx"):
+        what = f"{target if isinstance(target, (str, Path)) else type(target).__name__} is an ONNX model"
+    if what:
+        raise NotAttachableError(
+            f"check: {what}, which runs on no NPU; expected an operator or the callable of a sequence. To judge arrays "
+            "of your own: fr.record(path) and rec.step(OPERATOR, inputs, params), then fr.replay(path); to judge one "
+            "output against the model's: fr.compare(actual, expected)"
+        )
 
 
 def _callable_of(operator: Any, device: str) -> Any:

@@ -52,7 +52,7 @@ class Process:
 def read(log: str | os.PathLike[str]) -> list[Process]:
     """Every process in the order in which they started; damaged lines are passed over."""
     found: dict[int, Process] = {}
-    for line in Path(log).read_text(errors="replace").splitlines():
+    for line in Path(log).read_text("utf-8", "replace").splitlines():
         try:
             data = json.loads(line)
             process = found.setdefault(int(data["pid"]), Process(int(data["pid"])))

@@ -30,7 +30,6 @@ runs). The start comes last: who finds it finds the rest."""
 STARTED = struct.Struct("=d")
 STARTED_AT = SLOT.size - STARTED.size
 _FAR = 100.0  # times the median is far longer, below --step-timeout and above slow_after
-_ESCALATION = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 class Monitor:
@@ -91,7 +90,7 @@ class Monitor:
         else:
             self._tell(f"{label} can't be interrupted; ending the process")
         self._signalled[slot] = started, now, count + 1
-        self._send(_ESCALATION[min(count, 2)])
+        self._send((signal.SIGINT, signal.SIGTERM, signal.SIGKILL)[min(count, 2)])
 
     @property
     def _safe(self) -> str:

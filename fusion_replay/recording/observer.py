@@ -125,7 +125,8 @@ class Observer:
             assumed: dict[int, int] = {}
             keep = self._keeps_old_contents(step.description)
             self._read = self._asked = self._refused = None
-            withheld = self._recording.withheld(self._sequence, self._invocation, step.description.index)
+            number = step.description.index
+            withheld = self._recording.withheld(self._sequence, self._invocation, number, step.places)
             self._withheld = withheld is not None
             if withheld is not None and self._recording.options.only_matching:
                 self._recording.writer.leave_out(f"steps {withheld}; not recorded")

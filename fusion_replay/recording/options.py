@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
-from fusion_replay.recording.filters import FILTERS, parse_invocations, parse_steps, parts
-from fusion_replay.recording.option import MOST, Option, size_in_bytes
+from fusion_replay.model.step_filter import StepFilter, parts
+from fusion_replay.recording.filters import FILTERS, parse_invocations
+from fusion_replay.recording.option_declaration import MOST, Option, size_in_bytes
 from fusion_replay.recording.references import DEFAULT_BUDGET, Budget
 
 IfExists = Literal["error", "replace", "number"]
@@ -144,6 +145,14 @@ class Options:
     whole_calls: bool = field(
         default=False, metadata=_offer("With a program: what runs fused is recorded too, each call as one step.")
     )
+    repeat_calls: int = field(
+        default=1,
+        metadata=_offer(
+            "With whole calls: make each N times on the same contents of all buffers.  [default: 1]",
+            metavar="N",
+            above_zero=True,
+        ),
+    )
     slow_after: float = field(
         default=10.0,
         metadata=_offer(
@@ -182,6 +191,8 @@ class Options:
             raise UsageError(f"against {self.against!r}: goes with keep 'mismatch'")
 
     def _check_limits(self) -> None:
+        if isinstance(self.repeat_calls, bool) or not isinstance(self.repeat_calls, int) or self.repeat_calls < 1:
+            raise UsageError(f"repeat_calls {self.repeat_calls!r}: expected a count above 0")
         for name in ("max_bytes", "max_steps", "max_invocations"):
             limit = getattr(self, name)
             if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit < MOST):
@@ -194,7 +205,10 @@ class Options:
             given = getattr(self, name)
             if given is not None and not all(parts(given)):
                 raise UsageError(f"{name} {given!r}: expected names separated by commas")
-        _ = [parse_buffer(part) for part in parts(self.buffer)], parse_steps(self.step)
+        _ = (
+            [parse_buffer(part) for part in parts(self.buffer)],
+            StepFilter.parse(self.step) if self.step is not None else None,
+        )
         _ = parse_invocations(self.invocation)
         if self.only_matching and not self.filters:
             raise UsageError("only_matching: goes with a filter: op, step, buffer or invocation")

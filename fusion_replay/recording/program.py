@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.recording import child_log
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from fusion_replay.recording.options import Options
 from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,9 @@ class Program:
 
     def __init__(self, options: Options, log: str) -> None:
         self._options, self._log = options, log
-        self._all_dispatches = AllDispatches(separate_dispatch=options.separate, whole_calls=options.whole_calls)
+        self._all_dispatches = AllDispatches(
+            separate_dispatch=options.separate, whole_calls=options.whole_calls, repeat_calls=options.repeat_calls
+        )
         self._recorder: Recorder | None = None
         self._failed = False
         self._ended = False
@@ -63,7 +66,7 @@ class Program:
         self._say("started", command=self._command())
         self._all_dispatches.attach(self)
         atexit.register(self.end)
-        os.register_at_fork(after_in_child=self._forked)
+        platform.after_fork_in_child(self._forked)
         sys.addaudithook(self._audit)
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay import sources
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.recording.options import Options
+from fusion_replay.refs import plugins
 from fusion_replay.sources.iron.watching.all_dispatches import AllDispatches
 
 if TYPE_CHECKING:
@@ -61,9 +63,9 @@ class Recorder:
         if callable_ is not None and sources.is_operator_call(callable_):
             self._all_dispatches = AllDispatches(only=callable_)
         elif callable_ is not None:
-            self._sources.append(sources.attach(callable_, whole_calls=options.whole_calls))
+            self._sources.append(sources.attach(callable_, **_whole(options)))
         elif dispatches:
-            self._all_dispatches = AllDispatches(whole_calls=options.whole_calls)
+            self._all_dispatches = AllDispatches(**_whole(options))
 
     def __enter__(self) -> Recorder:
         """Open the recording.
@@ -75,6 +77,11 @@ class Recorder:
         """
         if self._recording is not None:
             raise UsageError(f"{self.path}: this recorder was used already; make another one with record()")
+        if module := plugins.importing():
+            raise UsageError(
+                f"{module} records into {self.path} while it is imported for its operators; put what runs there under "
+                "if __name__ == '__main__':"
+            )
         from fusion_replay.recording.array_step import ArraySteps
         from fusion_replay.recording.underway import Recording
 
@@ -112,7 +119,7 @@ class Recorder:
         """
         recording = self._recording
         try:
-            source = sources.attach(callable_, whole_calls=self._options.whole_calls)
+            source = sources.attach(callable_, **_whole(self._options))
             if recording is not None and recording.decider is not None:
                 recording.decider.check(s.sequence for s in (*self._sources, source))
         except FusionReplayError:
@@ -155,6 +162,22 @@ class Recorder:
 
         return ArrayStep(self._steps, op, inputs, params or {}, values or {}, previous or {}, outputs or {})
 
+    def invocation(self, sequence: str = "arrays") -> AbstractContextManager[None]:
+        """Steps that are given as arrays inside belong together, as one call of ``sequence`` (one token, say).
+
+        ``with rec.invocation("decode"): ...`` around the :meth:`step` calls of each token: addresses are
+        ``INVOCATION:STEP``, and what one step wrote is, bit for bit, what a later one read. Filters by invocation or
+        step number count each step while it is recorded.
+
+        Raises:
+            UsageError: outside the recorder's block, within another invocation, or with ``against``.
+        """
+        if self._steps is None or self.recording.over:
+            raise UsageError(f"{self.path}: rec.invocation works inside 'with record(...) as rec:' only")
+        if self._options.against is not None:
+            raise UsageError(f"{self.path}: rec.invocation can't be used with against=; steps are compared one by one")
+        return self._steps.invocation(sequence)
+
     def close(self) -> WriteReport | None:
         """End the recording before the block does; safe to call twice."""
         self._finish(failing=False)
@@ -193,6 +216,10 @@ class Recorder:
         unentered = [] if self._steps is None else self._steps.unentered.values()
         report = recording.end(unentered=unentered, refused=self._refused, failing=failing, tells=self._tells)
         self.report, self.unmatched = report, recording.unmatched
+
+
+def _whole(options: Options) -> dict[str, Any]:
+    return {"whole_calls": options.whole_calls, "repeat_calls": options.repeat_calls}
 
 
 __all__ = ["Recorder"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import FusionReplayError, UsageError
 from fusion_replay.model.withheld import BEYOND_BUDGET
-from fusion_replay.recording.option import size_in_bytes
+from fusion_replay.recording.option_declaration import size_in_bytes
 from fusion_replay.system.messages import human_bytes, in_words
 
 if TYPE_CHECKING:

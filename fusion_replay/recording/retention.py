@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusion_replay.model.runlist import SequenceDescription, parse_buffer
+from fusion_replay.model.runlist import SequenceDescription, StepDescription, parse_buffer
+from fusion_replay.model.step_filter import StepFilter, parts
 from fusion_replay.model.withheld import BEYOND, FILTERED
-from fusion_replay.recording.filters import parse_invocations, parse_steps, parts, within
+from fusion_replay.recording.filters import parse_invocations, within
 from fusion_replay.recording.options import Options
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class Retention:
     def __init__(self, options: Options, canonical: Callable[[str], str]) -> None:
         self._options = options
         self._canonical = canonical
+        self._ops = {canonical(part) for part in parts(options.op)}
         self._buffers = [parse_buffer(part) for part in parts(options.buffer)]
-        self._ranges, self._addresses = parse_steps(options.step)
+        self._wanted = None if options.step is None else StepFilter.parse(options.step)
         self._calls = parse_invocations(options.invocation)
         self._chosen: dict[int, frozenset[int]] = {}  # by sequence: what chooses() said
         self._steps = 0
@@ -56,14 +58,25 @@ class Retention:
         self._seen_buffers: dict[str, None] = {}
         self._longest = self._called = 0
 
-    def reason(self, number: int, sequence: SequenceDescription, invocation: int, step: int, full: bool) -> str | None:
+    def reason(
+        self,
+        number: int,
+        sequence: SequenceDescription,
+        invocation: int,
+        step: int,
+        full: bool,
+        places: Mapping[int, int] | None = None,
+    ) -> str | None:
         """Why the contents of a step that begins are not to be kept; None: they are.
 
-        ``number``: of the sequence, in this recording. ``full``: no bytes are left.
+        ``number``: of the sequence, in this recording. ``full``: no bytes are left. ``places``: of this call.
         """
         self._called = max(self._called, invocation + 1)
         if self._options.filters:
-            if step not in self._entries(number, sequence) or not self._passes(invocation, step):
+            chosen = step in self._entries(number, sequence)
+            if places:
+                chosen = self._fits(sequence, sequence.steps[step].placed(places))
+            if not chosen or not self._passes(invocation, step):
                 return FILTERED
             self._matched = True
         if full:
@@ -81,14 +94,12 @@ class Retention:
 
     def chooses(self, sequence: SequenceDescription) -> frozenset[int]:
         """Entries of the runlist that pass op and buffer."""
-        ops = {self._canonical(part) for part in parts(self._options.op)}
-        found = set()
-        for entry in sequence.steps:
-            fits = not ops or self._canonical(sequence.operators[entry.operator].type) in ops
-            used = not self._buffers or any(use.touches(*b) for use in entry.operands for b in self._buffers)
-            if fits and used:
-                found.add(entry.index)
-        return frozenset(found)
+        return frozenset(entry.index for entry in sequence.steps if self._fits(sequence, entry))
+
+    def _fits(self, sequence: SequenceDescription, entry: StepDescription) -> bool:
+        if self._ops and self._canonical(sequence.operators[entry.operator].type) not in self._ops:
+            return False
+        return not self._buffers or any(use.touches(*b) for use in entry.operands for b in self._buffers)
 
     @property
     def unmatched(self) -> str | None:
@@ -113,7 +124,7 @@ class Retention:
         """Whether the numbers pass."""
         if self._options.invocation is not None and not within(self._calls, invocation):
             return False
-        return self._options.step is None or within(self._ranges, step) or (invocation, step) in self._addresses
+        return self._wanted is None or self._wanted.takes(invocation, step)
 
     def _limit(self, invocation: int) -> str | None:
         steps, invocations = self._options.max_steps, self._options.max_invocations

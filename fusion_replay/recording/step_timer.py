@@ -21,7 +21,8 @@ from collections import deque
 
 from fusion_replay.recording import monitor_process
 from fusion_replay.recording.monitor_process import LABEL, SLOT, SLOTS, STARTED, STARTED_AT
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 from fusion_replay.system.messages import in_words, say
 
@@ -60,6 +61,10 @@ class StepTimer:
     def __init__(self, slow_after: float, step_timeout: float | None, safe_in: str) -> None:
         self._slow_after, self._timeout, self._safe_in = slow_after, step_timeout, safe_in
         self.active = bool(slow_after or step_timeout)
+        if self.active and (reason := platform.records_programs()):
+            self.active = False
+            if step_timeout:
+                say(f"the step timeout is not kept: {reason}")
         self._pid = os.getpid()
         self._memory: ctypes.Array[ctypes.c_char] | None = None
         self._lifeline: OwnDescriptor | None = None

@@ -148,9 +148,12 @@ class Recording:
 
     # --- what is kept -------------------------------------------------------------------------------------------
 
-    def withheld(self, sequence: int, invocation: int, step: int) -> str | None:
+    def withheld(
+        self, sequence: int, invocation: int, step: int, places: Mapping[int, int] | None = None
+    ) -> str | None:
         """Why the contents of a step that begins are not to be kept; None: they are."""
-        return self._retention.reason(sequence, self.writer.sequence(sequence), invocation, step, self.writer.full)
+        known, full = self.writer.sequence(sequence), self.writer.full
+        return self._retention.reason(sequence, known, invocation, step, full, places)
 
     @property
     def judges(self) -> bool:

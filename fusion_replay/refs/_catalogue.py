@@ -14,6 +14,7 @@ from typing import Any
 from fusion_replay.errors import UnknownOperatorError, UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
+from fusion_replay.model.step import OperandMap, RecordedTensor
 from fusion_replay.model.text import shell
 from fusion_replay.operators.evaluation import evaluate
 from fusion_replay.operators.spec import OperatorSpec
@@ -104,6 +105,21 @@ def lookup(op_type: str) -> OperatorSpec | None:
     return _find(op_type)
 
 
+def meant(typed: str) -> OperatorSpec:
+    """As :func:`find`, of a name that somebody typed: in any case, where only one operator is called so.
+
+    Raises:
+        UnknownOperatorError: none is known.
+    """
+    ready()
+    if _find(typed) is None:
+        word = typed.lower()
+        fits = [s for s in specs() if word in {name.lower() for name in (s.type, *s.aliases)}]
+        if len(fits) == 1:
+            return fits[0]
+    return find(typed)
+
+
 def canonical(op_type: str) -> str:
     """What names are compared by: an operator's own in lower case, whatever alias or case was given."""
     spec = lookup(op_type)
@@ -120,7 +136,7 @@ def specs() -> Iterator[OperatorSpec]:
 def reference(
     op_type: str,
     params: Mapping[str, Any],
-    inputs: Sequence[Array] | Mapping[str, Array],
+    inputs: Sequence[Any] | Mapping[str, Any],
     flavour: str = "exact",
     *,
     previous: Array | Sequence[Array | None] | None = None,
@@ -132,7 +148,8 @@ def reference(
     Args:
         op_type: IRON's class name or an alias.
         params: its fields; unknown ones are ignored.
-        inputs: in arg-spec order, or by argument name. Any shape with the right element count; numpy or torch.
+        inputs: in arg-spec order, or by argument name. Any shape with the right element count; numpy or torch, or a
+            recorded step's ``inputs``.
         flavour: see the module's text; the nearest form that exists answers.
         previous: old contents of the output, for operators that write only part of it.
         values: runtime values of this dispatch, e.g. ``{"vector_size": 64}``.
@@ -145,7 +162,27 @@ def reference(
         UnknownOperatorError: no such operator.
         UsageError: parameters, input counts or element counts that don't fit; the message names the argument.
     """
-    return evaluate(find(op_type), params, inputs, flavour, previous=previous, values=values, outputs=outputs)[0]
+    spec = find(op_type)
+    given = _arrays(spec, params, inputs)
+    return evaluate(spec, params, given, flavour, previous=previous, values=values, outputs=outputs)[0]
 
 
-__all__ = ["builtin", "canonical", "find", "lookup", "reference", "register", "specs", "template_command"]
+def _arrays(
+    spec: OperatorSpec, params: Mapping[str, Any], inputs: Sequence[Any] | Mapping[str, Any]
+) -> Sequence[Array] | Mapping[str, Array]:
+    """Recorded tensors as arrays: by name where the recording has the operator's own names, else in their order."""
+    if isinstance(inputs, OperandMap):
+        names = [t.name for t in inputs.in_order()]
+        own = sorted(s.name for s in spec.arg_specs(params) if s.reads)
+        if sorted(names) != own or len(set(names)) < len(names):
+            return [t.numpy() for t in inputs.in_order()]
+    if isinstance(inputs, Mapping):
+        return {name: _array(value) for name, value in inputs.items()}
+    return [_array(value) for value in inputs]
+
+
+def _array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, RecordedTensor) else value
+
+
+__all__ = ["builtin", "canonical", "find", "lookup", "meant", "reference", "register", "specs", "template_command"]

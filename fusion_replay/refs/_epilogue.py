@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fusion_replay.errors import UsageError
-from fusion_replay.model.bf16 import Array, narrow, round_bf16
+from fusion_replay.model.bf16 import Array, narrow, round_bf16, unrounded
 from fusion_replay.refs.arithmetic.activation import gelu_tanh
 from fusion_replay.refs.arithmetic.products import Finish
 
@@ -35,12 +35,14 @@ def finisher(
         epilogue: "none" or "gelu" (tanh approximation).
         dtype: of the stored result, "bfloat16" or "float32".
         round_before: IRON's forms round the product to bf16 before the epilogue; the exact meaning does not.
-        rounder: does that rounding (``call.round``).
+        rounder: does that rounding (``call.rounder``); ``unrounded`` leaves the stored result as it is, too.
     """
 
     def finish(product: Array) -> Array:
         if epilogue == "gelu":
             product = gelu_tanh(xp, rounder(product) if round_before else product)
+        if rounder is unrounded:
+            return product
         return narrow(product) if dtype == "bfloat16" else xp.astype(product, xp.float32)
 
     return finish

@@ -80,6 +80,11 @@ def folds_of(op: OperatorDescription) -> tuple[list[Fold], list[Fold]]:
     return prepare, finish
 
 
+def home_of(spec: OperatorSpec) -> str:
+    """The module of IRON's whose class the reference was made for."""
+    return f"{HOME}.{spec.home or spec.aliases[0]}"
+
+
 def _covering(type_: str, module: str, params: Mapping[str, Any], given: Sequence[str], depth: int = 0) -> OperatorSpec:
     """
     Raises:
@@ -87,9 +92,8 @@ def _covering(type_: str, module: str, params: Mapping[str, Any], given: Sequenc
     """
     spec = _catalogue.find(type_)
     if spec.type not in REGISTERED:  # a user's word is taken: for any module, with any field
-        homes = (f"{HOME}.{spec.aliases[0]}", f"{HOME}.{spec.aliases[0]}.op", HOME)
-        if module not in homes:
-            raise UsageError(f"it is of {module or 'no module'}, the reference of {homes[0]}")
+        if module not in (home_of(spec), f"{home_of(spec)}.op", HOME):
+            raise UsageError(f"it is of {module or 'no module'}, the reference of {home_of(spec)}")
         known = {p.name for p in spec.params} | {*NEUTRAL, *spec.neutral, "finish", "prepare", "bound_values"}
         for name in given:
             value = params.get(name)

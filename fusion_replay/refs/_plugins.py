@@ -14,16 +14,17 @@ import contextlib
 import importlib
 import importlib.util
 import os
-import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fusion_replay.errors import UsageError
 from fusion_replay.model import declared
+from fusion_replay.system import platform
 from fusion_replay.system.messages import in_words, line_in, say
 
 GROUP = "fusion_replay.operators"
@@ -33,6 +34,8 @@ _loaded: dict[str, ModuleType] = {}
 """What was asked for by its resolved path or module name: naming the same twice is no clash with itself."""
 
 _waiting: list[Callable[[], None]] = []
+_importing: ContextVar[str] = ContextVar("importing", default="")
+"""What is imported for the operators that it declares, as it was named."""
 _lock = threading.RLock()
 _running = False
 _reads: list[Callable[[], None]] = []
@@ -99,7 +102,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
         UsageError: no such file or module, code that raises, or code that declares no operator.
     """
     directory = Path(base).absolute()
-    is_file = where.endswith(".py") or os.sep in where
+    is_file = where.endswith(".py") or os.sep in where or "/" in where
     path = directory / where
     key = str(path.resolve()) if is_file else where
     if key in _loaded:
@@ -108,6 +111,7 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
     if is_file and not path.is_file():
         raise UsageError(f"{what}: {'a directory' if path.is_dir() else 'no such file'}; expected a Python file")
     before = _declarations()
+    token = _importing.set(where)
     try:
         module = _run_file(path) if is_file else _import_module(where, directory)
     except UsageError:
@@ -118,12 +122,19 @@ def load(where: str, base: str | os.PathLike[str] = ".", *, asked_by: str = "--i
         raise UsageError(f"{what}: {_with_line(error, path)}") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what}: {_with_line(error, path)}") from error
+    finally:
+        _importing.reset(token)
     if not _declares(module, before):
         raise UsageError(
             f"{what}: it declares no operator and no kernel; write @fusion_replay.operator(NAME) before a function "
             "(`fusion-replay operators --new NAME` prints a whole file)"
         )
     _loaded[key] = module
+
+
+def importing() -> str:
+    """The file or module that :func:`load` is running just now; empty where it is none."""
+    return _importing.get()
 
 
 @contextlib.contextmanager
@@ -248,10 +259,7 @@ def _with_line(error: BaseException, path: Path) -> str:
 
 def _not_ours(path: Path) -> str:
     """Why what lies here may be somebody else's word; empty where it is the user's own."""
-    about = path.stat()
-    if about.st_uid != os.geteuid():
-        return f"{path} belongs to user {about.st_uid}, not to you ({os.geteuid()})"
-    return f"anybody may write {path}" if about.st_mode & stat.S_IWOTH else ""
+    return platform.not_ours(str(path), path.stat())
 
 
 def _upwards(start: Path) -> list[Path]:

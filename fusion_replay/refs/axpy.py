@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """AXPY: C = s A + B, the scalar rounded to bf16 first.
 
-Up to August the product is rounded to bf16 before the sum (torch, operation by operation); September rounds once, as
-the kernel does, and so does ``exact``. A bf16 scalar times a bf16 element has 16 significant bits, which float64 holds;
-the sum is rounded to odd so that the one rounding to bf16 is the correct one.
+Up to August the product is rounded to bf16 before the sum (torch, operation by operation). September's form adds in
+float32, as the kernel does, and rounds that: where the sum lies next to a tie it is rounded twice, which ``exact`` is
+not. A bf16 scalar times a bf16 element has 16 significant bits, which float64 holds; sums are rounded to odd so that
+the next rounding is the correct one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fusion_replay.compare.tolerance import Tolerance
 from fusion_replay.model.bf16 import Array, round_bf16
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args
+from fusion_replay.refs._elementwise import CHANNELLED_PARAMS, binary_args, through_float32
 from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
@@ -27,7 +28,12 @@ def _twice(call: Call, a: Array, b: Array) -> Array:
     return add_to_odd(call.xp, call.round(_product(call, a)), b)
 
 
-def _once(call: Call, a: Array, b: Array) -> Array:
+def _float32(call: Call, a: Array, b: Array) -> Array:
+    product = through_float32(call.xp, _product(call, a))  # a product overflows there, too
+    return through_float32(call.xp, add_to_odd(call.xp, product, b))
+
+
+def _exact(call: Call, a: Array, b: Array) -> Array:
     return add_to_odd(call.xp, _product(call, a), b)
 
 
@@ -50,7 +56,7 @@ SPEC = OperatorSpec(
     ),
     args=binary_args,
     elementwise=True,
-    flavours={"pr117": _twice, "iron-2026-08": _twice, "iron-2026-09": _once, "exact": _once},
+    flavours={"pr117": _twice, "iron-2026-08": _twice, "iron-2026-09": _float32, "exact": _exact},
     tolerance={
         # Two roundings of the reference's against the kernel's one differ by at most a ULP of the product, which
         # cancellation in the sum makes any number of ULPs of the result.

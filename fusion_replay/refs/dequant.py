@@ -49,7 +49,7 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     return ArgSpec("A", "in", (tiles * nbytes,), "uint8"), ArgSpec("C", "out", (p.size,))
 
 
-def _products(call: Call, a: Array) -> Array:
+def products(call: Call, a: Array) -> Array:
     """float64, exact."""
     xp, p = call.xp, call.params
     tiles, groups, nbytes = geometry(p)
@@ -71,7 +71,7 @@ def _scales(xp: Any, pairs: Array) -> Array:
 
 
 def _float32(call: Call, a: Array) -> Array:
-    return call.xp.astype(_products(call, a), call.xp.float32)
+    return call.xp.astype(products(call, a), call.xp.float32)
 
 
 def _tiling(p: SimpleNamespace) -> Tiling | None:
@@ -107,7 +107,7 @@ SPEC = OperatorSpec(
         Param("group_size", int, 32, help="values per scale"),
     ),
     args=_args,
-    flavours=iron(_float32, exact=_products),
+    flavours=iron(_float32, exact=products),
     tolerance={
         "*": Tolerance(ulps=1, atol=2.0**-126).from_source(
             "Xilinx/mlir-aie aie_kernels/generic/expand.cc: an exact product, stored once (IRON's test allows 0.01)"

@@ -48,7 +48,7 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 def _gemm(call: Call, a: Array, b: Array, *, round_before: bool = True) -> Array:
     xp, p = call.xp, call.params
     dtype = dtype_name("GEMM", p.dtype_out)
-    finish = finisher(xp, p.epilogue, dtype, round_before=round_before, rounder=call.round)
+    finish = finisher(xp, p.epilogue, dtype, round_before=round_before, rounder=call.rounder)
     c = matmul(a, b.T if p.b_col_maj else b, finish)
     return c.T if p.c_col_maj else c
 

@@ -43,7 +43,7 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 def _gemv(call: Call, a: Array, b: Array, *, round_before: bool = True) -> Array:
     """Batch i is matrix i // repeat times vector i."""
     xp, p = call.xp, call.params
-    finish = finisher(xp, p.epilogue, round_before=round_before, rounder=call.round)
+    finish = finisher(xp, p.epilogue, round_before=round_before, rounder=call.rounder)
     matrices, vectors = xp.reshape(a, (-1, p.M, p.K)), wide(xp.reshape(b, (-1, p.K)))
     rows = [matvec(matrices[i // p.repeat], vectors[i], finish) for i in range(p.num_batches)]
     return rows[0] if len(rows) == 1 else xp.stack(rows)
@@ -92,14 +92,18 @@ _WIDTHS = (64, 32, 16)
 """Elements per vector that mv.cc is built for."""
 
 
+def lanes(inner: int, widest: int = _WIDTHS[0]) -> int:
+    """Elements that the kernel takes of a row at a time: its widest vector that divides the row."""
+    return next((w for w in _WIDTHS if w <= widest and inner % w == 0), 1)
+
+
 def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
     """The widest vector up to ``kernel_vector_size`` that divides K; the epilogue works on the stored tile.
 
     Where IRON chose the size itself (None since September), the narrowest: its bound holds for every wider one.
     """
-    widest = p.kernel_vector_size or _WIDTHS[-1]
-    lanes = next((w for w in _WIDTHS if w <= widest and p.K % w == 0), 1)
-    product = Stage("product", "matvec", ("a", "b"), BF16, how=Dot(lanes, p.repeat))
+    width = lanes(p.K, p.kernel_vector_size or _WIDTHS[-1])
+    product = Stage("product", "matvec", ("a", "b"), BF16, how=Dot(width, p.repeat))
     if p.epilogue == "none":
         return (product,)
     return product, Stage("y", "through", ("product",), BF16, how=gelu(device))

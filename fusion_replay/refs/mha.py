@@ -11,6 +11,7 @@ too much.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ import array_api_compat as aac
 
 from fusion_replay.compare.tolerance import Tolerance, relative
 from fusion_replay.errors import UsageError
-from fusion_replay.model.bf16 import Array, narrow, wide
+from fusion_replay.model.bf16 import Array, narrow, unrounded, wide
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, grid
@@ -67,7 +68,10 @@ def _attention(call: Call, q: Array, k: Array, v: Array) -> Array:
     if p.heads_interleaved:
         q, k, v = (xp.permute_dims(t, (1, 0, 2)) for t in (q, k, v))
     share = p.num_heads // key_value_heads(p)
-    heads = [_head(xp, q[h], wide(k[h // share]), wide(v[h // share]), queries, keys) for h in range(p.num_heads)]
+    store = unrounded if call.rounder is unrounded else narrow
+    heads = [
+        _head(xp, q[h], wide(k[h // share]), wide(v[h // share]), queries, keys, store) for h in range(p.num_heads)
+    ]
     out = xp.stack(heads)
     return xp.permute_dims(out, (1, 0, 2)) if p.heads_interleaved else out
 
@@ -79,7 +83,7 @@ def _length(name: str, call: Call, default: int, rows: int) -> int:
     return length
 
 
-def _head(xp: Any, q: Array, k: Array, v: Array, queries: int, keys: int) -> Array:
+def _head(xp: Any, q: Array, k: Array, v: Array, queries: int, keys: int, store: Callable[[Array], Array]) -> Array:
     """One head, stored (S, d) queries against float64 keys and values, a band of rows at a time -> stored (S, d)."""
     scale, device = math.sqrt(q.shape[1]), aac.device(q)
     step = max(1, SCORES // max(1, k.shape[0]))
@@ -92,8 +96,8 @@ def _head(xp: Any, q: Array, k: Array, v: Array, queries: int, keys: int) -> Arr
         ahead = xp.arange(seen, dtype=xp.int64, device=device)[None, :] > row
         scores = xp.where(ahead, xp.full_like(scores, float("-inf")), scores)
         grown = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-        bands.append(narrow((grown @ v[:seen]) / xp.sum(grown, axis=-1, keepdims=True)))
-    bands.append(narrow(xp.zeros_like(wide(q[queries:]))))
+        bands.append(store((grown @ v[:seen]) / xp.sum(grown, axis=-1, keepdims=True)))
+    bands.append(store(xp.zeros_like(wide(q[queries:]))))
     return xp.concat(bands, axis=0)
 
 

@@ -4,7 +4,7 @@
 ====================  =================================================================================
 pr117                 ``x / (sqrt(mean(x*x)) + eps) * w``, torch bf16: a rounding after each of six steps
 iron-2026-08          ``x / sqrt(mean(x*x) + eps) * w``, likewise six roundings
-iron-2026-09          the normalised row rounded, then its product with the weight (two cores on the device)
+iron-2026-09          float32; the normalised row rounded, then its product with the weight (two cores on the device)
 exact                 August's meaning, rounded once
 ====================  =================================================================================
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param
 from fusion_replay.operators.tiling import Tiling, runs
+from fusion_replay.refs._elementwise import through_float32
 from fusion_replay.refs._kernels import rsqrt
 
 
@@ -75,7 +77,12 @@ def _august(call: Call, x: Array, *weight: Array) -> Array:
 
 
 def _september(call: Call, x: Array, *weight: Array) -> Array:
-    return _weigh(call.round(x / call.xp.sqrt(_mean_square(call, x) + call.params.epsilon)), weight)
+    """Each step is held in float32, where a large row's squares overflow; its sum is added in float64 first."""
+    xp, held = call.xp, partial(through_float32, call.xp)
+    total = held(xp.sum(held(x * x), axis=-1, keepdims=True))
+    mean = held(total / x.shape[-1])
+    root = held(xp.sqrt(held(mean + held(xp.full_like(mean, call.params.epsilon)))))
+    return _weigh(call.round(held(x / root)), weight)
 
 
 def _exact(call: Call, x: Array, *weight: Array) -> Array:
@@ -111,7 +118,7 @@ def _stages(p: SimpleNamespace, device: str) -> tuple[Stage, ...]:
     )
 
 
-_NUMERICS = Numerics(
+NUMERICS = Numerics(
     _stages,
     "amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc, iron/operators/rms_norm/design_weighted.py",
     _arrange,
@@ -136,7 +143,7 @@ SPEC = OperatorSpec(
     flavours={"pr117": _pr117, "iron-2026-08": _august, "iron-2026-09": _september, "exact": _exact},
     tolerance={"*": relative(0.04, 1e-6).from_source("amd/IRON iron/common/test_utils.py, run_test defaults")},
     tiling=_tiling,
-    numerics=_NUMERICS,
+    numerics=NUMERICS,
     source="amd/IRON iron/operators/rms_norm",
     defects=(
         "Pull request 117 adds epsilon after the root, x / (sqrt(mean(x x)) + epsilon), where later versions and "

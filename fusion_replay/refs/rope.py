@@ -4,12 +4,13 @@
 An angle row holds ``[cos0, sin0, cos1, sin1, ...]``. ``method_type`` 0 pairs element i with i + cols/2 (Hugging Face),
 1 pairs neighbours (the Llama paper). With fewer angle rows than rows, August's form (and the device) uses each angle
 row for consecutive rows; the form of pull request 117 *tiles* the angle rows and knows method 0 only, so its flavour
-takes August's meaning for method 1. All forms round once, from float32 in IRON.
+takes August's meaning for method 1. All forms round once; September's rounds what float32 makes of products and sum,
+which next to a tie, and where a product leaves float32's range, is another value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import Tiling, runs
+from fusion_replay.refs._elementwise import through_float32
 from fusion_replay.refs.arithmetic.sums import add_to_odd
 
 
@@ -46,10 +48,18 @@ def _angle_rows(p: SimpleNamespace) -> int:
 
 
 def _rope(call: Call, x: Array, angles: Array) -> Array:
+    return _shared(call, x, angles, lambda v: v)
+
+
+def _float32(call: Call, x: Array, angles: Array) -> Array:
+    return _shared(call, x, angles, lambda v: through_float32(call.xp, v))
+
+
+def _shared(call: Call, x: Array, angles: Array, held: Callable[[Array], Array]) -> Array:
     """Angle row j serves the rows j*r .. (j+1)*r - 1, r = rows / angle_rows."""
     xp, p = call.xp, call.params
     grouped = xp.reshape(x, (_angle_rows(p), -1, p.cols))
-    return _rotate(call, grouped, angles[:, None, :])
+    return _rotate(call, grouped, angles[:, None, :], held)
 
 
 def _pr117(call: Call, x: Array, angles: Array) -> Array:
@@ -57,10 +67,11 @@ def _pr117(call: Call, x: Array, angles: Array) -> Array:
     xp, p = call.xp, call.params
     if p.method_type == 1:
         return _rope(call, x, angles)
-    return _rotate(call, xp.reshape(x, (-1, _angle_rows(p), p.cols)), angles[None, :, :])
+    return _rotate(call, xp.reshape(x, (-1, _angle_rows(p), p.cols)), angles[None, :, :], lambda v: v)
 
 
-def _rotate(call: Call, x: Array, angles: Array) -> Array:
+def _rotate(call: Call, x: Array, angles: Array, held: Callable[[Array], Array]) -> Array:
+    """``held``: what each product, and their sum, is held in."""
     xp, p = call.xp, call.params
     cos, sin = angles[..., 0::2], angles[..., 1::2]
     if p.method_type == 0:
@@ -68,7 +79,8 @@ def _rotate(call: Call, x: Array, angles: Array) -> Array:
     else:
         first, second = x[..., 0::2], x[..., 1::2]
     # Products of two bf16 values are exact in float64; their sum need not be.
-    pair = add_to_odd(xp, first * cos, -(second * sin)), add_to_odd(xp, second * cos, first * sin)
+    products = (first * cos, -(second * sin)), (second * cos, first * sin)
+    pair = [held(add_to_odd(xp, held(a), held(b))) for a, b in products]
     return xp.concat(pair, axis=-1) if p.method_type == 0 else xp.reshape(xp.stack(pair, axis=-1), x.shape)
 
 
@@ -129,7 +141,7 @@ SPEC = OperatorSpec(
         Param("method_type", int, 0, help="0 pairs the halves of a row, 1 neighbours"),
     ),
     args=_args,
-    flavours=every(_rope) | {"pr117": _pr117},
+    flavours=every(_rope) | {"pr117": _pr117, "iron-2026-09": _float32},
     tolerance={
         # IRON had 0.5 absolute beside 0.05, which lets zeros pass. Two products floored to bf16 and their floored
         # difference are off by at most 2**-7 (|x1 cos| + |x2 sin|) + 2**-7 |result|, under 0.02 of the largest.

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.numerics.evaluator import Bound, bound
 from fusion_replay.compare.numerics.stages import DEVICES, Model, Numerics
-from fusion_replay.compare.within import Within, within
+from fusion_replay.compare.within import Within, outside, within
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import runtime_values
 
@@ -27,57 +28,92 @@ SIMULATOR, ARRAYS = "simulator", "arrays"
 """Variants of a recording: the software NPU, whose arithmetic is stated twice; arrays, whose device is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class HonestKernel:
+    """A kernel on given inputs, as an honest device computes it.
+
+    Attributes:
+        params, inputs, values: as the reference gets them.
+        models: the devices and modes that the step may have run on.
+        device, variant: of the recording.
+    """
+
+    numerics: Numerics
+    params: SimpleNamespace
+    inputs: Sequence[NDArray]
+    values: Mapping[str, int | float]
+    models: Sequence[Model]
+    device: str | None
+    variant: str | None
+
+    def bound(self) -> Bound:
+        """What any of the models may give.
+
+        Raises:
+            UsageError: these parameters have no stages.
+        """
+        return self._of(self.models, "P")
+
+    def of_each(self) -> dict[Model, Bound]:
+        """What each of the models gives, the order of float32 sums left free. Raises as :meth:`bound`."""
+        return {model: self._of([model], "M") for model in self.models}
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether conversion errors of a constant operand add up instead of cancelling, which a model alone knows."""
+        return any(stage.op == "matmul" for stage in self.numerics.stages_of(self.params, self.models[0]))
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What of the hardware it rests on that is not documented; the software NPU's arithmetic is stated twice."""
+        return () if self.variant == SIMULATOR else self.numerics.assumed(self.params, self.device)
+
+    def decides(self, rule: str, own: bool) -> bool:
+        """Whether it alone says what is wrong; not where the user gave limits of their ``own``, or it assumes."""
+        return rule == "bound" or not (own or self.variant == ARRAYS or self.assumed)
+
+    def _of(self, models: Sequence[Model], level: str) -> Bound:
+        flushes = self.variant != SIMULATOR
+        return bound(self.numerics, self.params, self.inputs, self.values, models, level, flushes=flushes)
+
+
+@dataclass(frozen=True)
 class StepBound:
     """What an honest device may give for one step's inputs.
 
     Attributes:
+        honest: the kernel on these inputs.
         bound: per element of its one output.
         also: bounds of which one is enough, where an element is outside ``bound``.
-        steps_below: as in :func:`~fusion_replay.compare.within.within`.
-        assumed: what of the hardware it assumes, in words.
-        decides: it, and not the tolerance, says whether the output matches, unless a rule or user says otherwise.
+        steps_below: as of :func:`~fusion_replay.compare.within.within`.
     """
 
+    honest: HonestKernel
     bound: Bound
     also: tuple[Bound, ...]
     steps_below: int
-    assumed: tuple[str, ...]
-    decides: bool
 
 
 def bound_of(
-    step: Step,
-    spec: OperatorSpec | None,
-    evaluation: Evaluation,
-    actual: NDArray,
-    *,
-    always: bool = False,
-    never: bool = False,
+    step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray, *, rule: str, own: bool
 ) -> Within | str:
-    """The step's one output against its bound, or why there is none.
-
-    ``always``, ``never``: whether it decides, whatever it rests on; else it does on the software NPU and where nothing
-    in it is assumed.
-    """
+    """The step's one output against its bound, or why it has none; ``rule``, ``own``: :meth:`HonestKernel.decides`."""
     found = step_bound(step, spec, evaluation, actual)
     if isinstance(found, str):
         return found
-    decides = always or (not never and found.decides)
-    expected = evaluation.results[0]
     return within(
         actual,
-        expected,
+        evaluation.results[0],
         found.bound,
         also=found.also,
         steps_below=found.steps_below,
-        assumed=found.assumed,
-        decides=decides,
+        assumed=found.honest.assumed,
+        decides=found.honest.decides(rule, own),
     )
 
 
 def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray) -> StepBound | str:
-    """The bound of each element of the step's one output, or why there is none."""
+    """The bound of each element of the step's one output, or why it has none."""
     if spec is not None and spec.exact_bits:
         return ""  # it moves bits: any difference fails
     if spec is None or spec.numerics is None:
@@ -91,28 +127,16 @@ def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, ac
         params = spec.bind(step.op.params)
         values = runtime_values(spec, params, step.values)
         models = spec.numerics.models(params, device)
-        flushes = variant != SIMULATOR
-        found = bound(spec.numerics, params, evaluation.given, values, models, "P", flushes=flushes)
+        honest = HonestKernel(spec.numerics, params, evaluation.given, values, models, device, variant)
+        found = honest.bound()
     except UsageError as why:
         return str(why)
     if found.lo.size != actual.size:
         return f"{step.op.type}: its bound has {found.lo.size} elements, its output {actual.size}"
-    assumed = () if variant == SIMULATOR else spec.numerics.assumed(params, device)
     below = 0 if variant == SIMULATOR else 1
     also: tuple[Bound, ...] = ()
-    product = any(s.op == "matmul" for s in spec.numerics.stages_of(params, models[0]))
-    if product and within(actual, evaluation.results[0], found, steps_below=below).n_outside:
-        # Conversion errors of a constant operand add up instead of cancelling: a model reproduces them.
-        also = tuple(_models(spec.numerics, params, evaluation.given, values, models, flushes))
-    return StepBound(found, also, below, assumed, variant != ARRAYS and not assumed)
-
-
-def _models(
-    numerics: Numerics,
-    params: SimpleNamespace,
-    given: tuple[NDArray, ...],
-    values: Mapping[str, int | float],
-    models: tuple[Model, ...],
-    flushes: bool,
-) -> list[Bound]:
-    return [bound(numerics, params, given, values, [model], "M", flushes=flushes) for model in models]
+    if honest.adds_up:
+        flat = (np.ascontiguousarray(x).reshape(-1) for x in (actual, evaluation.results[0]))
+        if outside(*flat, found, steps_below=below).any():
+            also = tuple(honest.of_each().values())
+    return StepBound(honest, found, also, below)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fusion_replay.model.arrays import as_dtype, flat_bytes, numpy_dtype
 from fusion_replay.model.byte_spans import ByteSpans, Span
-from fusion_replay.model.step import ReplacedStep
+from fusion_replay.model.replaced_step import ReplacedStep
 from fusion_replay.replaying.judge import NotComparedError, evaluate_step
 
 if TYPE_CHECKING:

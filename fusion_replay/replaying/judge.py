@@ -41,12 +41,15 @@ class Plan:
 
     ``reference``: a flavour, "auto" (the flavour the recording names), or one of :data:`FOREIGN`. ``array``: one of
     :data:`ARRAYS`. ``tolerances``: limits that replace an operator's own, by step address or operator type.
+    ``rtol``, ``atol``: limits that were typed, by operator type, "" for all others; with any rule.
     """
 
     rule: str = "auto"
     reference: str = "auto"
     array: str = "numpy"
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    rtol: Mapping[str, float] = field(default_factory=dict)
+    atol: Mapping[str, float] = field(default_factory=dict)
 
     def flavour(self, step: Step) -> str:
         recorded = step.sequence.origin.get("flavour", "exact")
@@ -55,7 +58,17 @@ class Plan:
     def tolerance_given(self, step: Step, spec: OperatorSpec | None) -> Tolerance | None:
         """The limits that the user gave for this step or its operator."""
         keys = (step.address, step.op.type if spec is None else spec.type)
-        return next((self.tolerances[key] for key in keys if key in self.tolerances), None)
+        return next((self.tolerances[key] for key in keys if key in self.tolerances), self.typed(step, spec))
+
+    def typed(self, step: Step, spec: OperatorSpec | None) -> Tolerance | None:
+        """The limits made of ``rtol`` and ``atol``; of one alone, the other is the operator's own."""
+        op = step.op.type if spec is None else spec.type
+        rtol, atol = (given.get(op, given.get("")) for given in (self.rtol, self.atol))
+        if rtol is None and atol is None:
+            return None
+        own = own_tolerance(step, spec)
+        limits = relative(own.rtol if rtol is None else rtol, own.atol if atol is None else atol)
+        return limits.from_source("given: rtol, atol")
 
     def tolerance(self, step: Step, spec: OperatorSpec | None) -> Tolerance:
         """The limits for this step: those given, or its operator's."""
@@ -171,11 +184,11 @@ def judge(
     fails = None if spec is None else spec.iron_failure(step.op.params, plan.flavour(step), step.values)
     exact_bits = spec is not None and spec.exact_bits
     ours = plan.rule in OURS
-    limit = tolerance if ours else None
+    limit = tolerance if ours else plan.typed(step, spec)
     bounded: Within | str = ""
     if plan.rule in ("auto", "bound") and len(actual) == 1:
         own = plan.tolerance_given(step, spec) is not None
-        bounded = bound_of(step, spec, evaluation, actual[0], always=plan.rule == "bound", never=own)
+        bounded = bound_of(step, spec, evaluation, actual[0], rule=plan.rule, own=own)
     known = None if isinstance(bounded, str) else bounded
     reports = []
     for i, tensor in enumerate(step.outputs.in_order()):

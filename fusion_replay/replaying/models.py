@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_replay import refs
-from fusion_replay.compare.numerics.evaluator import bound
 from fusion_replay.compare.within import within
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import runtime_values
-from fusion_replay.replaying.bounds import SIMULATOR
+from fusion_replay.replaying.bounds import HonestKernel
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 from fusion_replay.system.messages import count
 
@@ -89,15 +88,15 @@ def _fitted(step: Step) -> dict[str, bool] | None:
     try:
         evaluation = evaluate_step(step, Plan("tolerance"))
         params = spec.bind(step.op.params)
-        models = spec.numerics.models(params, step.sequence.origin.get("device"))
+        variant, device = (step.sequence.origin.get(key) for key in ("variant", "device"))
+        models = spec.numerics.models(params, device)
         values = runtime_values(spec, params, step.values)
         actual = step.outputs[0].numpy()
         if evaluation.given is None:
             return None
-        flushes = step.sequence.origin.get("variant") != SIMULATOR
+        honest = HonestKernel(spec.numerics, params, evaluation.given, values, models, device, variant)
         nowhere = np.full(actual.shape, np.nan, np.float32)  # that a value is the reference's says nothing here
-        bounds = {m: bound(spec.numerics, params, evaluation.given, values, [m], "M", flushes=flushes) for m in models}
-        return {str(m): not within(actual, nowhere, b).n_outside for m, b in bounds.items()}
+        return {str(model): not within(actual, nowhere, one).n_outside for model, one in honest.of_each().items()}
     except (NotComparedError, UsageError):
         return None
 

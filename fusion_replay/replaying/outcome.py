@@ -10,7 +10,7 @@ from fusion_replay.compare.deviation import Stats
 from fusion_replay.compare.verdict import IronVerdict, Verdict
 from fusion_replay.model import serialise
 from fusion_replay.model.runlist import OperatorDescription
-from fusion_replay.model.text import block
+from fusion_replay.model.text import block, one_line
 
 MISSING = ("unknown_operator", "reference", "weights")
 """Kinds of skips that mean something needed is not here; the others are facts of the recording."""
@@ -62,7 +62,7 @@ class OutputReport:
     to_dict = serialise.to_dict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class StepReport:
     """One compared step. ``flavour`` is the form that really answered; outputs are in arg-spec order.
 
@@ -120,6 +120,9 @@ class StepReport:
             "born": self.born,
             "outputs": [o.to_dict() for o in self.outputs],
         }
+
+    def __repr__(self) -> str:
+        return f"<StepReport {one_line(f'{self.label}: {self.verdict}')}>"
 
     def __str__(self) -> str:
         lines = [f"{self.label}: {self.verdict}", f"  iron: {self.iron}"]

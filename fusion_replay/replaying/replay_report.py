@@ -9,20 +9,25 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MismatchError, MissingError
 from fusion_replay.model import serialise
-from fusion_replay.model.text import block
+from fusion_replay.model.notebook import card, data_frame
+from fusion_replay.model.text import block, one_line
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import MISSING, UNFINISHED, FinalOutput, Skip, StepReport
 from fusion_replay.replaying.specials import INF, NAN, NAN_OF_INF
 from fusion_replay.system.messages import count
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 FORMAT = "fusion-replay.replay/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReplayReport:
     """The result of a replay; truthy when it passed.
 
@@ -151,6 +156,12 @@ class ReplayReport:
         return table.by_operator(self.steps)
 
     @property
+    def operator_lines(self) -> list[str]:
+        """:attr:`operators` as aligned text, rows with mismatches marked."""
+        rows = [table.HEADER, *(row.cells() for row in self.operators)]
+        return table.text(rows, (row.mismatches > 0 for row in self.operators))
+
+    @property
     def sentence(self) -> str:
         """The verdict in one sentence."""
         total, bad = self.compared, len(self.mismatches)
@@ -213,11 +224,38 @@ class ReplayReport:
             lines.append(f"not compared: {what}: {reason}")
         return lines
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table of pandas by address: one row per step, with all figures of the output that decides.
+
+        Raises:
+            MissingDependencyError: no pandas here; the extra ``tables`` brings it.
+        """
+        from fusion_replay.replaying.frames import rows
+
+        return data_frame(rows(self), "address")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Every step's distance from its reference, mismatches marked; returns the axes.
+
+        Raises:
+            MissingDependencyError: no matplotlib here; the extra ``plot`` brings it.
+        """
+        from fusion_replay.replaying.frames import plot
+
+        return plot(self, ax)
+
+    def _repr_html_(self) -> str:
+        rows = [table.HEADER, *(row.cells() for row in self.operators)]
+        return card(self.sentence, [self.terms, *self.first_lines, *self.skip_lines[:5]], rows)
+
+    def __repr__(self) -> str:
+        return f"<ReplayReport {one_line(self.sentence)}>"
+
     def __str__(self) -> str:
         lines = [self.sentence, f"  {self.terms}"]
         lines += [f"  {self.caution}"] if self.caution else []
         lines += self.first_lines
-        lines += table.text([table.HEADER, *(row.cells() for row in self.operators)]) if self.steps else []
+        lines += self.operator_lines if self.steps else []
         if self.first_mismatch is not None:
             lines += str(self.first_mismatch).splitlines()
         lines += [str(f) for f in self.final] + self.skip_lines

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fusion_replay import refs
 from fusion_replay.compare.rules import RULES
 from fusion_replay.errors import UsageError
 from fusion_replay.model.arrays import need_torch
-from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.model.withheld import AS_IN, AS_REFERENCE
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.chain import Chain, follow
@@ -125,28 +126,17 @@ def check_names(reference: str, rule: str, mode: str, array: str) -> None:
         need_torch("cuda" if array == "cuda" else "cpu")
 
 
-def select(
-    snap: Snapshot, steps: Any, op: str | None, buffer: str | None, invocation: int | None
-) -> list[RecordedStep]:
-    """The steps that these filters mean.
+def by_operator(limit: float | Mapping[str, float] | None, name: str) -> dict[str, float]:
+    """Limits as they are given, by the operator types of the catalogue; "" for all others.
 
     Raises:
-        UsageError: there are none of them.
+        UsageError: a number that is none, or an operator nobody knows.
     """
-    found = list(snap.steps(invocation=invocation, op=op, buffer=buffer))
-    if steps is not None:
-        alone = isinstance(steps, str) or (isinstance(steps, tuple) and len(steps) == 2 and isinstance(steps[0], int))
-        wanted = {snap[address].address for address in ([steps] if alone else steps)}
-        found = [s for s in found if s.address in wanted]
-    filters = {"steps": steps, "op": op, "buffer": buffer, "invocation": invocation}
-    asked = ", ".join(f"{k} {v!r}" for k, v in filters.items() if v is not None)
-    if asked and not found and len(snap):
-        if buffer is not None:
-            snap.buffer(parse_buffer(buffer)[0])
-        known = sorted({o.type for s in snap.sequences for o in s.operators})
-        has = f"operators {', '.join(known)}; invocations 0 to {len(snap.invocations) - 1}"
-        raise UsageError(f"{snap.path}: no recorded step matches {asked}; it has {has}")
-    return found
+    given = {} if limit is None else limit if isinstance(limit, Mapping) else {"": limit}
+    for op, number in given.items():
+        if not (math.isfinite(number) and number >= 0):
+            raise UsageError(f"{name} {f'{op}=' if op else ''}{number!r}: expected a finite number >= 0")
+    return {op and refs.meant(op).type: float(number) for op, number in given.items()}
 
 
 def none_deviated(steps: Sequence[RecordedStep]) -> str | None:
@@ -178,4 +168,13 @@ def _note_final(finals: dict[tuple[int, str, int], FinalOutput], step: RecordedS
             finals[key] = FinalOutput(step.invocation, tensor.buffer, step.address, output.verdict)
 
 
-__all__ = ["MODES", "Progress", "Replayer", "check_names", "check_numbers", "none_deviated", "recorded_on", "select"]
+__all__ = [
+    "MODES",
+    "Progress",
+    "Replayer",
+    "by_operator",
+    "check_names",
+    "check_numbers",
+    "none_deviated",
+    "recorded_on",
+]

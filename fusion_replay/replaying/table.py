@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_replay.model import serialise
-from fusion_replay.model.text import table
+from fusion_replay.model.text import MARK, table
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.outcome import OutputReport, StepReport
 
-HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "limit", "iron")
+HEADER = ("operator", "steps", "mismatch", "max_abs", "max ulp", "rel_l2", "limit", "IRON's rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class OperatorRow:
     @property
     def iron(self) -> str:
         """IRON's verdicts in a few words."""
-        words = [(self.iron_mismatch, "MISMATCH"), (self.iron_raises, "would raise"), (self.iron_blind, "NaN passes")]
+        words = [(self.iron_mismatch, "fail"), (self.iron_raises, "would raise"), (self.iron_blind, "NaN passes")]
         said = ", ".join(f"{n:,} {word}" for n, word in words if n)
         return said or "ok"
 
@@ -75,9 +75,12 @@ def by_operator(steps: Iterable[StepReport]) -> tuple[OperatorRow, ...]:
     return tuple(sorted(rows, key=lambda row: row.mismatches == 0))
 
 
-def text(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns, the first and the last to the left, numbers to the right."""
-    return table(rows, right=range(1, len(rows[0]) - 1)).split("\n")
+def text(rows: Sequence[Sequence[str]], wrong: Iterable[bool] = ()) -> list[str]:
+    """Aligned columns, the first and the last to the left, numbers to the right; ``wrong`` rows, of those below the
+    head, begin with a mark."""
+    head, *lines = table(rows, right=range(1, len(rows[0]) - 1)).split("\n")
+    bad = [*wrong] or [False] * len(lines)
+    return [head, *(MARK + line[len(MARK) :] if b else line for line, b in zip(lines, bad, strict=True))]
 
 
 def _row(op: str, steps: list[StepReport]) -> OperatorRow:

@@ -11,16 +11,16 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import signal
 import sys
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MissingError, SnapshotError, UsageError
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.replaying.judge import Plan
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What decides how many threads numpy's BLAS takes; where the user sets one of them, that stands."""
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def limit_threads(n: int) -> None:
@@ -84,7 +79,7 @@ def judge_in_processes(
     job = _job(snapshot, plan, cache_bytes // workers, workers)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, stop))
     try:
-        with _without_ctrl_c():
+        with platform.children_ignore_interrupts():
             waiting = [pool.submit(_judge, [steps[i].row for i in stretch]) for stretch in stretches]
         for stretch, future in zip(stretches, waiting, strict=True):
             yield from zip(stretch, future.result(), strict=True)
@@ -96,16 +91,6 @@ def judge_in_processes(
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _without_ctrl_c() -> Iterator[None]:
-    """Processes started in here ignore Ctrl-C, which reaches every process of a terminal: the parent handles it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited through exec
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _job(snapshot: Snapshot, plan: Plan, cache_bytes: int, workers: int) -> _Job:
@@ -120,7 +105,7 @@ def _job(snapshot: Snapshot, plan: Plan, cache_bytes: int, workers: int) -> _Job
         weights=_weights(snapshot),
         plan=(plan.rule, plan.reference, plan.array),
         cache_bytes=cache_bytes,
-        threads=max(1, cores() // workers),
+        threads=max(1, platform.cores() // workers),
         imports=plugins.loaded(),
         modules=tuple(dict.fromkeys(filter(None, (_module(spec.source) for spec in users)))),
         operators=tuple(spec.type for spec in users),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from fusion_replay.model.text import one_line
+from fusion_replay.model.text import one_line, printable
 
 _MEANS_MORE = re.compile(r"""[^\w \-.,:;()'"/+=%?{}]|\b_|_\b|://|\bwww\.|\bGH-\d""", re.IGNORECASE)
 """Any character that Markdown or GitHub gives a meaning (emphasis at the edge of a word only), and what becomes a link
@@ -38,8 +38,16 @@ def code(told: str) -> str:
 def fenced(lines: Iterable[str]) -> Iterator[str]:
     """A block of code; no line ends it."""
     yield "```"
-    yield from (one_line(line).replace("```", "'''") if line.strip() else "" for line in lines)
+    yield from (printable(line).replace("```", "'''") if line.strip() else "" for line in lines)
     yield "```"
+
+
+def document(report: str) -> str:
+    """A report of plain text, its first line before and its last line behind what was laid out in columns."""
+    first, *lines = [line for line in report.split("\n") if line.strip()] or [""]
+    last = lines.pop() if lines else ""
+    body = ["", *fenced(lines), ""] if lines else [""]
+    return "\n".join([f"**{text(first)}**", *body, *([text(last)] if last else [])]) + "\n"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -49,4 +57,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     yield from ("| " + " | ".join(map(text, row)) + " |" for row in rows)
 
 
-__all__ = ["code", "fenced", "table", "text"]
+__all__ = ["code", "document", "fenced", "table", "text"]

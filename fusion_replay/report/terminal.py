@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from fusion_replay.compare import metrics
 from fusion_replay.compare.verdict import IronVerdict, Stats
+from fusion_replay.diverge.explanation import UNCUT
 from fusion_replay.model.text import clip, height, printable, wrap
 from fusion_replay.replaying import table
 from fusion_replay.replaying.outcome import Skip, StepReport
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
     from fusion_replay.replaying.replay_report import ReplayReport
 
 
-def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None = None) -> str:
+FAILING = 10
+"""Steps that mismatch, listed unless ``--failed`` asks for all."""
+
+
+def layout(report: ReplayReport, *, every: bool = False, failed: bool = False, why: Explanation | None = None) -> str:
     """Plain text: the verdict, one row per operator type, the first mismatch in full, what was not compared.
 
     Args:
-        every: one row per step as well (and so no limit on lines).
+        every: one row per step as well (and so no limit on lines); ``failed``: one per step that mismatches.
         why: of the first mismatch (without any, of the first step outside its bound): causes and place, with ``every``
             as a map too.
     """
@@ -31,18 +37,21 @@ def layout(report: ReplayReport, *, every: bool = False, why: Explanation | None
     head += [line for text in report.first_lines for line in wrap(text, "", lines=3)]
     if why is not None and report.first_mismatch is None:
         head += [line for name, text in why.facts for line in wrap(text, f"  {name:<8} ")]
-    rows = table.text([table.HEADER, *(row.cells() for row in report.operators)])
+    rows = report.operator_lines
     foot = [line for f in report.final for line in wrap(str(f), "")]
     foot += [line for s in report.skip_lines for line in wrap(s, "")]
     first = mismatch(report.first_mismatch, why) if report.first_mismatch is not None else []
     if every and why is not None:
         first += [f"  {'':<8} {line}" for line in why.where.lines()[1:]]
-    if every:
-        return "\n".join([*clip(head), *map(printable, _every(report)), *clip([*rows, *first, *foot])])
+    if every or failed:
+        chosen: list[StepReport | Skip] = [*report.steps, *report.skips] if every else [*report.mismatches]
+        return "\n".join([*clip(head), *map(printable, _listed(chosen)), *clip([*rows, *first, *foot])])
     room = height() - len(head) - len(first)
-    foot = _fit(foot, min(max(room - len(rows), 3), room - 2), "reasons and outputs")
-    rows = _fit(rows, room - len(foot), "operator types")
-    return "\n".join(clip([*head, *rows, *first, *foot]))
+    others = _failing(report, min(FAILING, max(room - 6, 1)))
+    room -= len(others)
+    foot = _fit(foot, max(room - len(rows), 2), "reasons and outputs")
+    rows = _fit(rows, max(room - len(foot), 2), "operator types")
+    return "\n".join(clip([*head, *rows, *first, *others, *foot]))
 
 
 def besides(found: Iterable[Finding], *, agrees: bool) -> str:
@@ -64,7 +73,7 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
     """A step that mismatches, everything known of it."""
     lines = wrap(f"{heading}: {step.label}", "")
     for name, text in facts(step, why):
-        lines += wrap(text, f"  {name:<8} ", lines=None if name == "cause" else 3)
+        lines += wrap(text, f"  {name:<8} ", lines=None if name in UNCUT else 3)
     return lines
 
 
@@ -78,8 +87,9 @@ def facts(step: StepReport, why: Explanation | None) -> list[tuple[str, str]]:
         *(why.facts if why is not None else ()),
         ("limits", f"{step.verdict.limits}{_unbound(step)}; strict would pass {min_rtol}, or {min_atol}"),
         ("ulp", f"max {s.ulp_max:,}, mean {s.ulp_mean:.3g}, signed mean {s.ulp_signed_mean:.3g}"),
-        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}{_over(s)}"),
-        ("iron", f"{step.iron}; {_iron_figures(step)}"),
+        ("vector", f"rel_l2 {s.rel_l2:.3e}, cosine {s.cosine:.6f}, PCC {s.pcc:.6f}, SQNR {s.sqnr:.1f} dB{_over(s)}"),
+        *([("yours", ", ".join(f"{name} {value:.4g}" for name, value in s.metrics))] if s.metrics else []),
+        ("iron", f"its own rule: {step.iron}; {_iron_figures(step)}"),
     ]
     if step.noise_floor is not None:
         told.append(("floor", str(step.noise_floor)))
@@ -101,25 +111,39 @@ def _iron_figures(step: StepReport) -> str:
     return f"max_abs {s.max_abs:.4g} mean_abs {s.mean_abs:.4g} max_rel {s.max_rel:.4g} ref_max {s.ref_max:.4g}"
 
 
-def _every(report: ReplayReport) -> list[str]:
-    """One row per selected step, skipped ones in their place."""
-    selected: list[StepReport | Skip] = [*report.steps, *report.skips]
-    header: tuple[str, ...] = ("step", "verdict", "max_abs", "max ulp", "rel_l2", "iron", "operator and buffers")
-    rows = [_row(step) for step in sorted(selected, key=lambda s: (s.invocation, s.index))]
-    return table.text([header, *rows])
+def _failing(report: ReplayReport, room: int) -> list[str]:
+    """The steps that mismatch, where the first one is not all; at most so many."""
+    found = report.mismatches
+    if len(found) < 2:
+        return []
+    more = len(found) - room
+    left = [f"  ... and {count(more, 'other')} (--failed lists all)"] if more > 0 else []
+    return [f"all {len(found):,} that mismatch:", *_listed(found[:room]), *left]
+
+
+def _listed(steps: Sequence[StepReport | Skip]) -> list[str]:
+    """One row per step, skipped ones in their place."""
+    own = metrics.names()
+    header = ("step", "verdict", "max_abs", "max ulp", "rel_l2", *own, "IRON's rule", "operator and buffers")
+    ordered = sorted(steps, key=lambda s: (s.invocation, s.index))
+    if not ordered:
+        return []
+    return table.text([header, *map(_row, ordered)], (isinstance(s, StepReport) and not s for s in ordered))
 
 
 def _row(step: StepReport | Skip) -> tuple[str, ...]:
     flow = step.label.removeprefix(f"{step.address} ")
     if isinstance(step, Skip):
-        return (step.address, "skipped", "", "", "", "", f"{flow}: {step.kind}")
+        return (step.address, "skipped", "", "", "", *("" for _ in metrics.names()), "", f"{flow}: {step.kind}")
     s = step.stats
-    figures = (f"{s.max_abs:.3g}", f"{s.ulp_max:,}", f"{s.rel_l2:.2e}" if s.rel_l2 else "0")
+    figures: tuple[str, ...] = (f"{s.max_abs:.3g}", f"{s.ulp_max:,}", f"{s.rel_l2:.2e}" if s.rel_l2 else "0")
+    own = dict(s.metrics)
+    figures += tuple(f"{own[name]:.3g}" if name in own else "" for name in metrics.names())
     return (step.address, "ok" if step else "MISMATCH", *figures, _short(step.iron), flow)
 
 
 def _short(verdict: IronVerdict) -> str:
-    return {True: "ok", False: "MISMATCH", None: "raises"}[verdict.ok] + ("*" if verdict.ok and verdict.note else "")
+    return {True: "ok", False: "fails", None: "raises"}[verdict.ok] + ("*" if verdict.ok and verdict.note else "")
 
 
 def _fit(lines: list[str], room: int, what: str) -> list[str]:

@@ -19,8 +19,8 @@ from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import parse_buffer
 from fusion_replay.simulator.device import Injection, power_up
 from fusion_replay.simulator.faults import check_faults
+from fusion_replay.simulator.faults.catalogue import KINDS
 from fusion_replay.simulator.faults.kind import ArmedFault
-from fusion_replay.simulator.faults.kinds import KINDS
 from fusion_replay.simulator.kernel import SimulatedKernel
 from fusion_replay.simulator.kernels import find_kernel
 from fusion_replay.simulator.tensor import NpuTensor
@@ -55,17 +55,19 @@ class SimulatedCallable:
             "flavour": "iron-2026-09",
             "dispatch": "separate",
         }
-        self.faults = check_faults(op.faults, op.steps)
+        self.faults = check_faults(op.faults, op.steps, fused=op.mode == "fused")
         self._written = op.written_buffers()
         self._op_callable_map = self._kernels()
         self._buffer_cache: dict[str, NpuTensor] = {}
-        self._buffers = {
-            name: NpuTensor((_element_count(nbytes),), ml_dtypes.bfloat16)
-            for name, (_, _, nbytes) in op.subbuffer_layout.items()
-        }
+        self._buffers: dict[str, NpuTensor] = {}
+        self._place()
+
+    def _place(self) -> None:
+        for name, (_, _, nbytes) in self.op.subbuffer_layout.items():
+            self._buffers[name] = NpuTensor((element_count(nbytes),), ml_dtypes.bfloat16)
         self._execution_plan = [
             (self._op_callable_map[id(step.op)], [self._resolve_buffer(name) for name in step.names])
-            for step in op.steps
+            for step in self.op.steps
         ]
 
     @property
@@ -162,12 +164,14 @@ class SimulatedCallable:
             some = ", ".join(list(self.op.subbuffer_layout)[:12])
             raise UsageError(f"buffer {name!r}: the runlist has no such buffer; it has {some}")
         base, start, stop = self.op.slice_info[name]
-        view = self._buffers[base].subview(start, (_element_count(stop - start),))
+        view = self._buffers[base].subview(start, (element_count(stop - start),))
         self._buffers[name] = view
         return view
 
     def _kernels(self) -> dict[int, SimulatedKernel]:
-        armed = [ArmedFault(f, KINDS[f.kind], self.npu) for f in self.faults]
+        armed = [
+            ArmedFault(f, KINDS[f.kind], self.npu) for f in self.faults if KINDS[f.kind].built_in(f, self.op.steps)
+        ]
         external: dict[int, dict[int, tuple[bool, ...]]] = {}
         for step in self.op.steps:
             for fault in armed:
@@ -193,6 +197,6 @@ class SimulatedCallable:
         }
 
 
-def _element_count(nbytes: int) -> int:
+def element_count(nbytes: int) -> int:
     """bf16 elements of a buffer: IRON allocates every buffer as bf16, whatever its arg specs say (until V5)."""
     return max(math.ceil(nbytes / 2), 1)

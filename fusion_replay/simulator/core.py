@@ -44,9 +44,11 @@ class Core:
         columns: columns of the array, 4 or 8.
         rounding: what stores to bfloat16 do, "floor" (towards minus infinity, the state after power-up) or
             "conv_even" (nearest, ties to even). Sticky: kernels set it and need not restore it.
+        stored: the accumulator that was narrowed last, None before the first: a step that is folded into the one
+            before it goes on from there.
     """
 
-    __slots__ = ("_rounding", "columns", "generation")
+    __slots__ = ("_rounding", "columns", "generation", "stored")
 
     def __init__(self, generation: str, rounding: str = "floor") -> None:
         if generation not in COLUMNS:
@@ -54,6 +56,7 @@ class Core:
         self.generation: Generation = cast(Generation, generation)
         self.columns = COLUMNS[generation]
         self.rounding = rounding
+        self.stored: Float32 | None = None
 
     @property
     def rounding(self) -> Rounding:
@@ -71,7 +74,8 @@ class Core:
         float64 goes through float32 first, rounded to nearest: the accumulator that holds a value before it is
         narrowed has 32 bits.
         """
-        return _narrow(_accumulator(x), self._rounding).view(BFLOAT16)
+        self.stored = _accumulator(x)
+        return _narrow(self.stored, self._rounding).view(BFLOAT16)
 
     def round_bf16(self, x: npt.ArrayLike) -> Float32:
         """As :meth:`store_bf16`, read back as float32: an intermediate that passes through a bfloat16 vector."""
@@ -81,8 +85,17 @@ class Core:
         return f"Core({self.generation!r}, rounding={self.rounding!r})"
 
 
+class Unrounded(np.ndarray[Any, np.dtype[np.float32]]):
+    """A float32 result that goes into the next step of a folded pair as it is."""
+
+
 def widen(x: Array) -> Float32:
-    """bfloat16 array -> the same values as float32, exactly. Shape is kept; the result is contiguous."""
+    """bfloat16 array -> the same values as float32, exactly. Shape is kept; the result is contiguous.
+
+    What is :class:`Unrounded` has never been narrowed, and is as wide as it was.
+    """
+    if isinstance(x, Unrounded):
+        return np.asarray(x)
     if x.dtype != BFLOAT16:
         raise UsageError(f"the simulator's kernels compute on bfloat16, found {x.dtype.name}")
     return _widen_bits(x.view(np.uint16))
@@ -164,6 +177,7 @@ __all__ = [
     "Float32",
     "Generation",
     "Rounding",
+    "Unrounded",
     "halve",
     "lane_sum",
     "nearest_bf16",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.core import Core
+from fusion_replay.simulator.core import Array, Core
 
 DEVICES = ("npu1", "npu2")
 
@@ -46,6 +46,8 @@ class SimulatedDevice:
     seed: int = 0
     position: Position = field(default_factory=Position)
     injected: list[Injection] = field(default_factory=list)
+    unrounded: dict[int, Array] = field(default_factory=dict)
+    """Of a step that is folded into the one before it: that one's result by operand position, before its rounding."""
     exact: dict[str, Counter[str]] = field(default_factory=dict)
     """Why results may match the reference to the bit: operator type -> reason ("": they may not) -> kernel runs."""
 

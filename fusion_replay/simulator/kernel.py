@@ -138,6 +138,8 @@ class SimulatedKernel:
             views.append(view)
         here = self._device.position
         inputs = [v for v, a in zip(views, self._args, strict=True) if a.reads]
+        for i, wide in self._device.unrounded.items():
+            inputs[i] = wide.reshape(inputs[i].shape)
         return StepDispatch(
             spec=self._spec,
             args=self._args,

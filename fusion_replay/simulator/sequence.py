@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A runlist on the software NPU: checked, laid out and compiled into a callable, shaped like ``OperatorSequence``.
 
-Follows amd/IRON iron/common/sequence.py (August 2026): same attributes, same layout rules, separate dispatch only.
+Follows amd/IRON iron/common/sequence.py (August 2026): same attributes, same layout rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,17 @@ from fusion_replay import refs as catalogue
 from fusion_replay.errors import RunlistError, UsageError
 from fusion_replay.model.runlist import ArgSpec, parse_buffer
 from fusion_replay.operators import OperatorSpec
+from fusion_replay.simulator.arena import back_to_back, lives, places
 from fusion_replay.simulator.callable import SimulatedCallable
+from fusion_replay.simulator.faults import bound, check_faults
+from fusion_replay.simulator.faults.fusion import OVERLAP, collide
 from fusion_replay.simulator.memory import GRANULE
 from fusion_replay.simulator.operators import SimulatedOperator, parameters_of
 
 if TYPE_CHECKING:
     from fusion_replay.simulator.faults import Fault
 
-_DISPATCH = ("auto", "separate")
+_DISPATCH = ("auto", "separate", "fused")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class PlannedStep:
     params: SimpleNamespace
     args: tuple[ArgSpec, ...]
     names: tuple[str, ...]
+    entry: tuple[Any, ...] = ()
 
     @property
     def label(self) -> str:
@@ -52,12 +57,16 @@ class SimulatedSequence:
             slice ``"cache[start:end]"`` in bytes of a buffer whose size is known. Kept as given, not copied.
         input_args, output_args: buffers that the host fills before, and reads after, each call.
         buffer_sizes: sizes in bytes of buffers that a slice refers to.
-        dispatch: "separate" (or "auto", which means the same here).
+        buffer_offsets: of a fused dispatch, planned byte offsets by name; None: :meth:`infer_buffer_offsets`.
+        plan_scratch: whether scratch is planned at all; else all buffers are packed back to back.
+        dispatch: "separate" (or "auto", which means the same here), or "fused": one dispatch for all, npu2 only.
         device: "npu1" or "npu2".
         faults: what to break; see :mod:`.faults`.
         seed: of the faults' random choices.
+        folds: of a fused dispatch, whether elementwise steps go on from the step before without a rounding.
 
     Attributes:
+        mode: "separate" or "fused".
         subbuffer_layout: name -> (kind, offset, length) in bytes, kinds "input", "output", "scratch"; set by compile.
         buffer_sizes: total bytes of (inputs, outputs, scratch); set by compile.
         slice_info: "b[s:e]" -> (b, s, e) in bytes; set by compile.
@@ -80,23 +89,30 @@ class SimulatedSequence:
         output_args: Sequence[str] = (),
         buffer_sizes: Mapping[str, int] | None = None,
         *,
+        buffer_offsets: Mapping[str, int] | None = None,
+        plan_scratch: bool = True,
         dispatch: str = "separate",
         device: str = "npu1",
         faults: Sequence[Fault | str] = (),
         seed: int = 0,
+        folds: bool = False,
     ) -> None:
         if dispatch not in _DISPATCH:
-            raise UsageError(
-                f"dispatch {dispatch!r}: the software NPU runs step by step; expected {' or '.join(_DISPATCH)}"
-            )
+            raise UsageError(f"dispatch {dispatch!r}: expected {', '.join(_DISPATCH)}")
+        if dispatch == "fused" and device == "npu1":
+            raise UsageError("dispatch 'fused': npu1 runs no full ELF; expected device npu2, or separate dispatch")
         self.name = name
         self.runlist = runlist
         self.input_args = list(input_args)
         self.output_args = list(output_args)
         self.explicit_buffer_sizes = dict(buffer_sizes or {})
+        self.buffer_offsets = buffer_offsets
+        self.plan_scratch = plan_scratch
+        self.mode = "fused" if dispatch == "fused" else "separate"
         self.device = device
-        self.faults = tuple(faults)
+        self.faults = bound(faults, runlist)
         self.seed = seed
+        self.folds = folds
         self.steps = _planned(runlist)
         self._sizes = _base_sizes(self.steps, self.explicit_buffer_sizes)
         _check_edges(self)
@@ -120,12 +136,15 @@ class SimulatedSequence:
             "scratch": [n for n in self._sizes if n not in edges],
         }
         totals = []
+        planned = self._plan() if self.mode == "fused" else {}
         for kind, names in groups.items():
-            offset = 0
-            for name in names:
-                layout[name] = (kind, offset, self._sizes[name])
-                offset += self._sizes[name]
-            totals.append(offset)
+            if self.mode == "fused":
+                placed = back_to_back(names, self._sizes, planned)
+            else:
+                ends = [0, *accumulate(self._sizes[name] for name in names)]
+                placed = dict(zip(names, ends, strict=False))
+            layout.update((name, (kind, placed[name], self._sizes[name])) for name in names)
+            totals.append(max((placed[name] + self._sizes[name] for name in names), default=0))
         slices = {}
         for step in self.steps:
             for label in step.names:
@@ -133,6 +152,35 @@ class SimulatedSequence:
                 if stop is not None:
                     slices[label] = (base, start, stop)
         return layout, (totals[0], totals[1], totals[2]), slices
+
+    def infer_buffer_offsets(self) -> dict[str, int]:
+        """Of a fused dispatch: offsets that let buffers overlap whose lives don't.
+
+        Raises:
+            UsageError: a fault of the plan that fits no buffer.
+        """
+        uses = [
+            (
+                [n for n, a in zip(s.names, s.args, strict=True) if a.reads],
+                [n for n, a in zip(s.names, s.args, strict=True) if a.writes],
+            )
+            for s in self.steps
+        ]
+        sliced = {n for s in self.steps for n in s.names if "[" in n}
+        pinned = {*self.input_args, *self.output_args, *self.explicit_buffer_sizes, *sliced}
+        alive = lives(uses, pinned)
+        offsets = places(alive, self._sizes)
+        for fault in check_faults(self.faults, self.steps, fused=True):
+            if fault.kind == OVERLAP:
+                rng = np.random.default_rng([self.seed, fault.step or 0])
+                moved, onto = collide(fault, self.steps, alive, self._sizes, rng)
+                offsets[moved] = offsets[onto]
+        return offsets
+
+    def _plan(self) -> Mapping[str, int]:
+        if self.buffer_offsets is not None:
+            return self.buffer_offsets
+        return self.infer_buffer_offsets() if self.plan_scratch else {}
 
     def get_layout_for_buffer(self, name: str) -> tuple[str, int, int]:
         """``(kind, offset, length)`` in bytes; for a slice its own length, as IRON answers since late August 2026."""
@@ -166,6 +214,10 @@ class SimulatedSequence:
         """
         if not hasattr(self, "subbuffer_layout"):
             self.compile()
+        if self.mode == "fused":
+            from fusion_replay.simulator.fused import FusedCallable
+
+            return FusedCallable(self)
         return SimulatedCallable(self)
 
 
@@ -181,7 +233,7 @@ def _planned(runlist: Sequence[tuple[Any, ...]]) -> tuple[PlannedStep, ...]:
         if id(op) not in known:
             known[id(op)] = _described(index, op)
         spec, params, args = known[id(op)]
-        step = PlannedStep(index, op, spec, params, args, tuple(names))
+        step = PlannedStep(index, op, spec, params, args, tuple(names), entry if isinstance(entry, tuple) else ())
         _check_names(step)
         steps.append(step)
     return tuple(steps)

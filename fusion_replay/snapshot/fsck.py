@@ -7,7 +7,6 @@ every reference and every tensor are checked by their own digests, which gives t
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from fusion_replay.errors import (
 )
 from fusion_replay.model import serialise
 from fusion_replay.model.text import block
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC, JournalFile
 from fusion_replay.snapshot.read.limits import Allowance
 from fusion_replay.snapshot.read.reader import Snapshot, extent, open_snapshot, with_side
@@ -42,6 +41,7 @@ from fusion_replay.snapshot.schema import (
     body_digest,
 )
 from fusion_replay.snapshot.target import IfExists, beside, owner, remove_working_files
+from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
 
@@ -136,6 +136,8 @@ def recover(path: str | os.PathLike[str]) -> FsckReport:
         raise UsageError(f"{journal_path}: {owner(journal_path)} is still recording into it; stop it first") from None
     except OSError as error:
         raise SnapshotError(f"{journal_path}: can't be opened for recovery ({error.strerror})") from error
+    if not platform.moves_open_files():
+        lock.close()
     try:
         return _recover(target, journal_path)
     finally:
@@ -201,7 +203,7 @@ def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
     Raises:
         ForeignFileError, NewerFormatError, DamagedSnapshotError: the user block itself.
     """
-    block = UserBlock.unpack(os.pread(fd, USER_BLOCK, 0), str(path))
+    block = UserBlock.unpack(platform.read_at(fd, USER_BLOCK, 0), str(path))
     size = os.fstat(fd).st_size
     problems = []
     if size != block.length:
@@ -303,16 +305,12 @@ def _check_tensors(snap: Snapshot) -> tuple[list[str], int]:
 
 def _is_journal(path: Path) -> bool:
     with open(path, "rb", buffering=0, opener=regular) as file:
-        return os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC
+        return platform.read_at(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC
 
 
 def _is_locked(path: Path) -> bool:
     with open(path, "rb", opener=regular) as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return platform.is_locked(file.fileno())
 
 
 def _recording_of(path: Path) -> str | None:

@@ -8,7 +8,6 @@ Tested in tests/hostile/test_bit_flips.py and test_made_to_hurt.py.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from fusion_replay.model.step import OUTPUT as OUTPUT
 from fusion_replay.model.step import PREVIOUS as PREVIOUS
 from fusion_replay.model.step import REFERENCE as REFERENCE
 from fusion_replay.model.step import WATCHED as WATCHED
+from fusion_replay.system import platform
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 
@@ -208,7 +208,7 @@ class UserBlock:
             NewerFormatError: a later major version.
         """
         if not block.startswith(SNAPSHOT_MAGIC):
-            raise ForeignFileError(f"{name}: {_what_it_is(block)}; expected a recording made by fusion-replay")
+            raise ForeignFileError(f"{name}: {_what_it_is(name, block)}; expected a recording made by fusion-replay")
         if len(block) < USER_BLOCK:
             raise DamagedSnapshotError(
                 f"{name}: cut short: {len(block)} bytes, but the user block alone has {USER_BLOCK}; copy it again"
@@ -238,7 +238,7 @@ def body_digest(fd: int, length: int) -> bytes:
     buffer = memoryview(bytearray(min(_READ, max(1, length))))
     position = USER_BLOCK
     while position < length:
-        count = os.preadv(fd, [buffer[: min(len(buffer), length - position)]], position)
+        count = platform.read_into(fd, buffer[: min(len(buffer), length - position)], position)
         if not count:
             break
         state.update(buffer[:count])
@@ -246,9 +246,11 @@ def body_digest(fd: int, length: int) -> bytes:
     return state.digest()
 
 
-def _what_it_is(block: bytes) -> str:
+def _what_it_is(name: str, block: bytes) -> str:
     if not block:
         return "empty file"
+    if name.endswith((".onnx", ".pt", ".pth", ".safetensors", ".gguf")):
+        return "a model or its weights, no recording of what an NPU computed with it"
     if block.startswith(HDF5_MAGIC):
         return "an HDF5 file without fusion-replay's user block"
     return f"no snapshot (starts with {block[:8].hex(' ')})"

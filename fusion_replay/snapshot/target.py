@@ -13,6 +13,7 @@ from typing import Literal
 from fusion_replay.errors import TargetExistsError, UsageError
 from fusion_replay.snapshot.journal.frames import START, JournalFile, ScanResult, scan
 from fusion_replay.snapshot.schema import CHUNKS_SUFFIX, JOURNAL_SUFFIX, PART_SUFFIX, SPILL_SUFFIX
+from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import say
 
@@ -72,11 +73,7 @@ def publish(part: Path, target: Path, if_exists: IfExists) -> Path:
             if if_exists == "error":
                 raise TargetExistsError(f"{target}: appeared while the recording ran; it was not overwritten")
             target = _bump(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    platform.bring_folder_to_disk(target.parent)
     return target
 
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from fusion_replay.sources.protocol import StepSource
 
 
-def attach(obj: Any, *, whole_calls: bool = False) -> StepSource:
+def attach(obj: Any, *, whole_calls: bool = False, repeat_calls: int = 1) -> StepSource:
     """A source of the steps that ``obj`` runs; nothing is watched until the source's own ``attach(observer)``.
 
     ``obj`` is a callable of IRON's shape (the software NPU's too), or a source already. ``whole_calls``: where its
-    steps can't be seen, each call of it is one step.
+    steps can't be seen, each call of it is one step, and made ``repeat_calls`` times.
 
     Raises:
         NotAttachableError: it never was compiled, runs fused, or is no such callable; the message says what to do.
@@ -34,7 +34,7 @@ def attach(obj: Any, *, whole_calls: bool = False) -> StepSource:
             raise
     from fusion_replay.sources.iron.whole_call import WholeCall
 
-    return WholeCall(obj)
+    return WholeCall(obj, repeats=repeat_calls)
 
 
 __all__ = ["attach", "is_operator_call"]

@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,16 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     versions = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
+            versions[name] = _installed_version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@cache
+def _installed_version(name: str) -> str:
+    """Read once: parsing the metadata of ten packages takes as long as all else of a small recording."""
+    return importlib.metadata.version(name)
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -173,16 +180,16 @@ def iron_commit(package: Path) -> dict[str, str] | None:
     """The commit of the IRON checkout with the package at ``package``, read from its ``.git``; no program is run."""
     git = package.resolve().parent / ".git"
     if git.is_file():  # a worktree points elsewhere
-        git = (git.parent / git.read_text().partition("gitdir:")[2].strip()).resolve()
-    head = (git / "HEAD").read_text().strip()
+        git = (git.parent / git.read_text("utf-8", "replace").partition("gitdir:")[2].strip()).resolve()
+    head = (git / "HEAD").read_text("utf-8", "replace").strip()
     if not head.startswith("ref:"):
         return {"commit": head}
     ref = head.partition(":")[2].strip()
     common = git / "commondir"
-    root = (git / common.read_text().strip()).resolve() if common.is_file() else git
+    root = (git / common.read_text("utf-8", "replace").strip()).resolve() if common.is_file() else git
     if (root / ref).is_file():
-        return {"commit": (root / ref).read_text().strip()}
-    for line in (root / "packed-refs").read_text().splitlines():
+        return {"commit": (root / ref).read_text("utf-8", "replace").strip()}
+    for line in (root / "packed-refs").read_text("utf-8", "replace").splitlines():
         commit, _, name = line.partition(" ")
         if name == ref:
             return {"commit": commit}
@@ -198,7 +205,7 @@ def xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
     roots += [root for file in (binding, library) if file for root in Path(file).resolve().parents[1:3]]
     for root in roots:
         if (root / "version.json").is_file():
-            data = json.loads((root / "version.json").read_text())
+            data = json.loads((root / "version.json").read_text("utf-8", "replace"))
             keys = ("BUILD_VERSION", "BUILD_VERSION_DATE", "BUILD_BRANCH", "VERSION_HASH", "VERSION_HASH_DATE")
             return {k.lower(): str(data[k]) for k in keys if k in data}
     named = _XRT_LIBRARY.search(str(library))
@@ -207,19 +214,23 @@ def xrt_version(env: Mapping[str, str]) -> dict[str, str] | None:
 
 def _loaded_xrt() -> str | None:
     """The file of XRT's library in this process, links followed."""
-    found = _XRT_LIBRARY.search(Path("/proc/self/maps").read_text())
+    found = _XRT_LIBRARY.search(Path("/proc/self/maps").read_text("utf-8", "replace"))
     return found["file"] if found else None
 
 
 def driver_version() -> str | None:
-    return Path("/sys/module/amdxdna/version").read_text().strip() or None
+    return Path("/sys/module/amdxdna/version").read_text("utf-8", "replace").strip() or None
 
 
 def pci_devices() -> list[dict[str, str]]:
     """NPUs on the PCI bus with the names and firmware versions that amdxdna publishes in sysfs."""
     found = []
     for device in sorted(Path("/sys/bus/pci/drivers/amdxdna").glob("*:*:*.*")):
-        fields = {n: (device / n).read_text().strip() for n in ("vbnv", "fw_version") if (device / n).is_file()}
+        fields = {
+            n: (device / n).read_text("utf-8", "replace").strip()
+            for n in ("vbnv", "fw_version")
+            if (device / n).is_file()
+        }
         if fields:
             found.append(fields)
     return found

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import resource
+
+from fusion_replay.system import platform
 
 _MOST = 4096  # the kernel's table of descriptors grows with the highest one
 _ROOM = 64
@@ -25,7 +25,7 @@ class OwnDescriptor:
     """
 
     def __init__(self, fd: int, path: str | os.PathLike[str]) -> None:
-        self._fd, self._path = _high(fd), path
+        self._fd, self._path = platform.moved_high(fd, _MOST, _ROOM), path
         self._file = _identity(self._fd)
         self._lost = self._closed = False
 
@@ -56,17 +56,6 @@ class OwnDescriptor:
 def _identity(fd: int) -> tuple[int, int]:
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
-
-
-def _high(fd: int) -> int:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    highest = _MOST if limit == resource.RLIM_INFINITY else min(limit, _MOST)
-    try:
-        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(3, highest - _ROOM))
-    except OSError:  # none is free up there
-        return fd
-    os.close(fd)
-    return moved
 
 
 __all__ = ["OwnDescriptor"]

@@ -10,6 +10,8 @@ import errno
 import os
 import stat
 
+from fusion_replay.system import platform
+
 
 def regular(path: str | os.PathLike[str], flags: int) -> int:
     """For ``open(..., opener=regular)``: never waits for a FIFO's other end, and reads no device without an end.
@@ -19,7 +21,7 @@ def regular(path: str | os.PathLike[str], flags: int) -> int:
     Raises:
         OSError: neither a file nor a directory, behind a symbolic link too.
     """
-    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    fd = os.open(path, flags | platform.LOOK)
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return fd

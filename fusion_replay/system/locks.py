@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from weakref import WeakSet
+
+from fusion_replay.system import platform
 
 
 class Locked:
@@ -29,6 +30,6 @@ def _renew() -> None:
         owner._lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_renew)
+platform.after_fork_in_child(_renew)
 
 __all__ = ["Locked"]

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from fusion_replay.system import platform
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
             out, err = process.communicate(timeout=timeout)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also where it ended, and what it started holds its streams
+                platform.kill_with_children(process)  # also where it ended, and what it started holds its streams
             raise
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 

@@ -1,42 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole commands, run in this process; and small recordings to run them on."""
+"""Small recordings to run commands on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from fusion_replay.__main__ import main
 from fusion_replay.record import record
-
-
-@dataclass(frozen=True)
-class Result:
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``run("show", path)``: exit status, stdout and stderr. A traceback anywhere fails the test."""
-
-    def command(*words: object) -> Result:
-        capsys.readouterr()
-        status = main([str(w) for w in words])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.out + captured.err
-        return Result(status, captured.out, captured.err)
-
-    return command
 
 
 def write_adds(path: Path, *, wrong: int | None = None, steps: int = 3, op: str = "ElementwiseAdd") -> Path:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import byte_runlists
 import fusion_replay as fr
@@ -65,14 +67,19 @@ def test_a_mismatch_is_1_and_the_last_line_says_what_to_type(run: Run, tmp_path:
     assert run("diff", b, a).status == 1
 
 
-def test_at_most_one_screen_unless_asked(run: Run, tmp_path: Path) -> None:
+def test_at_most_one_screen_unless_asked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = adds(tmp_path / "a.h5", calls=60), adds(tmp_path / "b.h5", calls=60, off=dict.fromkeys(range(60), 2.0))
+    assert "--all shows them" not in run("diff", a, b).out, "a pipe gets it whole"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "25")
+    monkeypatch.setenv("NO_COLOR", "1")
     short, whole = run("diff", a, b).out.splitlines(), run("diff", a, b, "--all").out.splitlines()
     assert len(short) <= 25
     assert len(whole) > 60
     assert max(map(len, short[:-1] + whole[:-1])) <= 100
     assert any("more steps (--all shows them)" in line for line in short)
-    assert sum(line.lstrip().startswith(("1:0 ", "59:0 ")) for line in whole) == 2
+    assert sum(line.lstrip("> ").startswith(("1:0 ", "59:0 ")) for line in whole) == 2
 
 
 def test_json_obeys_the_schema(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cli.conftest import Command, Result, write_adds
+from cli.conftest import write_adds
+from commands import Command, Result
 from fusion_replay.golden.add import add
 from fusion_replay.report.jsonl import schema
 from golden_maker import recipe, record_workload

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from click.testing import Result as Answered
 
 from cli import test_golden
-from cli.conftest import Command
 from cli.test_golden import accepted, at_home, edit, folder, moved_inputs, moved_npu, records
+from commands import Command
 from fusion_replay.cli import golden_review, program
 from fusion_replay.golden.project import Project
 

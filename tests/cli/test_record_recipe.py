@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from cli.conftest import Command
+from commands import Command
 
 
 def test_the_recipe_takes_nothing_away(run: Command, tmp_path: Path) -> None:

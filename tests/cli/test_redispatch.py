@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cli.conftest import Command
+from commands import Command
 from published import PUBLISHED
 from replaying.redispatch.conftest import machine, write
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import struct
@@ -16,13 +17,21 @@ import pytest
 
 from fusion_replay.cli import VERBS
 
+COMMANDS = """
+import json, sys
+from fusion_replay.__main__ import main
+for words in json.loads(sys.argv[1]):
+    assert main(words) in (0, 1)
+    print(flush=True, end="\\f")
+"""
 
-def on_a_terminal(columns: int, folder: Path, *words: str) -> list[str]:
-    """The lines that a pseudo-terminal of that width is sent by a command in ``folder``."""
+
+def on_a_terminal(columns: int, folder: Path, *commands: tuple[str, ...]) -> list[list[str]]:
+    """The lines that a pseudo-terminal of that width is sent by each of these commands in ``folder``."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"NO_COLOR": "1"}
-    command = [sys.executable, "-m", "fusion_replay", *words]
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
     running = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL, env=env, cwd=folder)
     os.close(slave)
     received = b""
@@ -32,22 +41,23 @@ def on_a_terminal(columns: int, folder: Path, *words: str) -> list[str]:
     except OSError:  # the other side is closed: this is how a pseudo-terminal ends
         pass
     os.close(master)
-    assert running.wait() in (0, 1)
-    return received.decode().replace("\r\n", "\n").splitlines()
+    assert running.wait() == 0
+    found = [part.split("\n") for part in received.decode().replace("\r\n", "\n").split("\f")]
+    assert len(found) == len(commands) + 1
+    return [[line for line in lines if line] for lines in found[:-1]]
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-@pytest.mark.parametrize("words", [("show",), ("show", "1:0"), ("replay",), ("replay", "--all")])
-def test_no_line_is_wider_than_the_terminal(bad: Path, columns: int, words: tuple[str, ...]) -> None:
-    verb, *rest = words
-    lines = on_a_terminal(columns, bad.parent, verb, bad.name, *rest)
-    *report, _last = lines  # a command to copy is never broken
-    assert report
-    assert max(map(len, report)) <= columns
+def test_no_line_is_wider_than_the_terminal(bad: Path, columns: int) -> None:
+    commands = [("show", bad.name), ("show", bad.name, "1:0"), ("replay", bad.name), ("replay", bad.name, "--all")]
+    for lines in on_a_terminal(columns, bad.parent, *commands):
+        *report, _last = lines  # a command to copy is never broken
+        assert report
+        assert max(map(len, report)) <= columns
 
 
 def test_a_narrow_terminal_shows_every_figure_of_an_array(run, bad: Path) -> None:
-    narrow = "\n".join(on_a_terminal(60, bad.parent, "show", bad.name, "1:0"))
+    narrow = "\n".join(on_a_terminal(60, bad.parent, ("show", bad.name, "1:0"))[0])
     wide = run("show", bad, "1:0").out.replace(str(bad), bad.name)
     assert set(wide.split()) == set(narrow.split())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.conftest import Command
+from commands import Command
 from fusion_replay.recording.options import Options
 from fusion_replay.snapshot import SnapshotWriter
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fusion_replay.compare.numerics.evaluator import Bound
+from fusion_replay.compare.tolerance import relative
 from fusion_replay.compare.verdict import compare
 from fusion_replay.compare.within import Within, within
 from fusion_replay.model.bf16 import BFLOAT16
@@ -107,3 +108,28 @@ def test_old_contents_inside_the_bound_are_no_finding() -> None:
     assert compare(bf(1.5, 1), bf(1, 1), "auto", within=inside, unchanged=True)
     assert compare(bf(1.5, 1), bf(1, 1), "auto", within=outside, unchanged=True).detail.startswith("never written: ")
     assert compare(bf(1, 1), bf(1, 1), "auto", within=inside, unchanged=True)
+
+
+LARGEST = 3.3895313892515355e38
+
+
+def test_inf_against_the_largest_value_is_the_modes_to_say_where_the_bound_holds_both() -> None:
+    """Floor keeps 3.395e38 below Inf, nearest even does not; beyond the bound it is a fault."""
+    actual, expected = bf(LARGEST, 1), bf(INF, 1)
+    bound = within(actual, expected, limits([LARGEST, 1], [INF, 1]))
+    assert compare(actual, expected, "auto", within=bound)
+    assert compare(actual, expected, "auto", within=bound).n_failing == 0
+    assert not compare(actual, expected, "auto")
+    assert not compare(actual, expected, "auto", within=within(actual, expected, limits([INF, 1], [INF, 1])))
+    assert not compare(actual, expected, "auto", within=within(actual, expected, limits([-INF, 1], [INF, 1])))
+    assert "n_edge" not in bound.to_dict()
+
+
+def test_an_output_of_zeros_alone_passes_where_the_bound_holds_it_and_else_says_why_it_fails() -> None:
+    actual, expected = bf(0, 0), bf(1e-39, 1e-39)
+    loose = relative(0.1, 1e-3)
+    inside = within(actual, expected, limits([0] * 2, [1e-38] * 2))
+    assert compare(actual, expected, "auto", tolerance=loose, within=inside)
+    found = compare(actual, expected, "auto", tolerance=loose)
+    assert not found
+    assert "each element is inside its limit" in found.detail

@@ -48,6 +48,7 @@ def test_the_step_that_introduced_it(fault: str, tmp_path: Path) -> None:
         assert {e.k for e in found.evaluations} <= set(range(len(snap)))
 
 
+@pytest.mark.long
 def test_882_steps_take_at_most_12_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(llama.CONFIGS, "tiny", replace(llama.CONFIGS["tiny"], layers=23))
     found = fr.bisect(decode(tmp_path / "a.h5", "0:451:zeros", tokens=1))

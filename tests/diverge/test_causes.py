@@ -360,3 +360,65 @@ def test_constant_data_is_not_saturated() -> None:
 def test_nothing_is_said_of_a_buffer_that_nobody_recorded() -> None:
     found = find(Case(np.zeros_like(EXPECTED), EXPECTED, TILING))
     assert "never-written" not in (found[0].name, *found[0].rivals)
+
+
+def rms(x: Array, epsilon: float) -> Array:
+    rows = wide(x).reshape(-1, 128).astype(np.float64)
+    return (rows / np.sqrt((rows * rows).mean(1, keepdims=True) + epsilon)).astype(BF16).reshape(-1)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 3.7e-5])
+def test_an_epsilon_is_fitted_and_is_no_factor(epsilon: float) -> None:
+    """Tiny rows: each is off by a factor of its own, which follows from its mean square."""
+    x = (wide(drawn(30, 4096)).reshape(32, 128) * np.geomspace(3e-4, 3e-2, 32)[:, None]).astype(BF16).reshape(-1)
+    params, tiling = {"size": 4096, "tile_size": 128}, Tiling((("tile", 32), ("", 128)))
+    case = Case(rms(x, epsilon), rms(x, 1e-5), tiling, relative(0.04, 1e-6), shape=(32, 128),
+                kernel=kernel("RMSNorm", params, x))  # fmt: skip
+    found = find(case)[0]
+    assert (found.name, found.grade) == ("parameter", "proved"), found
+    assert found.detail.startswith(f"epsilon {epsilon:g}")
+
+
+def test_rows_with_factors_of_their_own_are_described_and_not_proved() -> None:
+    x = drawn(31, 4096)
+    factors = np.linspace(0.7, 1.9, 32)[:, None]
+    spoiled = (wide(x).reshape(32, 128) * factors).astype(BF16).reshape(-1)
+    params = {"size": 4096, "alpha": 1.0}
+    case = Case(spoiled, x, Tiling((("tile", 32), ("", 128))), relative(0.01, 0.0), shape=(32, 128),
+                kernel=kernel("LeakyReLU", params, x))  # fmt: skip
+    found = find(case)[0]
+    assert (found.name, found.grade) == ("row-scaled", "consistent"), found
+
+
+def test_zeros_at_any_stride_are_zeros() -> None:
+    for stride in (3, 11):
+        wrong = EXPECTED.copy()
+        wrong[2::stride] = 0
+        found = find(Case(wrong, EXPECTED, TILING, relative(0.02, 1e-3)))
+        assert [(c.name, c.grade) for c in found] == [("zeros", "proved")]
+
+
+def attention(q: Array, k: Array, v: Array, mapping: list[int]) -> Array:
+    """Float64, causal, rounded once."""
+    out = []
+    for head, shared in zip(wide(q).astype(np.float64), mapping, strict=True):
+        scores = head @ wide(k)[shared].T / 8
+        scores[np.triu_indices(len(scores), 1)] = -np.inf
+        power = np.exp(scores - scores.max(1, keepdims=True))
+        out.append(power / power.sum(1, keepdims=True) @ wide(v)[shared])
+    return np.stack(out).astype(BF16).reshape(-1)
+
+
+@pytest.mark.parametrize(
+    ("told", "mapping"), [("tiled", [0, 1, 0, 1]), ("first", [0, 0, 0, 0]), ("next", [1, 1, 0, 0])]
+)
+def test_attention_heads_that_read_other_keys(told: str, mapping: list[int]) -> None:
+    q, k, v = (drawn(40 + i, n * 64 * 64).reshape(n, 64, 64) for i, n in enumerate((4, 2, 2)))
+    params = {"num_heads": 4, "num_KV_heads": 2, "seq_len": 64}
+    tiling = Tiling((("batch", 4), ("", 4096)))
+    limits, right = relative(0.04, 0.0, range_frac=0.04), attention(q, k, v, [0, 0, 1, 1])
+    case = Case(attention(q, k, v, mapping), right, tiling, limits, shape=(4, 64, 64),
+                kernel=kernel("MHA", params, q, k, v))  # fmt: skip
+    found = find(case)[0]
+    assert found.name == "head-mapping"
+    assert told in found.detail

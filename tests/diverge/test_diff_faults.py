@@ -13,10 +13,10 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator.errors import HostRuntimeError
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 from fusion_replay.simulator.workloads import find
 
-INJECTED = [f"{kind}:1" if kind == "truncate-scalar" else kind for kind in KINDS if kind != "hang"]
+INJECTED = [f"{kind}:1" if kind == "truncate-scalar" else kind for kind in STEP_KINDS if kind != "hang"]
 """A hang never comes back (by its status it is a timeout); this decode's scalars fit the bits that a mild truncation
 leaves."""
 

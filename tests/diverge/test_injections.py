@@ -16,7 +16,7 @@ import fusion_replay as fr
 from fusion_replay.diverge.explain import explain
 from fusion_replay.operators import FLAVOURS
 from fusion_replay.replaying.judge import Plan
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +29,6 @@ def script() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules["injections"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    module.MODELS["tiny"] = {
-        "workload": "llama-decode",
-        "options": {"config": "tiny", "context": 64, "tokens": 2, "position": 5, "layers": 1},
-    }
     return module
 
 
@@ -62,8 +58,8 @@ CASES = (
 
 
 def test_every_kind_is_here(script: ModuleType) -> None:
-    assert {c.split(":")[2] for c in CASES} == set(KINDS)
-    assert set(script.EXPECTED) | set(script.STATUS) == set(KINDS)
+    assert {c.split(":")[2] for c in CASES} == set(STEP_KINDS)
+    assert set(script.EXPECTED) | set(script.STATUS) == set(STEP_KINDS)
 
 
 @pytest.mark.parametrize("fault", CASES)

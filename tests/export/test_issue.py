@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -25,6 +26,8 @@ from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.binaries import KernelFiles
 from fusion_replay.snapshot.describe import sequence_to_json
 from fusion_replay.snapshot.fsck import check
+
+issue = importlib.import_module("fusion_replay.export.issue")  # fr.export is the function
 
 SECRETS = {
     "user": "janedoe",
@@ -86,27 +89,33 @@ def test_a_step_that_matches_says_so_and_exits_with_0(wrong_add: Path, tmp_path:
     assert run_repro(report.path).returncode == 0
 
 
-def test_weights_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+def test_weights_of_the_step_go_along_and_are_left_out_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = maker.record(tmp_path / "x.h5")
     weights = maker.bits(maker.contents(0, 0)["W"])
-    report = fr.export(source, tmp_path / "bug", steps="1:0", issue=True)
-    with fr.open(report.path / "step.h5") as snap:
-        assert [t.kept for t in snap["1:0"].inputs.values()] == [False, True]
-    assert (
-        "contents of weights: W (256 B); repro.py can only repeat the verdict without them; --with-weights keeps them, "
-        "else their digests"
-    ) in report.dropped
-    text = (report.path / "issue.md").read_text()
+    for name, given in (("unasked", None), ("asked", True)):
+        full = fr.export(source, tmp_path / name, steps="1:0", issue=True, with_weights=given)
+        with fr.open(full.path / "step.h5") as snap:
+            assert maker.bits(snap["1:0"].inputs["A"].numpy()) == weights
+        assert run_repro(full.path).returncode == 1
+    bare = fr.export(source, tmp_path / "bug", steps="1:0", issue=True, with_weights=False)
+    monkeypatch.setattr(issue, "WEIGHTS_LIMIT", 255)  # W has 256 bytes
+    large = fr.export(source, tmp_path / "large", steps="1:0", issue=True)
+    for report in (bare, large):
+        with fr.open(report.path / "step.h5") as snap:
+            assert [t.kept for t in snap["1:0"].inputs.values()] == [False, True]
+        assert (
+            "contents of weights: W (256 B); repro.py can only repeat the verdict without them; --with-weights keeps "
+            "them, else their digests"
+        ) in report.dropped
+    text = (bare.path / "issue.md").read_text()
     assert "GEMV: 8 of 8 elements fail" in text  # judged on the recording, which has them
     assert "contents of A are not in it, so `repro.py` can only repeat the verdict" in text
-    ran = run_repro(report.path)
+    ran = run_repro(bare.path)
     assert ran.returncode == 4
     assert "the contents of A were not kept" in ran.stdout
     assert "as it was reported:\n1:0 GEMV W, x -> y: MISMATCH" in ran.stdout
-    full = fr.export(source, tmp_path / "full", steps="1:0", issue=True, with_weights=True)
-    with fr.open(full.path / "step.h5") as snap:
-        assert maker.bits(snap["1:0"].inputs["A"].numpy()) == weights
-    assert run_repro(full.path).returncode == 1
 
 
 def test_a_slice_brings_the_steps_that_feed_it(tmp_path: Path) -> None:
@@ -191,7 +200,7 @@ def test_nothing_private_is_in_the_bundle(tmp_path: Path, monkeypatch: pytest.Mo
     assert [what for what, secret in SECRETS.items() if secret not in before] == []
     monkeypatch.setattr("socket.gethostname", lambda: SECRETS["host"])
     for number, options in enumerate(({"steps": "0:0"}, {"steps": "0:2", "slice_": True}, {"steps": "0:1"})):
-        report = fr.export(source, tmp_path / f"bug{number}", issue=True, **options)
+        report = fr.export(source, tmp_path / f"bug{number}", issue=True, with_weights=False, **options)
         found = everything_in(report.path)
         assert [what for what, secret in SECRETS.items() if secret in found] == [], options
         assert str(tmp_path) not in found
@@ -246,7 +255,7 @@ def test_texts_of_the_recording_are_data_in_the_script_and_in_markdown(tmp_path:
 )
 def test_bad_input(wrong_add: Path, tmp_path: Path, options: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        fr.export(wrong_add, tmp_path / "bug", issue=True, **options)  # type: ignore[arg-type]
+        fr.export(wrong_add, tmp_path / "bug", issue=True, with_weights=False, **options)  # type: ignore[arg-type]
     assert not (tmp_path / "bug").exists()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which steps an export takes, against slices worked out by hand."""
+"""Slices of a recording, against those worked out by hand."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 
 import fusion_replay as fr
 import snapshot_maker as maker
-from fusion_replay.errors import UsageError
-from fusion_replay.export.selection import feeding, select
+from fusion_replay.export.selection import feeding
 
 
 @pytest.fixture
@@ -43,25 +42,3 @@ def test_a_slice_of_a_decode_leaves_out_what_the_step_does_not_need(tmp_path: Pa
         norm = next(decode.steps(invocation=1, op="RMSNorm"))
         for gemv in gemvs:
             assert [s.address for s in feeding(decode, gemv)] == [norm.address, gemv.address]
-
-
-def test_filters(snap: fr.Snapshot) -> None:
-    assert [s.address for s in select(snap, ["1:2", "0:0"])] == ["0:0", "1:2"]
-    assert [s.address for s in select(snap, op="gemv", invocation=1)] == ["1:0"]
-    assert [s.address for s in select(snap, buffer="W")] == ["0:0", "1:0"]
-    assert len(select(snap)) == 6
-
-
-@pytest.mark.parametrize(
-    ("filters", "said"),
-    [
-        ({"steps": ["7:7"]}, r"no step 7:7; it has 6 steps of 2 invocations"),
-        ({"steps": ["7"]}, r"expected INVOCATION:STEP"),
-        ({"op": "Frob"}, r"matches op Frob; .*GEMV"),
-        ({"steps": ["0:0"], "op": "SiLU"}, r"matches step 0:0, op SiLU"),
-        ({"invocation": 9}, r"matches invocation 9"),
-    ],
-)
-def test_filters_that_match_nothing(snap: fr.Snapshot, filters: dict[str, object], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        select(snap, **filters)  # type: ignore[arg-type]

@@ -7,8 +7,10 @@ frozen.json; ``python tests/frozen/test_frozen.py`` writes it anew, which a chan
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
+import io
 import json
 import re
 import signal
@@ -25,6 +27,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
+from fusion_replay.__main__ import main
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -60,13 +63,16 @@ PRINTED = {
 }
 
 
-def command(*words: str, cwd: Path = FILES) -> subprocess.CompletedProcess[bytes]:
-    words = (sys.executable, "-m", "fusion_replay", *words)
-    return subprocess.run(words, cwd=cwd, capture_output=True, check=False, timeout=300)
+def printed(*words: str, cwd: Path = FILES) -> tuple[int, bytes]:
+    """Exit status and standard output of the program, in this process."""
+    out = io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        status = main([*words])
+    return status, out.getvalue().encode()
 
 
 def records(*words: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in command(*words, "--json").stdout.splitlines()]
+    return [json.loads(line) for line in printed(*words, "--json")[1].splitlines()]
 
 
 def told(path: Path) -> list[list[Any]]:
@@ -141,9 +147,9 @@ def signatures() -> dict[str, str]:
 
 def replayed(name: str) -> list[Any]:
     (golden,) = SNAPSHOTS.rglob(f"{name}.h5")
-    done = command("replay", golden.name, "--json", cwd=golden.parent)
-    summary = json.loads(done.stdout.splitlines()[-1])
-    return [done.returncode, summary["digest"], hashlib.sha256(done.stdout).hexdigest()]
+    status, told = printed("replay", golden.name, "--json", cwd=golden.parent)
+    summary = json.loads(told.splitlines()[-1])
+    return [status, summary["digest"], hashlib.sha256(told).hexdigest()]
 
 
 def state() -> dict[str, Any]:
@@ -189,7 +195,7 @@ def test_recorded_again_it_holds_the_same(name: str, frozen: dict[str, Any], tmp
     if name not in KILLED:
         assert tables(path) == frozen["tables"][name]
         return
-    assert command("fsck", "--recover", str(path)).returncode == 0
+    assert printed("fsck", "--recover", str(path))[0] == 0
     assert not path.with_name(f"{path.name}.journal").exists()
     with fr.open(FILES / f"{name}.h5") as old, fr.open(path) as new:
         assert [s.status for s in new] == [s.status for s in old]
@@ -212,7 +218,8 @@ def test_what_a_verb_prints_has_the_same_members(name: str, frozen: dict[str, An
 
 
 def test_nothing_was_taken_from_the_schema(frozen: dict[str, Any]) -> None:
-    assert [line for line in frozen["schema"] if line not in set(published())] == []
+    there = set(published())
+    assert [line for line in frozen["schema"] if line not in there] == []
 
 
 def test_public_names(frozen: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from fusion_replay.errors import MissingError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.recipes import record_again
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
 from system.test_processes import wait_until_gone

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,30 +174,34 @@ def test_values_in_goldens(tmp_path: Path, value: str, capfd: pytest.CaptureFixt
             assert main([*words, str(tmp_path)]) in (1, 3, 4), capfd.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", ["", ".journal", ".spill", ".chunks"])
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_is_no_file(tmp_path: Path, suffix: str, kind: str) -> None:
+def test_what_is_no_file(tmp_path: Path, kind: str) -> None:
     """In a process of its own: it may never come back."""
-    writer = SnapshotWriter(tmp_path / "t.h5")
-    run(writer, writer.add_sequence(gemv_silu()), contents(0, 0), stop_after=3)
-    writer.abandon()
-    place = tmp_path / f"t.h5{suffix}"
-    place.unlink(missing_ok=True)
-    if kind == "fifo":
-        os.mkfifo(place)
-    else:
-        place.symlink_to("/dev/zero")
-    verbs = [
-        ["show", "t.h5"],
-        ["fsck", "t.h5"],
-        ["replay", "t.h5"],
-        ["diff", "t.h5", "t.h5"],
-        ["fsck", "--recover", "t.h5"],
-    ]
-    script = f"from fusion_replay.__main__ import main; print([main(words) for words in {verbs}])"
+    for folder, suffix in (("sealed", ""), ("journal", ".journal"), ("spill", ".spill"), ("chunks", ".chunks")):
+        (tmp_path / folder).mkdir()
+        writer = SnapshotWriter(tmp_path / folder / "t.h5")
+        run(writer, writer.add_sequence(gemv_silu()), contents(0, 0), stop_after=3)
+        writer.abandon()
+        place = tmp_path / folder / f"t.h5{suffix}"
+        place.unlink(missing_ok=True)
+        if kind == "fifo":
+            os.mkfifo(place)
+        else:
+            place.symlink_to("/dev/zero")
+    verbs = [["show"], ["fsck"], ["replay"], ["diff", "t.h5"], ["fsck", "--recover"]]
+    script = f"""
+import os
+from fusion_replay.__main__ import main
+for folder in ("sealed", "journal", "spill", "chunks"):
+    os.chdir(folder)
+    print(folder, flush=True)
+    print([main([*words, "t.h5"]) for words in {verbs}])
+    os.chdir("..")
+"""
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    statuses = json.loads(done.stdout.splitlines()[-1])
-    assert set(statuses) <= {0, 1, 2, 3, 4}, done.stderr
+    statuses = [json.loads(line) for line in done.stdout.splitlines() if re.fullmatch(r"\[[\d, ]+\]", line)]
+    assert list(map(len, statuses)) == [5] * 4, done.stdout + done.stderr
+    assert {status for found in statuses for status in found} <= {0, 1, 2, 3, 4}, done.stderr
 
 
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])

@@ -20,13 +20,13 @@ import pytest
 import fusion_replay as fr
 from fusion_replay import refs
 from fusion_replay.errors import UsageError
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import STEP_KINDS
 from fusion_replay.simulator.kernels import has_kernel
 from fusion_replay.simulator.workloads import find
 
 GROSS = ("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "nan")
 RAISING = {"timeout", "hang"}
-FINE = tuple(sorted(set(KINDS) - set(GROSS) - RAISING))
+FINE = tuple(sorted(set(STEP_KINDS) - set(GROSS) - RAISING))
 
 STREAM = ("num_aie_columns=4", "tile_size=512")
 BINARY = ("tile_size=256",)
@@ -41,12 +41,14 @@ CASES: dict[str, tuple[str, ...]] = {
     "GEMM": ("M=256", "K=128", "N=512"),
     "Transpose": ("num_batches=2", "num_aie_columns=2", "M=64", "N=128"),
     "MHA": ("num_pipelines=2", "seq_len=256"),
+    "SiLUMul": STREAM,
+    "WeightedRMSNorm": ("num_aie_columns=4", "tile_size=128"),
     "DepthwiseConv1d": ("num_aie_columns=4",),
     "DualGEMVSiLUMul": ("tile_size_output=16",),
     "Sample": ("steps=4",),
 }
 """Parameters beside those of the ``op:`` workload, so that columns, batches and tiles exist to be spoiled."""
-NOT_ON = {("MHA", "npu1")}
+NOT_ON = {(op, "npu1") for op in ("FlowKVDecode", "MHA", "Pointwise")}
 OPERATORS = sorted(s.type for s in refs.specs() if has_kernel(s.type))
 
 
@@ -59,7 +61,7 @@ class Tally:
 
 
 def test_the_kinds_are_all_here() -> None:
-    assert set(GROSS) | set(FINE) | RAISING == set(KINDS)
+    assert set(GROSS) | set(FINE) | RAISING == set(STEP_KINDS)
     assert set(CASES) <= set(OPERATORS)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
 
-COUNTS = [(8, 1), pytest.param(5000, 2, marks=pytest.mark.long)]
+COUNTS = [(4, 1), pytest.param(5000, 2, marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize(("count", "seed"), COUNTS)

@@ -12,7 +12,7 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.diverge.consistency import findings
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 
 TESTS = Path(__file__).parent.parent
 PATHS = [str(TESTS), str(TESTS / "fake_iron" / "autumn"), str(TESTS / "fake_iron" / "common")]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
-from fusion_replay.recording.option import PREFIX
+from fusion_replay.recording.option_declaration import PREFIX
 
 FAKE = Path(__file__).parent.parent / "fake_iron"
 VARIANTS = ("v3", "v6")

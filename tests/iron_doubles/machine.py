@@ -39,6 +39,9 @@ class Machine:
     designs: dict[str, Any] = field(default_factory=dict)
     log: list[Dispatch] = field(default_factory=list)
     fail_at: int = -1
+    broken: Any = None
+    """What is wrong with fused images: called after each of their steps with the runlist entry, the dispatches that the
+    image has had, and the step's device memory after and before."""
 
     def run(self, kernel_name: str, args: list[Any], scalars: dict[str, Any]) -> XRTKernelResult:
         op = self.designs[kernel_name]

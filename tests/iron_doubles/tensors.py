@@ -37,7 +37,8 @@ class XRTTensor:
     def _runs(self, host: bool) -> list[tuple[int, int]]:
         first, stop = self.start // GRANULE, self.start + self.nbytes
         found = np.flatnonzero(self.allocation.host_wrote[self._lines] == host) + first
-        return [(int(i) * GRANULE, min(int(i + 1) * GRANULE, stop)) for i in found]
+        together = np.split(found, np.flatnonzero(np.diff(found) != 1) + 1)  # lines in a row are one transfer
+        return [(int(g[0]) * GRANULE, min(int(g[-1] + 1) * GRANULE, stop)) for g in together if g.size]
 
     @property
     def device(self) -> str:

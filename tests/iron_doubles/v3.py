@@ -2,7 +2,7 @@
 """V3: amd/IRON ``iron/common/sequence.py``, August 2026 (02f78d83, by its first eight digits).
 
 As V2, with paths in place of artifacts, scratch planning and a sequence that compiles itself when its callable is asked
-for. Differences as in V2; the plan of scratch lifetimes is not made (it changes the fused arena alone).
+for. Differences as in V2; scratch is planned first fit, and in fused mode alone (elsewhere each buffer is its own).
 """
 
 from __future__ import annotations
@@ -72,6 +72,19 @@ class OperatorSequence(v2.OperatorSequence):
     ) -> None:
         super().__init__(name, runlist, input_args, output_args, buffer_sizes, dispatch, **kwargs)
         self.buffer_offsets, self.plan_scratch = buffer_offsets, plan_scratch
+
+    def infer_buffer_offsets(self) -> dict[str, int]:
+        return layout.plan(self.runlist, {*self.input_args, *self.output_args, *self.explicit_buffer_sizes})
+
+    def calculate_buffer_layout(self) -> Any:
+        if not isinstance(self._dispatch, FusedDispatch):
+            return super().calculate_buffer_layout()
+        offsets = self.buffer_offsets
+        if offsets is None and self.plan_scratch:
+            offsets = self.infer_buffer_offsets()
+        return layout.planned(
+            self.runlist, self.input_args, self.output_args, self.explicit_buffer_sizes, offsets or {}
+        )
 
     def get_callable(self) -> Any:
         if not hasattr(self, "subbuffer_layout"):

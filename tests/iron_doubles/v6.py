@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from iron_doubles import v5
+from iron_doubles import layout, v5
 from iron_doubles.memory import GRANULE
 from iron_doubles.operators import BF16, device_symbol
 from iron_doubles.tensors import XRTTensor
+from iron_doubles.whole import FullELF, run_whole
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,100 @@ class ScratchArena:
 class OperatorSequence(v5.OperatorSequence):
     residents: tuple[str, ...] = ()
 
+    def __init__(
+        self,
+        name: str,
+        runlist: Any,
+        input_args: Any,
+        output_args: Any,
+        buffer_sizes: Any = None,
+        buffer_offsets: Any = None,
+        plan_scratch: bool = True,
+        dispatch: Any = "auto",
+        extra_flags: Any = None,
+        share_designs: bool = False,
+        shared_words: Any = None,
+        feedback_args: Any = (),
+        coresident: Any = (),
+    ) -> None:
+        label = name + "_shared" if share_designs else name
+        super().__init__(label, runlist, input_args, output_args, buffer_sizes, dispatch)
+        self.buffer_offsets, self.plan_scratch = buffer_offsets, plan_scratch
+        self.extra_flags, self.share_designs, self.shared_words = extra_flags or [], share_designs, shared_words or {}
+        self.feedback_args, self.coresident = list(feedback_args), tuple(coresident)
+
+    def infer_buffer_offsets(self) -> dict[str, int]:
+        return layout.plan(self.runlist, {*self.input_args, *self.output_args, *self.explicit_buffer_sizes})
+
+    def compile(self) -> Any:
+        super().compile()
+        if self.mode == "fused":
+            offsets = self.buffer_offsets
+            if offsets is None and self.plan_scratch:
+                offsets = self.infer_buffer_offsets()
+            self.subbuffer_layout, self.buffer_sizes, self.slice_info = layout.planned(
+                self.runlist, self.input_args, self.output_args, self.explicit_buffer_sizes, offsets or {}
+            )
+        return self
+
     def get_callable(self, arena: ScratchArena | None = None) -> Any:
         if self.mode == "fused":
-            return v5.v2.SequenceFullELFCallable(self)
+            return FullELFCallable(self)
         return StepCallable(self, compare=self.mode == "compare", arena=arena)
+
+
+class FullELFRun:
+    """One run with per-call values of its own, which nothing on the host shows."""
+
+    def __init__(self, callable_: Any) -> None:
+        self._callable, self._scratchpad = callable_, dict[str, Any]()
+
+    def write_values(self, values: Mapping[str, Any]) -> None:
+        self._scratchpad.update(values)
+
+    def start(self) -> None:
+        run_whole(self._callable, self._callable.arenas, self._scratchpad)
+
+    def wait(self) -> None: ...
+
+
+class FullELFCallable(FullELF):
+    """``FullELFCallable`` of the same file, newest stored form: runs, ``start()`` and ``wait()``; nothing is brought
+    back after a call, since every argument is device-resident from the push on and a read pulls."""
+
+    def __init__(self, seq: Any) -> None:
+        super().__init__(seq)
+        self.arenas = [self.input_buffer, self.output_buffer, self.scratch_buffer]
+        self._run = self.new_run()
+
+    def new_run(self) -> FullELFRun:
+        return FullELFRun(self)
+
+    def write_values(self, values: Mapping[str, Any]) -> None:
+        self._run.write_values(values)
+
+    def start(self, *runs: FullELFRun) -> None:
+        for arena in self.arenas:
+            arena.to("npu")
+        for run in runs:
+            run.start()
+
+    def wait(self, *runs: FullELFRun) -> None:
+        for run in runs:
+            run.wait()
+        if any(arena.device == "cpu" for arena in self.arenas):
+            raise RuntimeError(f"{self.op.name}: the host wrote while a run was out")
+
+    def __call__(self, *runs: FullELFRun) -> None:
+        runs = runs or (self._run,)
+        for arena in self.arenas:
+            arena.to("npu")
+        t0 = time.perf_counter()
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.wait()
+        self.last_elapsed = time.perf_counter() - t0
 
 
 class StepCallable:

@@ -17,7 +17,7 @@ from iron_doubles.operators import BF16
 from iron_doubles.tensors import XRTTensor
 
 
-def run_whole(callable_: Any, arenas: list[Any]) -> None:
+def run_whole(callable_: Any, arenas: list[Any], values: Any = None) -> None:
     """Every step on device memory, no host in between."""
     for arena in arenas:
         arena.to("npu")
@@ -25,8 +25,14 @@ def run_whole(callable_: Any, arenas: list[Any]) -> None:
     before = [m.copy() for m in memory]
     if len(MACHINE.log) == MACHINE.fail_at:
         raise RuntimeError("Kernel returned ert_cmd_state.ERT_CMD_STATE_TIMEOUT")
-    for op, *names in callable_.op.runlist:
-        op.device([callable_.get_buffer(name).on_device() for name in names], {})
+    for entry in callable_.op.runlist:
+        op, *names = entry
+        step = [callable_.get_buffer(name).on_device() for name in names]
+        old = [m.copy() for m in step]
+        op.device(step, values or {})
+        if MACHINE.broken is not None:
+            MACHINE.broken(entry, callable_.calls, step, old)
+    callable_.calls += 1
     MACHINE.log.append(Dispatch(callable_.op, before, [m.copy() for m in memory], {}))
 
 
@@ -36,7 +42,7 @@ class FullELF:
     tensor: Any = XRTTensor
 
     def __init__(self, op: Any) -> None:
-        self.op, self.last_elapsed, self._buffer_cache = op, 0.0, {}
+        self.op, self.last_elapsed, self._buffer_cache, self.calls = op, 0.0, {}, 0
         sizes = (max(n, 2) // 2 for n in op.buffer_sizes)
         self.input_buffer, self.output_buffer, self.scratch_buffer = (self.tensor((n,), BF16) for n in sizes)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fusion_replay.model.replaced_step import ReplacedStep
 from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
-from fusion_replay.model.step import RecordedTensor, ReplacedStep, Step
+from fusion_replay.model.step import RecordedTensor, Step
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from snapshot_maker import BF16, bits, record
 

@@ -35,7 +35,8 @@ def test_a_file_gets_the_same_text_whatever_the_environment_says(monkeypatch: py
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("LINES", "200")
-    assert (screen.columns(), screen.width(), screen.height()) == (None, 100, 24)
+    assert (screen.columns(), screen.width()) == (None, 100)
+    assert screen.height() > 1_000_000, "nothing is cut"
 
 
 @pytest.mark.parametrize(("wide", "used"), [(60, 60), (100, 100), (119, 119), (300, 120), (5, 40)])

@@ -131,7 +131,7 @@ def test_mha_deals_blocks_of_rows_to_its_pipelines() -> None:
 
 @pytest.mark.parametrize("spec", [s for s in refs.specs() if s.tiling], ids=lambda s: s.type)
 def test_a_tiling_covers_the_first_output(spec: operators.OperatorSpec) -> None:
-    device = "npu2" if spec.type == "MHA" else "npu1"
+    device = spec.devices[0]
     step = workload(spec.type).build(device).callable.op.steps[0]
     tiling = spec.tiling_of(vars(step.params))
     assert tiling is None or tiling.size == next(a.size for a in step.args if a.writes)

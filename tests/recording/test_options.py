@@ -142,7 +142,7 @@ def test_arguments_of_record_are_the_fields() -> None:
 
 
 def test_options_of_the_command_line_are_the_fields() -> None:
-    own = {"workload", "sim", "fault", "matrix", "device", "only", "program", "verbose", "quiet"}
+    own = {"workload", "sim", "fault", "listed", "matrix", "device", "only", "program", "verbose", "quiet"}
     own |= {"user_operators", "no_import"}  # of every verb; there once the command line has loaded this one
     offered = {p.name for p in command.params} - own
     assert offered == {option.name for option in options() if option.help is not None}

@@ -13,7 +13,7 @@ import pytest
 import fusion_replay as fr
 from fusion_replay.errors import NothingComparedError, UsageError
 from fusion_replay.recording import underway
-from fusion_replay.recording.option import size_in_bytes
+from fusion_replay.recording.option_declaration import size_in_bytes
 from fusion_replay.recording.options import Options
 from fusion_replay.recording.retention import Retention
 from fusion_replay.refs import canonical
@@ -208,7 +208,7 @@ def test_weights_left_out_at_first_are_kept_when_a_step_is_to_be(tmp_path: Path)
         ({"op": "GEMV,,SiLU"}, "op 'GEMV,,SiLU': expected names"),
         ({"op": ""}, "op ''"),
         ({"step": "x"}, "step 'x': expected numbers"),
-        ({"step": "1:x"}, "step address '1:x'"),
+        ({"step": "1:x"}, "step 'x': expected numbers"),
         ({"invocation": "5-3"}, "expected 3-5"),
         ({"invocation": -1}, "invocation '-1'"),
         ({"buffer": "x[4:2]"}, r"buffer 'x\[4:2\]'"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AXPY to the bit in both forms: rational arithmetic for finite values, IEEE's rules and torch for the rest."""
+"""AXPY to the bit in its three forms: rational arithmetic for finite values, IEEE's rules and torch for the rest."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from fusion_replay.refs import reference
 
 triples = st.lists(st.tuples(any_bits, any_bits), min_size=1, max_size=30)
 scalars = st.sampled_from([3.0, 1.003, 10.0, 0.01, -2.5, 0.0, 1e-38]) | st.floats(-1e3, 1e3, allow_subnormal=False)
+
+
+def _in_float32(scalar: float, a: int, b: int) -> int:
+    """numpy's own float32 arithmetic, as IRON's newest form has it."""
+    s, x, y = (np.float32(float(value(bits))) for bits in (nearest(scalar), a, b))
+    with np.errstate(all="ignore"):
+        return nearest(float(s * x + y))
 
 
 def _want(scalar: float, a: int, b: int, *, twice: bool) -> int:
@@ -35,6 +42,8 @@ def test_rounds_where_its_form_rounds(flavour: str, drawn: list[tuple[int, int]]
     a, b = zip(*drawn, strict=True)
     (c,) = reference("AXPY", {"size": len(drawn), "scalar_factor": scalar}, [array(a), array(b)], flavour)
     want = [_want(scalar, x, y, twice=flavour in ("pr117", "iron-2026-08")) for x, y in drawn]
+    if flavour == "iron-2026-09":
+        want = [_in_float32(scalar, x, y) for x, y in drawn]
     for got, expected in zip(bits_of(c).tolist(), want, strict=True):
         assert got == expected or (got & 0x7FFF, expected & 0x7FFF) == (0, 0)
 
@@ -46,6 +55,13 @@ def test_the_two_forms_differ_where_the_product_is_no_bf16_value() -> None:
     twice = reference("AXPY", {"size": 1}, [a, b], "pr117")[0].astype(float)
     assert once[0] == 0.0234375
     assert twice[0] in (0.015625, 0.03125)
+
+
+def test_float32_rounds_a_sum_next_to_a_tie_twice() -> None:
+    # 3 * 5701632 = 17104896 is half-way between two bf16 values; float32 loses the 1 that decides.
+    a, b = array([0x4AAE]), array([0x3F80])
+    (exact,), (newest,) = (reference("AXPY", {"size": 1}, [a, b], f) for f in ("exact", "iron-2026-09"))
+    assert (exact.astype(float)[0], newest.astype(float)[0]) == (17170432, 17039360)
 
 
 def test_the_scalar_is_bf16() -> None:

@@ -26,6 +26,10 @@ def _root(x: Fraction) -> Fraction:
     return root
 
 
+def _f32(x: Fraction) -> Fraction:
+    return Fraction(float(np.float32(float(x))))
+
+
 def _rms_row(flavour: str, row: list[Fraction], weight: list[Fraction] | None) -> list[int]:
     """One row by the form's own steps, each rounded where IRON rounds."""
     mean = sum(x * x for x in row) / len(row)
@@ -34,9 +38,13 @@ def _rms_row(flavour: str, row: list[Fraction], weight: list[Fraction] | None) -
         root = bf(bf(_root(mean_bf)) + EPS)
     elif flavour == "iron-2026-08":
         root = bf(_root(bf(mean_bf + EPS)))
+    elif flavour == "iron-2026-09":
+        root = _f32(_root(_f32(_f32(_f32(sum(_f32(x * x) for x in row)) / len(row)) + _f32(EPS))))
     else:
         root = _root(mean + EPS)
     normed = [x / root for x in row]
+    if flavour == "iron-2026-09":
+        normed = [_f32(x) for x in normed]
     if weight is None:
         return [nearest(x) for x in normed]
     if flavour != "exact":
@@ -57,6 +65,19 @@ def test_rms_norm_by_its_steps(rows: list[list[int]], weight: list[int] | None) 
         want = [_rms_row(flavour, _values(r), _values(weight) if weight else None) for r in rows]
         assert c.shape == (len(rows), 6)
         # The true quotient of a rational by a root never lies on a tie, so float64's last bits cannot show.
+        np.testing.assert_array_equal(bits_of(c) & 0x7FFF, np.array(want).reshape(-1) & 0x7FFF)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.lists(tame_bits.filter(bool), min_size=6, max_size=6), min_size=1, max_size=3),
+    st.lists(tame_bits, min_size=6, max_size=6),
+)
+def test_weighted_rms_norm_by_its_steps(rows: list[list[int]], weight: list[int]) -> None:
+    for flavour in ("iron-2026-09", "exact"):
+        params = {"rows": len(rows), "tile_size": 6}
+        (c,) = reference("WeightedRMSNorm", params, [array(rows, (len(rows), 6)), array(weight)], flavour)
+        want = [_rms_row(flavour, _values(r), _values(weight)) for r in rows]
         np.testing.assert_array_equal(bits_of(c) & 0x7FFF, np.array(want).reshape(-1) & 0x7FFF)
 
 

@@ -11,39 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_replay import refs
-from fusion_replay.compare.numerics.evaluator import Bound, bound, predicted
+from fusion_replay.compare.numerics.evaluator import bound, predicted
 from fusion_replay.compare.numerics.stages import DEVICES, MODES, Constant, Model, Numerics, walk
 from fusion_replay.errors import UsageError
-from fusion_replay.model.bf16 import BFLOAT16, narrow
+from fusion_replay.model.bf16 import BFLOAT16
 from fusion_replay.simulator.core import Core
 from fusion_replay.simulator.dispatch import Dispatch
 from fusion_replay.simulator.kernels import find_kernel
-
-KINDS = ("normal", "heavy", "lognormal", "cancelling", "tiny", "small", "huge", "big", "constant", "integers")
-KINDS += ("negative", "bits", "offset")
-
-
-def wild(seed: int, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    r, n = np.random.default_rng(seed), int(np.prod(shape))
-    normal = r.standard_normal(n)
-    if kind == "bits":
-        return r.integers(0, 1 << 16, n).astype(np.uint16).view(BFLOAT16).reshape(shape)
-    drawn = {
-        "normal": normal,
-        "heavy": r.standard_t(1.1, n),
-        "lognormal": np.exp(8 * normal) * r.choice([-1.0, 1.0], n),
-        "cancelling": np.repeat(normal, 2)[:n] * np.resize([1.0, -1.0], n) * (1 + 0.01 * normal),
-        "tiny": normal * 1e-37,
-        "small": normal * 1e-18,
-        "huge": normal * 1e37,
-        "big": normal * 1e18,
-        "constant": np.full(n, normal[0]),
-        "integers": r.integers(-8, 9, n).astype(float),
-        "negative": -20 * np.abs(normal),
-        "offset": 100 + normal,
-    }[kind]
-    return narrow(np.asarray(drawn, np.float64)).reshape(shape)
-
+from wild_numbers import KINDS, outside, run
 
 sizes = st.sampled_from([16, 32, 48, 96])
 
@@ -80,13 +55,21 @@ def parameters(draw: st.DrawFn, op: str, device: str) -> dict[str, Any]:
         return {"groups": 2, "heads_per_group": rows % 3 + 1, "seq_len": eights}
     if op == "DualGEMVSiLUMul":
         return {"M": 32, "K": eights, "num_aie_columns": 1, "tile_size_output": 16}
-    extra = {"AXPY": {"scalar_factor": draw(st.floats(-5, 5))}, "Clamp": {"low": -0.3, "high": 1.7}}
+    if op == "WeightedRMSNorm":
+        return {"rows": rows, "tile_size": eights}
+    if op == "FusedQKVProj":
+        return {"embedding_dim": eights, "q_dim": 32, "k_dim": 16, "v_dim": 16, "num_aie_columns": 1}
+    extra = {"Pointwise": {"mode": draw(st.sampled_from(["add", "mul", "gelu"]))}}
+    extra |= {"AXPY": {"scalar_factor": draw(st.floats(-5, 5))}, "Clamp": {"low": -0.3, "high": 1.7}}
     extra["LeakyReLU"] = {"alpha": draw(st.floats(0, 0.5))}
     return {"size": draw(sizes), **extra.get(op, {})}
 
 
 def stated() -> list[str]:
     return sorted(spec.type for spec in refs.specs() if spec.numerics is not None)
+
+
+ON = [(op, device) for op in stated() for device in DEVICES if device in refs.find(op).devices]
 
 
 def ordinary(op: str) -> dict[str, Any]:
@@ -101,30 +84,9 @@ def ordinary(op: str) -> dict[str, Any]:
         "DepthwiseConv1d": {"rows": 64, "channels": 64, "num_aie_columns": 1},
         "GQAContext": {"groups": 4, "heads_per_group": 4, "seq_len": 128},
         "DualGEMVSiLUMul": {"M": 512, "K": 256, "num_aie_columns": 1, "tile_size_output": 16},
+        "FusedQKVProj": {"embedding_dim": 256, "q_dim": 256, "k_dim": 128, "v_dim": 128},
+        "Pointwise": {"size": 4096, "mode": "gelu"}, "WeightedRMSNorm": {"rows": 16, "tile_size": 256},
     }.get(op, params)  # fmt: skip
-
-
-def outside(found: Bound, actual: np.ndarray) -> np.ndarray:
-    free = np.isinf(found.lo) & np.isinf(found.hi) & (found.lo != found.hi)
-    inside = (found.lo <= actual) & (actual <= found.hi)
-    return ~(inside | free | (np.isnan(actual) & np.isnan(found.lo)))
-
-
-def run(op: str, device: str, params: dict[str, Any], kinds: list[str], seed: int, mode: str) -> tuple[Any, ...]:
-    """(numerics, bound parameters, inputs, what the software NPU gives as float32)."""
-    spec = refs.lookup(op)
-    assert spec is not None
-    assert spec.numerics is not None
-    inputs = []
-    for i, arg in enumerate(s for s in spec.arg_specs(params) if s.reads):
-        if arg.dtype == "uint8":
-            inputs.append(np.random.default_rng(seed).integers(0, 256, arg.size).astype(np.uint8))
-        else:
-            inputs.append(wild(seed + i, arg.shape, kinds[i % len(kinds)]))
-    bound_params = spec.bind(params)
-    previous = [np.zeros(s.shape, BFLOAT16) for s in spec.arg_specs(params) if s.writes]
-    out = find_kernel(op).run(Dispatch(Core(device, mode), bound_params, inputs, previous))[0]
-    return spec.numerics, bound_params, inputs, np.asarray(out).reshape(-1).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["tile_k", "emulate_bf16_mmul_with_bfp16", "prio_accuracy", "round_conv_even"])
@@ -137,8 +99,7 @@ def test_what_iron_chose_and_did_not_say_has_no_bound(name: str) -> None:
         spec.numerics.stages_of(params, spec.numerics.models(params, "npu2")[0])
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("op", stated())
+@pytest.mark.parametrize(("op", "device"), ON)
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_no_honest_element_is_outside(op: str, device: str, data: st.DataObject) -> None:
@@ -157,8 +118,7 @@ def test_no_honest_element_is_outside(op: str, device: str, data: st.DataObject)
         assert not outside(model, actual).any()
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("op", stated())
+@pytest.mark.parametrize(("op", "device"), ON)
 def test_a_model_names_nearly_every_value_and_another_device_does_not(op: str, device: str) -> None:
     """Ordinary numbers: the device's own model predicts at least 98.5 % of elements to the bit."""
     numerics, bound_params, inputs, actual = run(op, device, ordinary(op), ["normal"], 0, "floor")
@@ -211,6 +171,20 @@ def test_an_unknown_device_and_unknown_types_are_named() -> None:
         spec.numerics.models(params, "npu9")
     with pytest.raises(UsageError, match="dtype_in='f32'"):
         spec.numerics.stages_of(params, Model("npu2", "floor"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("op", ["GEMM", "GEMV", "RMSNorm", "LayerNorm", "Softmax", "DepthwiseConv1d", "GQAContext"])
+def test_where_nan_goes_in_nan_is_due_and_nothing_else_is_accepted(op: str, device: str) -> None:
+    numerics, params, inputs, _ = run(op, device, ordinary(op), ["normal"], 0, "floor")
+    inputs[0].reshape(-1)[3] = np.nan
+    previous = [np.zeros(s.shape, BFLOAT16) for s in refs.find(op).arg_specs(ordinary(op)) if s.writes]
+    core = Core(device, "floor")
+    actual = find_kernel(op).run(Dispatch(core, params, inputs, previous))[0].reshape(-1).astype(np.float32)
+    found = bound(numerics, params, inputs, {}, numerics.models(params, device), "P")
+    assert np.isnan(actual).any()
+    assert np.isnan(found.lo[np.isnan(actual)]).all()
+    assert outside(found, np.zeros_like(actual))[np.isnan(actual)].all()
 
 
 def test_who_sets_the_mode() -> None:

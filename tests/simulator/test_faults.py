@@ -15,7 +15,7 @@ import fusion_replay as fr
 from fusion_replay.errors import UsageError
 from fusion_replay.simulator import Fault, HostRuntimeError, parse_fault
 from fusion_replay.simulator import operators as ops
-from fusion_replay.simulator.faults.kinds import KINDS
+from fusion_replay.simulator.faults.catalogue import KINDS
 
 BF16 = ml_dtypes.bfloat16
 N = 4096
@@ -128,6 +128,7 @@ def test_every_kind_cites_a_report_and_has_a_summary() -> None:
     assert list(KINDS) == [
         *("zeros", "unwritten", "stale", "shift", "swap-columns", "batch", "drop-tile", "truncate-scalar"),
         *("rounding-leak", "bitflip", "nan", "nondeterministic", "timeout", "hang"),
+        *("alias-race", "reset-swallowed", "offset-collision", "dropped-copy", "stale-value"),
     ]
     for name, kind in KINDS.items():
         assert kind.name == name

@@ -235,7 +235,7 @@ def test_sealing_that_fails_leaves_the_journal_and_says_what_to_do(
     writer = SnapshotWriter(tmp_path / "t.h5")
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0))
     with monkeypatch.context() as patched:
-        patched.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+        patched.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=1, f_bfree=0, f_bavail=0, f_frsize=4096))
         with pytest.raises(UnsealedError, match=r"\(\d+ bytes needed, 0 free\).*make room.*fsck --recover"):
             writer.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.h5.chunks", "t.h5.journal", "t.h5.spill"]

@@ -143,10 +143,10 @@ def maximum(a: Interval, b: Interval) -> Interval:
 
 
 def reciprocal(x: Interval) -> Interval:
-    """Of what is not negative; free where the divisor may be zero or subnormal."""
+    """Of what is not negative; free where the divisor may be zero or subnormal; of NaN, NaN."""
     hi = np.float32(1) / x.lo
     lo = hi if x.known else np.float32(1) / x.hi
-    lost = ~(x.lo >= _TINY)
+    lost = (x.lo < _TINY) | (np.isnan(x.lo) & ~np.isnan(x.hi))
     free = x.free
     if lost.any():
         free = lost if free is None else free | lost
@@ -178,13 +178,17 @@ def hull(parts: list[Interval]) -> Interval:
 def spread(
     centre: npt.NDArray[np.float64], radius: npt.NDArray[np.float64], terms: npt.NDArray[np.float64]
 ) -> Interval:
-    """``centre`` +- ``radius``; free where the ``terms``, summed in any order, may pass the largest float32."""
+    """``centre`` +- ``radius``; free where the ``terms``, summed in any order, may pass the largest float32.
+
+    A term that is NaN makes NaN of the sum in any order.
+    """
     with np.errstate(all="ignore"):
         lo, hi = (centre - radius).astype(np.float32), (centre + radius).astype(np.float32)
     free = None
     most = float(terms.max()) if terms.size else 0.0
     if not most < _LARGEST:  # NaN included
-        free = ~(terms < _LARGEST)
+        free = terms >= _LARGEST
+        free = free if free.any() else None
     return checked(lo, hi, free)
 
 

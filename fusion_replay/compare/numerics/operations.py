@@ -42,7 +42,8 @@ def _rising(function: Callable[[F32], F32]) -> Callable[..., Interval]:
 
 
 def _falling(function: Callable[[F32], F32]) -> Callable[..., Interval]:
-    """A few float32 steps wider where both ends were evaluated; garbage for what is no positive normal number."""
+    """A few float32 steps wider where both ends were evaluated; of NaN, NaN, and garbage of other than positive normal
+    numbers."""
 
     def apply(_run: Run, _stage: Stage, x: Interval) -> Interval:
         if x.known:
@@ -50,7 +51,7 @@ def _falling(function: Callable[[F32], F32]) -> Callable[..., Interval]:
             lo, hi = y, y
         else:
             lo, hi = function(x.hi) * np.float32(1 - 8 * U), function(x.lo) * np.float32(1 + 8 * U)
-        bad = ~((x.lo >= np.float32(_TINY)) & np.isfinite(x.hi))
+        bad = ~((x.lo >= np.float32(_TINY)) & np.isfinite(x.hi)) & ~(np.isnan(x.lo) & np.isnan(x.hi))
         if bad.any():
             return Interval(lo, hi, bad if x.free is None else bad | x.free)
         return Interval(lo, hi, x.free)

@@ -69,7 +69,10 @@ def matvec(how: Dot, a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], exa
 def matmul(
     how: Tiles, a: npt.NDArray[np.generic], b: npt.NDArray[np.generic], mode: str, level: str, flushes: bool
 ) -> Interval:
-    """``a`` ``(M, K)`` times ``b`` ``(N, K)``, both as stored: ``(M, N)`` before the last rounding."""
+    """``a`` ``(M, K)`` times ``b`` ``(N, K)``, both as stored: ``(M, N)`` before the last rounding.
+
+    A row with NaN gives NaN: in bfp16, which has none, the conversion is taken to hand it on.
+    """
     lo, hi = (np.empty((len(a), len(b)), np.float32) for _ in range(2))
     free = np.zeros(lo.shape, np.bool_)
     kind = _Likely if how.bfp16 and level == "P" and mode == "conv_even" else _Certain
@@ -85,6 +88,10 @@ def matmul(
                     part_lo[block], part_hi[block] = work.block(*block)
                 reach = 2.0 * np.multiply.outer(*work.norms)
             free[rows, columns] = np.logical_or.outer(bad_left, bad_right) | ~(reach < _LARGEST)
+    due = None if not free.any() else np.logical_or.outer(_has_nan(a), _has_nan(b))
+    if due is not None and due.any():
+        lo[due] = hi[due] = np.nan
+        free &= ~due
     return Interval(lo, hi, free if free.any() else None)
 
 
@@ -100,6 +107,11 @@ def _finite(x: npt.NDArray[np.generic]) -> tuple[F32, Mask]:
     if not bad.any():
         return bits_to_float32(bits), np.zeros(len(bits), np.bool_)
     return bits_to_float32(np.where(bad, np.uint16(0), bits)), np.asarray(bad.any(axis=1))
+
+
+def _has_nan(x: npt.NDArray[np.generic]) -> Mask:
+    magnitude = np.ascontiguousarray(x).view(np.uint16) & np.uint16(0x7FFF)
+    return np.asarray((magnitude > 0x7F80).any(axis=1))
 
 
 def _tiles(how: Tiles, inner: int) -> list[slice]:

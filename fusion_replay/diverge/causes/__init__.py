@@ -26,6 +26,7 @@ NAMES = {
     "sign-flipped": "the wrong elements have the other sign",
     "signs-lost": "signs are lost, of an operand before the operation or of the result",
     "scaled": "a constant factor",
+    "row-scaled": "every row has a factor of its own",
     "offset": "a constant offset",
     "saturated": "values beyond a bound stand at it",
     "constant": "every wrong element has one value",

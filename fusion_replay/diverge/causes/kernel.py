@@ -39,6 +39,7 @@ class Variant:
         name, detail, rank, cost: as :class:`~.case.Hypothesis` has them.
         inputs: input number -> what it would be.
         params, values: those that would be others.
+        constants: numbers of the kernel that are no parameters.
         after: what would be done to the exact result.
         formula: the whole of it, where no parameter says it: the kernel's inputs as float64 -> the exact result.
         model: the device on which alone it is executed.
@@ -51,6 +52,7 @@ class Variant:
     inputs: Mapping[int, Callable[[NDArray], NDArray]] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[F64], F64] | None = None
     formula: Callable[[Sequence[F64]], F64] | None = None
     flavour: str = "exact"
@@ -160,7 +162,7 @@ class Kernel:
         if numerics is None or self.number or self.previous:
             return None
         try:
-            params = self.spec.bind(self._params(variant))
+            params = self._bound(self._params(variant), variant)
             values = runtime_values(self.spec, params, {**self.values, **variant.values})
             found = bound(numerics, params, self._given(variant), values, [model], "M", flushes=False)
         except _REFUSED:
@@ -225,12 +227,15 @@ class Kernel:
         sizes = {"M": self.crop[0].size} | ({"N": self.crop[1].size} if self.spec.type == "GEMM" else {})
         return {**self.params, **variant.params, **sizes}
 
+    def _bound(self, params: Mapping[str, Any], variant: Variant) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(self.spec.bind(params)), **variant.constants})
+
     def _meaning(self, variant: Variant, given: Sequence[NDArray]) -> tuple[F64, bool]:
         """The result of output ``number``, and whether the reference rounded it already."""
         params = self._params(variant)
         if self.spec.type == "GEMM" and str(self.bound_params.dtype_out) in ("bf16", "bfloat16"):
             params["dtype_out"] = "f32"
-        p = self.spec.bind(params)
+        p = self._bound(params, variant)
         if self.spec.type == "GEMV" and p.epilogue == "none":
             a = wide(given[0].reshape(-1, p.M, p.K))
             b = wide(given[1].reshape(-1, p.K))
@@ -257,6 +262,12 @@ class Kernel:
         return size * 2.0**-20
 
 
+def swapped(kernel: Kernel) -> Mapping[int, Callable[[NDArray], NDArray]]:
+    """The first two operands in each other's place."""
+    a, b = kernel.inputs[:2]
+    return {0: lambda _: b, 1: lambda _: a}
+
+
 def _spread(wrong: Mask, count: int) -> Index:
     """``count`` places, three in four of them wrong where there are so many, the same each time."""
     size = wrong.size
@@ -269,4 +280,4 @@ def _spread(wrong: Mask, count: int) -> Index:
     return np.unique(np.concatenate([bad, rest]))
 
 
-__all__ = ["AS_IT_IS", "PRODUCTS", "UNARY", "Kernel", "Variant"]
+__all__ = ["AS_IT_IS", "PRODUCTS", "UNARY", "Kernel", "Variant", "swapped"]

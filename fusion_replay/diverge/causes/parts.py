@@ -12,7 +12,7 @@ from fusion_replay.diverge.causes.spans import Index, Mask
 from fusion_replay.operators.tiling import ROLES, Tiling
 
 _MOST = 1 << 16  # parts
-_STRIDES = (2, 4, 8, 16, 32, 64, 128)
+_STRIDES = (2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 128)
 _SHOWN = 4
 _PART = 0.6
 """Share of the parts up to which they are a place."""

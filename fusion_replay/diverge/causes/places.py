@@ -15,6 +15,7 @@ _ALIKE = 0.25
 """How much of its energy a part may differ by from the one that it is said to hold."""
 _MOST_PARTS = 4096
 _LAGS = 6
+_RUNS = (64, 256, 32, 1024)  # elements
 _SAMPLE = 512  # wrong elements looked at before a hypothesis is worth judging
 _CORRELATED = 1 << 23  # elements; beyond, distances are only those listed
 
@@ -61,8 +62,15 @@ def _cuts(case: Case) -> Iterator[tuple[Tiling, str, str, int]]:
     inner = own.axes[-1][1] if own.axes[-1][0] == "" else 1
     rows = case.shape[-1] if len(case.shape) > 1 else 1
     blocks = size // case.shape[0] if len(case.shape) > 2 else 1
-    for part, what, rank in ((size // 2, "half", 4), (blocks, "batch", 4), (rows, "row", 4), (inner, "tile", 5),
-                             (size // 8, "eighth", 5)):  # fmt: skip
+    sizes = [
+        (size // 2, "half", 4),
+        (blocks, "batch", 4),
+        (rows, "row", 4),
+        (inner, "tile", 5),
+        (size // 8, "eighth", 5),
+    ]
+    known = {part for part, _, _ in sizes}
+    for part, what, rank in (*sizes, *((n, f"run of {n}", 6) for n in _RUNS if n not in known)):
         if 1 < part < size and size % part == 0 and size // part <= _MOST_PARTS:
             role = "batch" if what == "batch" else "tile"
             yield Tiling(((role, size // part), ("", part))), role, what, rank
@@ -80,12 +88,14 @@ def _moved(case: Case, tiling: Tiling, role: str, what: str, rank: int) -> Itera
         return
     index = tiling.unblock(tiling.blocks(np.arange(tiling.size), role)[source], role)
     if np.unique(source).size == source.size:
-        several = {"half": "halves", "batch": "batches"}.get(what, f"{what}s")
+        several = {"half": "halves", "batch": "batches"}.get(
+            what, what.replace("run", "runs") if " " in what else f"{what}s"
+        )
         if changed.size == 2:
             detail = f"{several} {changed[0]} and {changed[1]} have changed places"
         else:
             detail = f"{changed.size} of {source.size} {several} stand in another's place"
-        name = "tiles-permuted" if what in ("tile", "eighth", "row", "matrix column") else f"{several}-swapped"
+        name = "tiles-permuted" if what not in ("half", "batch", "column") else f"{several}-swapped"
         yield name, detail, index, None, rank
     elif role == "batch" and (source == 0).all():
         yield "batch-repeated", "every batch beyond the first repeats the first", index, None, 2

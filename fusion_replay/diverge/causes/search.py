@@ -18,7 +18,7 @@ import numpy as np
 
 from fusion_replay.compare.sums import dot
 from fusion_replay.diverge.causes import arithmetic, contents, places, values, variants
-from fusion_replay.diverge.causes.case import CONSISTENT, LOCATED, PROVED, Case, Cause, Hypothesis, same_bits
+from fusion_replay.diverge.causes.case import CONSISTENT, DESCRIBES, LOCATED, PROVED, Case, Cause, Hypothesis, same_bits
 from fusion_replay.diverge.causes.kernel import Kernel, Variant
 from fusion_replay.diverge.causes.parts import Cut, cuts, numbers, place
 from fusion_replay.diverge.causes.spans import F64, FLOOR, NEAREST, Index, Mask, Span, ordinal, stored
@@ -38,6 +38,8 @@ _NARROW = 2.0  # values per element, in the mean, that still are the recorded bi
 _MOVES = ("shifted", "tiles-permuted", "columns-swapped", "batches-swapped", "halves-swapped", "batch-repeated",
           "neighbour-data", "transposed")  # fmt: skip
 _SURE = ("bit-flip",)
+_DESCRIBED = ("nan", "inf", "constant", "bit-flip", "row-scaled")
+"""Names that say how the elements look, and not what made them: never proved."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class _Search:
             same = o.name == h.name and (o.detail == h.detail or h.name not in _DETAILED)
             same |= {o.name, h.name} <= _SPEC and _alike(o.predicted, h.predicted)
             same |= other.partial and not best.partial
+            same |= proved and o.rank >= DESCRIBES
             if other is best or same or (o.name in _MOVES and h.name in _MOVES):
                 continue
             strong = other.proves(self.tried) or o.fact
@@ -141,7 +144,7 @@ class _Search:
                 told.setdefault(f"{o.name} ({o.detail})" if o.name == h.name else o.name)
                 equal |= strong
         grade = PROVED if proved and (h.fact or not equal) else CONSISTENT
-        if h.name in ("nan", "inf", "constant", "bit-flip"):
+        if h.name in _DESCRIBED:
             grade = CONSISTENT
         where = best.where or place(best.covered, self.case.tiling, self.case.shape)
         chance = best.chance(self.tried)
@@ -236,7 +239,7 @@ class _Search:
         actual, wrong = case.a[index], case.wrong[index]
         if not wrong.any():
             return
-        listed = [*variants.variants(small), *arithmetic.variants(small)]
+        listed = [*variants.variants(small, actual), *arithmetic.variants(small)]
         honest = small.exact()
         screened: list[tuple[float, int, Variant]] = []
         for number, variant in enumerate(listed):
@@ -317,7 +320,8 @@ def _fit(
         off, was = (np.nan_to_num(x[wrong], posinf=1e30, neginf=-1e30) for x in (actual - value, actual - expected))
         before, left = dot(was, was), dot(off, off)
     energy = 1 - left / before if before else 0.0
-    return share + max(energy, 0.0) if share >= 0.3 or energy >= 0.5 else 0.0
+    # Of two that explain the wrong elements, the one that leaves the right ones right.
+    return share + max(energy, 0.0) + 1e-3 * float(near.mean()) if share >= 0.3 or energy >= 0.5 else 0.0
 
 
 def _scattered(span: Span, index: Index, case: Case) -> tuple[Span, Mask]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from fusion_replay.compare.sums import dot
-from fusion_replay.diverge.causes.case import Case, Hypothesis
+from fusion_replay.diverge.causes.case import DESCRIBES, Case, Hypothesis
 from fusion_replay.diverge.causes.spans import CUT, F64, FLOOR, NEAREST, Mask, Span, before, stored
 from fusion_replay.model.bf16 import BFLOAT16
 
 _FEW = 4
+_ROW, _ROWS = 32, 4096  # elements of a row, and rows, of which a factor each is fitted
 FITTED = 24.0
 """Bits of evidence that a fitted number costs."""
 HONEST_GAIN = {"GEMM": 2e-3}
@@ -66,7 +67,8 @@ def _flipped(case: Case) -> Iterator[Hypothesis]:
             return
         bits.append(near[0])
     places = ", ".join(f"bit {b} of element {i}" for b, i in zip(bits, at.tolist(), strict=True))
-    # The last bits move a value by a rounding: nothing tells such a flip from one.
+    if len(bits) > 1 and min(bits) < 2:  # the last bits move a value by a rounding: several are arithmetic
+        return
     yield Hypothesis("bit-flip", places, Span.of(case.actual), known=case.wrong, rank=2 if min(bits) > 1 else 7)
 
 
@@ -125,6 +127,11 @@ def _fitted(case: Case) -> Iterator[Hypothesis]:
             yield from _factor(case, Span(values - slack, values + slack), behind, how, values, slack)
             yield from _offset(case, Span(values - slack, values + slack), behind, how, values, slack)
     if dtype == BFLOAT16:
+        for stood in case.bases[:-1] if case.tolerance is not None else ():  # what a kernel stored, changed afterwards
+            values, slack = (stood.lo + stood.hi) / 2, (stood.hi - stood.lo) / 2
+            behind = before(case.actual, NEAREST)
+            yield from _factor(case, stood, behind, NEAREST, values, slack)
+            yield from _offset(case, stood, behind, NEAREST, values, slack)
         base = before(case.expected, NEAREST)
         yield from _factor(case, base, before(case.actual, NEAREST), "", None, 0.0)
         yield from _offset(case, base, before(case.actual, NEAREST), "", None, 0.0)
@@ -135,6 +142,8 @@ def _fitted(case: Case) -> Iterator[Hypothesis]:
         yield from _factor(case, Span.of(case.expected), behind, "", None, 0.0)
         yield from _offset(case, Span.of(case.expected), behind, "", None, 0.0)
     yield from _gain(case)
+    if exact is not None and dtype == BFLOAT16:
+        yield from _row_factors(case, *exact)
 
 
 def _factor(
@@ -144,7 +153,7 @@ def _factor(
         corners = np.stack([behind.lo / base.lo, behind.lo / base.hi, behind.hi / base.lo, behind.hi / base.hi])
     lo, hi = corners.min(0), corners.max(0)
     usable = np.isfinite(lo) & np.isfinite(hi) & (np.sign(base.lo) == np.sign(base.hi)) & (base.lo != 0)
-    found = _stabbed(lo, hi, usable & (case.e != 0)) or _stabbed(lo, hi, usable & case.wrong)
+    found = stabbed(lo, hi, usable & (case.e != 0)) or stabbed(lo, hi, usable & case.wrong)
     if found is None or found[0] <= 1 <= found[1]:
         return
     factor = _plain(*found)
@@ -159,13 +168,37 @@ def _factor(
         yield Hypothesis("scaled", detail, _widened(case, base.lo * factor, base.hi * factor), rank=5, cost=FITTED)
 
 
+def _row_factors(case: Case, values: F64, slack: F64 | float) -> Iterator[Hypothesis]:
+    """Each row by a factor of its own: what a norm or a softmax does that got its sum wrong."""
+    width = case.shape[-1] if len(case.shape) > 1 else 0
+    if width < _ROW or case.a.size % width or not 1 < case.a.size // width <= _ROWS:
+        return
+    for how in (NEAREST, FLOOR, CUT):
+        behind = before(case.actual, how)
+        with np.errstate(all="ignore"):
+            ends = np.stack([behind.lo / values, behind.hi / values])
+        lo, hi = ends.min(0).reshape(-1, width), ends.max(0).reshape(-1, width)
+        usable = np.isfinite(lo) & np.isfinite(hi) & (case.e != 0).reshape(-1, width)
+        found = [stabbed(*row) for row in zip(lo, hi, usable, strict=True)]
+        if None in found:
+            continue
+        factors = np.array([(f[0] + f[1]) / 2 for f in found if f is not None])
+        if (factors <= 0).any() or factors.max() / factors.min() < 1 + 2.0**-8:
+            continue  # one for all is said otherwise
+        each = np.repeat(factors, width)
+        detail = f"each row is multiplied by a factor of its own, {factors.min():.4g} to {factors.max():.4g}"
+        cost = FITTED * len(factors)
+        yield Hypothesis("row-scaled", f"{detail}, rounded {how}", stored(values * each, np.abs(slack * each),
+                         case.actual.dtype, how), rank=DESCRIBES, cost=cost)  # fmt: skip
+
+
 def _offset(
     case: Case, base: Span, behind: Span, how: str, values: F64 | None, slack: F64 | float
 ) -> Iterator[Hypothesis]:
     with np.errstate(all="ignore"):
         lo, hi = behind.lo - base.hi, behind.hi - base.lo
     finite = np.isfinite(lo) & np.isfinite(hi)
-    found = _stabbed(lo, hi, finite) or _stabbed(lo, hi, finite & case.wrong)
+    found = stabbed(lo, hi, finite) or stabbed(lo, hi, finite & case.wrong)
     if found is None or found[0] <= 0 <= found[1]:
         return
     offset = _plain(*found)
@@ -202,14 +235,14 @@ def _widened(case: Case, one: F64, other: F64) -> Span:
     return Span(lo, hi)
 
 
-def _stabbed(lo: F64, hi: F64, chosen: Mask) -> tuple[float, float] | None:
-    """The interval of numbers that lie in the most of [lo, hi]; None where that is under nine in ten."""
+def stabbed(lo: F64, hi: F64, chosen: Mask, least: float = 0.9) -> tuple[float, float] | None:
+    """The interval of numbers that lie in the most of [lo, hi]; None where that is under the share ``least``."""
     starts, stops = np.sort(lo[chosen]), np.sort(hi[chosen])
     if starts.size < 3:
         return None
     depth = np.arange(1, starts.size + 1) - np.searchsorted(stops, starts, "left")
     best = int(depth.argmax())
-    if depth[best] < 0.9 * starts.size:
+    if depth[best] < least * starts.size:
         return None
     stop = stops[np.searchsorted(stops, starts[best], "left")]
     return float(starts[best]), float(stop)

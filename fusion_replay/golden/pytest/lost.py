@@ -6,10 +6,11 @@ Tested in tests/golden/pytest/test_plugin.py.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from fusion_replay.system import platform
 
 _NAME = "lost"
 
@@ -23,7 +24,7 @@ class LostDevice:
     """
 
     def __init__(self, shared: Path | None = None) -> None:
-        self._folder = shared if shared is not None and _own(shared) else None
+        self._folder = shared if shared is not None and platform.private(shared.lstat()) else None
         self._made = False
         self._test = ""
 
@@ -47,12 +48,6 @@ class LostDevice:
     def close(self) -> None:
         if self._made and self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _own(folder: Path) -> bool:
-    """Made by this user, for this user alone."""
-    about = folder.lstat()
-    return about.st_uid == os.geteuid() and not about.st_mode & 0o077
 
 
 __all__ = ["LostDevice"]

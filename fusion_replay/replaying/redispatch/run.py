@@ -24,7 +24,7 @@ from fusion_replay.replaying.redispatch.outcome import StepOutcome
 from fusion_replay.replaying.redispatch.redispatch_report import RedispatchReport
 from fusion_replay.replaying.redispatch.repetition import Repetitions
 from fusion_replay.replaying.redispatch.targets import CannotRunError, NpuTarget, Runner, SimTarget, Target
-from fusion_replay.replaying.replayer import recorded_on, select
+from fusion_replay.replaying.replayer import recorded_on
 from fusion_replay.system.messages import in_words
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def redispatch(
     """
     _check(on, build_dir, repeat, timeout, device, rule)
     from fusion_replay.snapshot import opened
+    from fusion_replay.snapshot.selection import select
 
     with opened(snapshot) as snap:
         selected = select(snap, steps, op, buffer, invocation)

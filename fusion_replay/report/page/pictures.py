@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from fusion_replay.compare.verdict import ULP_BUCKETS
 from fusion_replay.model.bf16 import wide
-from fusion_replay.operators.tiling import ROLES
 from fusion_replay.report.page.chunks import bits, rounded
 from fusion_replay.report.page.grid import Grid, folded, grid
 

@@ -7,6 +7,7 @@ Random choices come from the seed and the place alone, so the same faults give t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
 
@@ -31,6 +32,7 @@ class Kind:
         report: the public report it is modelled on.
         usage: its arguments, as they are spelled after the name, a colon before each.
         endless: the kernel never comes back.
+        fusion: only a fused dispatch has it.
     """
 
     name: ClassVar[str]
@@ -38,6 +40,7 @@ class Kind:
     report: ClassVar[str]
     usage: ClassVar[str] = ""
     endless: ClassVar[bool] = False
+    fusion: ClassVar[bool] = False
 
     def parse(self, text: str, args: list[str]) -> tuple[int | str, ...]:
         if len(args) > self.usage.count(":") or not all(a.isascii() and a.isdigit() for a in args):
@@ -48,6 +51,14 @@ class Kind:
     def refuses(self, fault: Fault, step: PlannedStep) -> str | None:
         """Why this fault cannot apply to that step, or None."""
         return None
+
+    def built_in(self, fault: Fault, steps: Sequence[PlannedStep]) -> bool:
+        """Whether a sequence of these steps has what makes the fault."""
+        return True
+
+    def addressed(self, fault: Fault, dispatch: StepDispatch) -> bool:
+        """Whether the fault is addressed to this dispatch."""
+        return fault.matches(dispatch)
 
     def due(self, fault: Fault, dispatch: StepDispatch) -> bool:
         """Whether a dispatch that the fault is addressed to is struck now."""
@@ -93,9 +104,8 @@ class ArmedFault:
         self._spared.add(step)
 
     def strikes(self, dispatch: StepDispatch) -> bool:
-        return (
-            dispatch.step not in self._spared and self.fault.matches(dispatch) and self.kind.due(self.fault, dispatch)
-        )
+        fault, kind = self.fault, self.kind
+        return dispatch.step not in self._spared and kind.addressed(fault, dispatch) and kind.due(fault, dispatch)
 
     def notice(self, dispatch: StepDispatch) -> None:
         fault = self.fault

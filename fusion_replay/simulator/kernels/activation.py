@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tanh, Sigmoid, SiLU and GELU: AIE2P has a bfloat16 tanh instruction, AIE2 reads tables.
+"""Tanh, Sigmoid, SiLU, SiLUMul and GELU: AIE2P has a bfloat16 tanh instruction, AIE2 reads tables.
 
 No kernel here sets the rounding register. Transcendental functions are evaluated in float64 and rounded to what the
 instruction delivers, so that recordings do not depend on the host's float32 library.
@@ -78,6 +78,11 @@ def _unary(function: Callable[[Core, Float32], Float32]) -> Compute:
     return compute
 
 
+def _silu_mul(d: Dispatch) -> list[Array]:
+    """SiLU, rounded, times the other input."""
+    return [d.core.store_bf16(silu(d.core, widen(d.inputs[0])) * widen(d.inputs[1]))]
+
+
 KERNELS = (
     Kernel("Tanh", _unary(tanh), streamed_rules("Tanh"), source="amd/IRON aie_kernels/aie2/tanh.cc, aie2p/tanh.cc"),
     Kernel(
@@ -87,5 +92,11 @@ KERNELS = (
         source="amd/IRON aie_kernels/aie2/sigmoid.cc, aie2p/sigmoid.cc",
     ),
     Kernel("SiLU", _unary(silu), streamed_rules("SiLU"), source="amd/IRON aie_kernels/aie2/silu.cc, aie2p/silu.cc"),
+    Kernel(
+        "SiLUMul",
+        _silu_mul,
+        streamed_rules("SiLUMul"),
+        source="amd/IRON aie_kernels/aie2/silu_mul.cc, aie2p/silu_mul.cc",
+    ),
     Kernel("GELU", _unary(gelu), streamed_rules("GELU"), source="amd/IRON aie_kernels/aie2p/gelu.cc"),
 )

@@ -5,6 +5,9 @@ amd/IRON ``aie_kernels/aie2/dual_gemv_silu_mul.cc``, ``aie2p/dual_gemv_silu_mul.
 ``iron/operators/dual_gemv_silu_mul``: both products go through bfloat16 buffers in the core, SiLU rounds three times,
 the last product once more. The GEMV phase sets conv_even and leaves it so. The weights come as one matrix, blocks of
 ``tile_size_output`` rows of W1 and of W2 in turn.
+
+SwiGLUFusedDecode (amd/IRON ``aie_kernels/aie2/swiglu_fused.cc``, ``aie2p/``) is the same in each column, and a second
+core that multiplies the column's share of the third matrix by what the first hands over.
 """
 
 from __future__ import annotations
@@ -41,6 +44,36 @@ def _product(core: Core, matrix: Array, vector: np.ndarray[tuple[int, ...], np.d
     return core.round_bf16(sums)
 
 
+def _swiglu(d: Dispatch) -> list[Array]:
+    core, p = d.core, d.params
+    core.rounding = "conv_even"
+    columns, inner = field(p, "num_aie_columns", 4), p.embedding_dim
+    share, split = p.hidden_dim // columns, 2 * p.hidden_dim * inner
+    pairs = d.inputs[0][:split].reshape(columns, 2, share, inner)
+    downs = d.inputs[0][split:].reshape(columns, inner, share)
+    vector = widen(d.inputs[1]).reshape(inner)
+    partials = []
+    for (gate, up), down in zip(pairs, downs, strict=True):
+        hidden = core.round_bf16(silu(core, _product(core, gate, vector)) * _product(core, up, vector))
+        partials.append(_product(core, down, hidden))
+    return [core.store_bf16(np.stack(partials))]
+
+
+def _swiglu_rules(p: Params, core: Core) -> None:
+    op, columns = "SwiGLUFusedDecode", field(p, "num_aie_columns", 4)
+    require_columns(op, columns, core)
+    require_multiple(op, "embedding_dim", p.embedding_dim, _LANES, "the kernel's vector")
+    require_multiple(op, "hidden_dim", p.hidden_dim, columns * _LANES, "num_aie_columns * the kernel's vector")
+    share = p.hidden_dim // columns
+    handed = field(p, "m_output_stage1", share)
+    require(handed == share, op, "m_output_stage1", f"{share}, all of a column's hidden rows", handed)
+    require(share <= _MOST_ROWS, op, "hidden_dim", f"at most {_MOST_ROWS} a column, the core's buffers", p.hidden_dim)
+    require_multiple(op, "hidden_dim", share, field(p, "m_input_stage1", 4), "m_input_stage1, in each column")
+    chunk = field(p, "m_output_stage2", p.embedding_dim)
+    require_multiple(op, "m_output_stage2", chunk, field(p, "m_input_stage2", 1), "m_input_stage2")
+    require_multiple(op, "embedding_dim", p.embedding_dim, chunk, "m_output_stage2")
+
+
 def _rules(p: Params, core: Core) -> None:
     op, columns = _TYPE, field(p, "num_aie_columns", 4)
     require_columns(op, columns, core)
@@ -62,5 +95,11 @@ KERNELS = (
         _dual,
         _rules,
         source="amd/IRON aie_kernels/aie2/dual_gemv_silu_mul.cc, aie2p/dual_gemv_silu_mul.cc",
+    ),
+    Kernel(
+        "SwiGLUFusedDecode",
+        _swiglu,
+        _swiglu_rules,
+        source="amd/IRON aie_kernels/aie2/swiglu_fused.cc, aie2p/swiglu_fused.cc",
     ),
 )

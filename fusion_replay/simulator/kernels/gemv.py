@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GEMV: float32 accumulators in vector lanes, one rounding at the end, batches one after another.
+"""GEMV and FusedQKVProj: float32 accumulators in vector lanes, one rounding at the end, batches one after another.
 
 amd/IRON ``aie_kernels/generic/mv.cc``: products of two bfloat16 values are exact in float32, each lane adds every
 ``kernel_vector_size``-th of them, a reduction tree adds the lanes. The one rounding at the end is the register's, floor
@@ -8,6 +8,8 @@ Every addition is an explicit elementwise one in that order, so every host gets 
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -78,4 +80,23 @@ def _note(p: Params, core: Core) -> str:
     return ONE_SUM(p, core) if field(p, "epilogue", "none") == "none" else ""
 
 
-KERNELS = (Kernel("GEMV", _gemv, _rules, _note, "amd/IRON aie_kernels/generic/mv.cc"),)
+def _as_gemv(p: Params) -> Params:
+    """FusedQKVProj is a GEMV of the three matrices' rows (amd/IRON ``iron/operators/fused_qkv_proj/design.py``)."""
+    rows, columns = p.q_dim + p.k_dim + p.v_dim, field(p, "num_aie_columns", 4)
+    tiles = {"tile_size_input": field(p, "tile_size_input", 4)}
+    tiles["tile_size_output"] = field(p, "tile_size_output", rows // max(1, columns))
+    return Params(M=rows, K=p.embedding_dim, num_aie_columns=columns, **tiles)
+
+
+def _qkv(d: Dispatch) -> list[Array]:
+    return _gemv(replace(d, params=_as_gemv(d.params)))
+
+
+def _qkv_rules(p: Params, core: Core) -> None:
+    _rules(_as_gemv(p), core)
+
+
+KERNELS = (
+    Kernel("GEMV", _gemv, _rules, _note, "amd/IRON aie_kernels/generic/mv.cc"),
+    Kernel("FusedQKVProj", _qkv, _qkv_rules, ONE_SUM, "amd/IRON aie_kernels/generic/mv.cc"),
+)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RMSNorm and LayerNorm, row by row of ``tile_size`` elements. Both set the rounding to conv_even and leave it so."""
+"""RMSNorm, WeightedRMSNorm and LayerNorm, row by row of ``tile_size`` elements.
+
+All set the rounding to conv_even and leave it so.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import numpy as np
 
 from fusion_replay.simulator.core import Core, Float32, lane_sum, rsqrt, widen
 from fusion_replay.simulator.dispatch import Array, Dispatch, Params
-from fusion_replay.simulator.kernels._base import Kernel, field, require, require_multiple, streamed_rules
+from fusion_replay.simulator.kernels._base import Kernel, Rules, field, require, require_multiple, streamed_rules
 
 _RMS_LANES = 32
 _LAYER_LANES = {"npu1": 16, "npu2": 32}
@@ -16,6 +19,14 @@ _LAYER_EPSILON = np.float32(1e-5)
 
 
 def _rms_norm(d: Dispatch) -> list[Array]:
+    return _normalised(d, weighted=field(d.params, "weighted", False))
+
+
+def _weighted_rms_norm(d: Dispatch) -> list[Array]:
+    return _normalised(d, weighted=True)
+
+
+def _normalised(d: Dispatch, *, weighted: bool) -> list[Array]:
     """float32 sum of squares in 32 lanes, then x times the reciprocal root, rounded; the weight rounds once more.
 
     amd/IRON ``aie_kernels/aie2p/rms_norm.cc`` and ``aie2/rms_norm.cc``. AIE2 has no float32 vector multiply: its scale
@@ -32,7 +43,7 @@ def _rms_norm(d: Dispatch) -> list[Array]:
         normal = core.round_bf16(x * high + x * core.round_bf16(scale - high))
     else:
         normal = core.round_bf16(x * scale)
-    if field(p, "weighted", False):
+    if weighted:
         normal = core.round_bf16(normal * widen(d.inputs[1]).reshape(1, p.tile_size))
     return [core.store_bf16(normal)]
 
@@ -76,15 +87,25 @@ def _bf16_sum(core: Core, x: Float32, lanes: int) -> Float32:
     return sums[:, 0]
 
 
+def _by_rows(op: str) -> Rules:
+    """As an operator that streams its elements; those of September 2026 count them as ``rows`` of ``tile_size``."""
+
+    def rules(p: Params, core: Core) -> None:
+        size = field(p, "size") or p.rows * p.tile_size
+        streamed_rules(op)(Params(**{**vars(p), "size": size}), core)
+
+    return rules
+
+
 def _rms_rules(p: Params, core: Core) -> None:
-    streamed_rules("RMSNorm")(p, core)
+    _by_rows("RMSNorm")(p, core)
     if field(p, "weighted", False):
         channels = field(p, "num_channels", 1)
         require(channels == 1, "RMSNorm", "num_channels", "1 with weighted=True", channels)
 
 
 def _layer_rules(p: Params, core: Core) -> None:
-    streamed_rules("LayerNorm")(p, core)
+    _by_rows("LayerNorm")(p, core)
     lanes = _LAYER_LANES[core.generation]
     require_multiple("LayerNorm", "tile_size", p.tile_size, lanes, f"the kernel's vector on {core.generation}")
 
@@ -98,6 +119,13 @@ def _rms_note(p: Params, core: Core) -> str:
 KERNELS = (
     Kernel(
         "RMSNorm", _rms_norm, _rms_rules, _rms_note, source="amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc"
+    ),
+    Kernel(
+        "WeightedRMSNorm",
+        _weighted_rms_norm,
+        _by_rows("WeightedRMSNorm"),
+        _rms_note,
+        source="amd/IRON aie_kernels/aie2/rms_norm.cc, aie2p/rms_norm.cc, generic/mul.cc",
     ),
     Kernel(
         "LayerNorm", _layer_norm, _layer_rules, source="amd/IRON aie_kernels/aie2/layer_norm.cc, aie2p/layer_norm.cc"

@@ -77,20 +77,21 @@ class SequenceSpec:
     output_args: tuple[str, ...]
     buffer_sizes: Mapping[str, int]
 
-    def simulate(self, device: str, faults: Sequence[Any] = (), seed: int = 0) -> Any:
-        """The software NPU's callable for this runlist."""
-        from fusion_replay.simulator import simulate
+    def simulate(self, device: str, faults: Sequence[Any] = (), seed: int = 0, **dispatch: Any) -> Any:
+        """The software NPU's callable for this runlist; ``dispatch`` as :class:`SimulatedSequence` takes it."""
+        from fusion_replay.simulator.sequence import SimulatedSequence
 
-        return simulate(
+        return SimulatedSequence(
+            self.name,
             self.runlist,
+            list(self.input_args),
+            list(self.output_args),
+            dict(self.buffer_sizes),
             device=device,
             faults=faults,
-            name=self.name,
-            input_args=list(self.input_args),
-            output_args=list(self.output_args),
-            buffer_sizes=dict(self.buffer_sizes),
             seed=seed,
-        )
+            **dispatch,
+        ).get_callable()
 
 
 def write_buffer(callable_: Any, name: str, values: Any) -> None:

@@ -60,6 +60,13 @@ _DRAWS: Mapping[tuple[str, str], Draw] = {
     ("GEMM", "A"): normal,
     ("DualGEMVSiLUMul", "A"): normal,
     ("DualGEMVSiLUMul", "B"): normal,
+    **{(kind, name): uniform(-RANGE / 2, RANGE / 2) for kind in ("SiLUMul", "Pointwise") for name in "AB"},
+    ("FusedQKVProj", "weights"): normal,
+    ("FusedQKVProj", "input"): normal,
+    ("FusedDequantGEMV", "vector"): normal,
+    ("SwiGLUFusedDecode", "weights_all"): uniform(-0.25, 0.25),
+    ("SwiGLUFusedDecode", "input"): normal,
+    ("FlowKVDecode", "kv_cache"): lambda rng, shape: rng.standard_normal(shape) * RANGE / 2,
     **{(kind, name): uniform(-0.25, 0.25) for kind in ("SwiGLUDecode", "SwiGLUPrefill") for name in _WEIGHTS},
     ("SwiGLUDecode", "input"): normal,
     ("SwiGLUPrefill", "input"): normal,
@@ -92,12 +99,28 @@ def _packed(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -
     Any byte is a pair of values; any two bytes as a scale would be NaN and Inf too often to say anything.
     """
     p = refs.find("Dequant").bind(params)
-    tile = p.tile_size or _DEQUANT_TILE
-    tiles, groups = p.size // tile, tile // p.group_size
+    return _tiles(p.size, p.tile_size or _DEQUANT_TILE, p.group_size, rng)
+
+
+def _packed_rows(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """The same in tiles of a matrix's rows."""
+    p = refs.find("FusedDequantGEMV").bind(params)
+    return _tiles(p.M * p.K, p.tile_size_input * p.K, p.group_size, rng)
+
+
+def _tiles(size: int, tile: int, group: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    tiles, groups = size // tile, tile // group
     values = rng.integers(0, 256, (tiles, tile // 2), dtype=np.uint8)
     scales = rng.uniform(1 / 3.75, 1, (tiles, groups)).astype(np.float32).astype(ml_dtypes.bfloat16)
     packed = np.concatenate((values, scales.view("<u2").view(np.uint8).reshape(tiles, 2 * groups)), axis=1)
-    return packed.reshape(arg.shape)
+    return packed.reshape(-1)
+
+
+def _queries_with_angles(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.uint16]:
+    """Normal queries of standard deviation 2, and behind each group's the angles of the position after the cache."""
+    drawn = rng.standard_normal(arg.shape) * RANGE / 2
+    drawn[:, -1] = angles(rng, (int(params["seq_len"]) + 1, arg.shape[-1]))[-1]
+    return bits_of(drawn)
 
 
 def _draw_rows(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator) -> npt.NDArray[np.int32]:
@@ -142,6 +165,8 @@ def _no_tokens(params: Mapping[str, Any], arg: ArgSpec, rng: np.random.Generator
 _DEQUANT_TILE = 4096
 _MADE: Mapping[tuple[str, str], Callable[[Mapping[str, Any], ArgSpec, np.random.Generator], npt.NDArray[Any]]] = {
     ("Dequant", "A"): _packed,
+    ("FusedDequantGEMV", "packed_weights"): _packed_rows,
+    ("FlowKVDecode", "queries"): _queries_with_angles,
     ("Emit", "program"): _program,
     ("Emit", "planes"): _planes,
     ("Sample", "draws"): _draw_rows,

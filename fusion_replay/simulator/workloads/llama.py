@@ -85,12 +85,15 @@ def _build(device: str, faults: Sequence[Any], options: SimpleNamespace) -> Llam
             f"llama-decode {config.name}: position {options.position} and {options.tokens} tokens need a context of "
             f"{options.position + options.tokens}, found {context}; give --context or fewer tokens"
         )
-    sequence = plan(config, context, COLUMNS[device])
+    sequence = plan(config, context, COLUMNS[device], own_names=options.intermediates == "own")
+    how = {"dispatch": "fused", "folds": options.folds} if options.dispatch == "fused" else {}
+    if options.folds and not how:
+        raise UsageError(f"llama-decode {config.name}: --folds is for --dispatch fused")
     if options.weights is None:
-        callable_ = sequence.simulate(device, faults, options.seed)
+        callable_ = sequence.simulate(device, faults, options.seed, **how)
         _seed_weights(callable_, config, options.seed)
     else:
-        callable_ = _with_weights(sequence, device, faults, options, config)
+        callable_ = _with_weights(sequence, device, faults, options, config, how)
     write_buffer(
         callable_,
         "attn_scale_factor",
@@ -109,7 +112,12 @@ def _seed_weights(callable_: Any, config: LlamaConfig, seed: int) -> None:
 
 
 def _with_weights(
-    sequence: SequenceSpec, device: str, faults: Sequence[Any], options: SimpleNamespace, config: LlamaConfig
+    sequence: SequenceSpec,
+    device: str,
+    faults: Sequence[Any],
+    options: SimpleNamespace,
+    config: LlamaConfig,
+    how: dict[str, Any],
 ) -> Any:
     """The callable with a checkpoint's weights, which are checked before any memory is taken for buffers."""
     slots = list(weights(config))
@@ -120,7 +128,7 @@ def _with_weights(
                 f"weights {tensors.path}: found lm_head.weight; expected an output head tied to the token embedding, "
                 "as in Llama 3.2 1B: remove it where it repeats model.embed_tokens.weight"
             )
-        callable_ = sequence.simulate(device, faults, options.seed)
+        callable_ = sequence.simulate(device, faults, options.seed, **how)
         for w in slots:
             buffer = callable_.get_buffer(w.buffer)
             tensors.read_into(w.tensor, buffer.numpy_view())
@@ -158,6 +166,21 @@ WORKLOAD = Workload(
             "position", int, 0, "decode from this position on, with earlier ones filled from the seed", minimum=0
         ),
         WorkloadOption("weights", str, None, "folder with a Hugging Face model.safetensors, instead of seeded weights"),
+        WorkloadOption(
+            "dispatch",
+            str,
+            "separate",
+            "fused: one dispatch a token, recorded as a whole call",
+            choices=("separate", "fused"),
+        ),
+        WorkloadOption("folds", bool, False, "with --dispatch fused: elementwise steps skip a rounding"),
+        WorkloadOption(
+            "intermediates",
+            str,
+            "shared",
+            "own: each layer's intermediates have names of their own, as IRON's graphs record them",
+            choices=("shared", "own"),
+        ),
     ),
     builder=_build,
 )

@@ -24,8 +24,11 @@ VECTOR_SIZE = "softmax_vector_size"
 _BF16 = 2  # bytes per element
 
 
-def plan(config: LlamaConfig, context: int, columns: int) -> SequenceSpec:
+def plan(config: LlamaConfig, context: int, columns: int, *, own_names: bool = False) -> SequenceSpec:
     """The sequence that decodes one token with room for ``context`` of them, on ``columns`` columns.
+
+    ``own_names``: each layer's intermediates have names of their own, as in a graph that was recorded
+    (amd/IRON ``iron/common/image/allocator.py``); the application shares one set by hand.
 
     Raises:
         UsageError: a context that the attention's operators cannot be built for.
@@ -38,8 +41,8 @@ def plan(config: LlamaConfig, context: int, columns: int) -> SequenceSpec:
     head_bytes = context * config.head_dim * _BF16
     runlist: list[tuple[Any, ...]] = []
     for i in range(config.layers):
-        runlist += _attention(ops, config, i, head_bytes)
-        runlist += _feed_forward(ops, i)
+        layer = _attention(ops, config, i, head_bytes) + _feed_forward(ops, i)
+        runlist += [_renamed(entry, i) for entry in layer] if own_names else layer
     runlist += [
         (ops.rms_norm, "x", "W_final_norm", "x"),
         (ops.out_head, "W_out_head", "x", "logits"),
@@ -56,6 +59,14 @@ def plan(config: LlamaConfig, context: int, columns: int) -> SequenceSpec:
             "attn_scores_values_transposed": config.heads * head_bytes,
         },
     )
+
+
+def _renamed(entry: tuple[Any, ...], layer: int) -> tuple[Any, ...]:
+    """Its intermediates as this layer's own; buffers with an explicit size are the host's, and keep their names."""
+    op, *names = entry
+    shared = ("x", "rope_angles", "attn_scale_factor", "attn_scores_values", "attn_scores_values_transposed")
+    own = f"_{layer}"
+    return (op, *(n if "[" in n or n in shared or n.endswith(own) else n + own for n in names))
 
 
 def _attention(ops: SimpleNamespace, config: LlamaConfig, i: int, head_bytes: int) -> list[tuple[Any, ...]]:

@@ -37,6 +37,13 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "GEMM": {"M": 256, "K": 256, "N": 512},
     "GEMV": {"M": 512, "K": 512},
     "DualGEMVSiLUMul": {"M": 256, "K": 256},
+    "SiLUMul": {"size": 4096},
+    "Pointwise": {"size": 4096, "tile_size": 512, "mode": "mul"},
+    "WeightedRMSNorm": {"rows": 4, "tile_size": 1024},
+    "FusedQKVProj": {"embedding_dim": 256, "q_dim": 256, "k_dim": 64, "v_dim": 64},
+    "FusedDequantGEMV": {"M": 256, "K": 256},
+    "SwiGLUFusedDecode": {"embedding_dim": 256, "hidden_dim": 512},
+    "FlowKVDecode": {"num_heads": 8, "num_kv_heads": 4, "head_dim": 64, "seq_len": 128},
     "DepthwiseConv1d": {"rows": 64, "channels": 64},
     "MHA": {"num_heads": 4, "num_KV_heads": 2, "seq_len": 128},
     "GQAContext": {"groups": 4, "heads_per_group": 4, "seq_len": 256},
@@ -124,14 +131,14 @@ class OperatorRun(Run):
 
 
 def workload(name: str) -> Workload:
-    """The workload of one operator, by IRON's class name or an alias.
+    """The workload of one operator, by IRON's class name or an alias, in any case.
 
     Raises:
         UnknownOperatorError: the catalogue, or the software NPU, has no such operator.
     """
     from fusion_replay.simulator.kernels import find_kernel
 
-    spec = refs.find(name)
+    spec = refs.meant(name)
     if not _is_composite(spec):
         find_kernel(spec.type)
     known = ", ".join(p.name for p in spec.params)

@@ -75,7 +75,7 @@ class Versions:
         self._copied = 0  # bytes
         self._unlike: dict[Region, int] = {}
 
-    def __contains__(self, region: Region) -> bool:
+    def __contains__(self, region: object) -> bool:
         return region in self._newest
 
     def find(self, place: Place, raw: Bytes) -> Delta | None:

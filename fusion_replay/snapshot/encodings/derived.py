@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -109,11 +109,12 @@ class _Expected:
 class Moves:
     """Finds derived outputs: computes before a step what it will write, if it only moves data.
 
-    ``depths``: of every content that is made of others, by its id.
+    ``depths``: of every content that is made of others, by its id. ``versions``: the regions of which a delta could be
+    made.
     """
 
-    def __init__(self, depths: Mapping[int, int]) -> None:
-        self._depths = depths
+    def __init__(self, depths: Mapping[int, int], versions: Container[object]) -> None:
+        self._depths, self._versions = depths, versions
         self._made: OrderedDict[Any, dict[int, bytes]] = OrderedDict()
         self._expected: dict[tuple[int, int], _Expected] = {}
 
@@ -125,13 +126,8 @@ class Moves:
         previous: Mapping[int, npt.NDArray[Any]],
         values: Mapping[str, int | float],
         contents: tuple[int, ...],
-        versions: Any,
     ) -> None:
-        """Before step ``place`` (sequence, invocation, step).
-
-        ``contents`` are those of inputs and previous, all of them kept; ``versions`` has the regions of which a delta
-        could be made.
-        """
+        """Before step ``place`` (sequence, invocation, step), whose inputs and previous are ``contents``, all kept."""
         number, invocation, index = place
         step, op = sequence.steps[index], sequence.operator_of(index)
         outputs = {i: use for i, use in enumerate(step.operands) if use.spec.writes}
@@ -140,7 +136,7 @@ class Moves:
         if not mover.moves(op.type) or not SMALL <= total <= MAX_OUTPUT:
             return
         partial = mover.partial(op.type)
-        if partial and any(region(number, use) in versions for use in outputs.values()):
+        if partial and any(region(number, use) in self._versions for use in outputs.values()):
             return  # a patch is as small, and quicker read
         depth = 1 + max((self._depths.get(content, 0) for content in contents), default=MAX_DEPTH)
         if depth > MAX_DEPTH:

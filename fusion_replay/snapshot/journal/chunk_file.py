@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fusion_replay.snapshot.journal.pages import write_whole
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 
 HEAD = 4096
@@ -27,7 +28,7 @@ class ChunkFile:
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # never written into: it may be the last name of a file that was sealed
         self.path = path
-        self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
+        self._own = OwnDescriptor(os.open(path, platform.CREATE, 0o666), path)
         self._end = HEAD
         self._lock = threading.Lock()
 

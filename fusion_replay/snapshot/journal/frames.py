@@ -9,9 +9,7 @@ no damage.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import resource
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +20,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from fusion_replay.snapshot.journal.pages import write_whole
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 from fusion_replay.system.files import regular
 
@@ -45,14 +44,14 @@ class JournalFile:
     """
 
     def __init__(self, path: Path, *, create: bool = True) -> None:
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0)
         self.path = path
-        self._own = OwnDescriptor(os.open(path, flags, 0o666) if create else regular(path, flags), path)
+        fd = os.open(path, platform.CREATE, 0o666) if create else regular(path, platform.UPDATE)
+        self._own = OwnDescriptor(fd, path)
         self._lock = threading.Lock()
         self._end = 0
         self._dirty = False
         try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            platform.lock(self.fd)
         except OSError:
             self._own.close()
             raise
@@ -92,8 +91,8 @@ class JournalFile:
                 os.ftruncate(self.fd, self._end)
                 self._dirty = False
             start = self._end
-            limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-            if limit != resource.RLIM_INFINITY and start + total > limit - kept_free:
+            limit = platform.file_size_limit()
+            if limit is not None and start + total > limit - kept_free:
                 raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(self.path))
             try:
                 write_all(self.fd, buffers, total, start)
@@ -111,8 +110,8 @@ class JournalFile:
 
 
 def write_all(fd: int, buffers: Sequence[Any], total: int, offset: int) -> None:
-    """``pwritev`` until everything is written; a short write goes on where it stopped (and meets the error there)."""
-    written = os.pwritev(fd, buffers, offset) if len(buffers) <= 1000 else 0
+    """Write until everything is written; a short write goes on where it stopped (and meets the error there)."""
+    written = platform.write_several_at(fd, buffers, offset)
     if written == total:
         return
     write_whole(fd, b"".join(bytes(b) for b in buffers)[written:], offset + written)

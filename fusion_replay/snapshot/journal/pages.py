@@ -6,10 +6,10 @@ A system call for each would take longer than all that is written.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 
 PAGE = 1 << 18
@@ -78,7 +78,7 @@ class Pages:
                 self._write_back(oldest, self._pages[oldest])
                 del self._pages[oldest]
             data = bytearray(PAGE)
-            os.preadv(self._file.fd, [data], number * PAGE)
+            platform.read_into(self._file.fd, data, number * PAGE)
             page = self._pages[number] = _Page(data)
         else:
             self._pages.move_to_end(number)
@@ -90,11 +90,11 @@ class Pages:
 
 
 def write_whole(fd: int, data: memoryview | bytes, offset: int) -> None:
-    """``pwrite`` until everything is written; a short write goes on where it stopped (and meets the error there).
+    """Write until everything is written; a short write goes on where it stopped (and meets the error there).
 
     Raises:
         OSError: what the system says.
     """
     rest, done = memoryview(data), 0
     while done < len(rest):
-        done += os.pwrite(fd, rest[done:], offset + done)
+        done += platform.write_at(fd, rest[done:], offset + done)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from fusion_replay.snapshot.encodings.chunks import Encoder, Way
 from fusion_replay.snapshot.journal.pages import write_whole
 from fusion_replay.snapshot.schema import MAX_PIECE
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 
 SLOT = MAX_PIECE
@@ -49,7 +50,7 @@ class Spill:
 
     def __init__(self, path: Path, sink: Callable[[Task, bytes, int], None], *, threads: int, slots: int) -> None:
         self.path = path
-        self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666), path)
+        self._own = OwnDescriptor(os.open(path, platform.UPDATE | os.O_CREAT | os.O_TRUNC, 0o666), path)
         self.error: Exception | None = None
         self._sink = sink
         self._limit = slots
@@ -121,8 +122,8 @@ class Spill:
 
     def _reserve(self) -> bool:
         try:
-            os.posix_fallocate(self._own.fd, self._limit * SLOT, RESERVE)
-        except OSError:  # no room, or a limit on file sizes: there is nothing to hold back then
+            platform.reserve(self._own.fd, self._limit * SLOT, RESERVE)
+        except OSError:  # no room, a limit on file sizes, another system: there is nothing to hold back then
             os.ftruncate(self._own.fd, 0)
             return False
         return True
@@ -230,7 +231,7 @@ class Spill:
         freed = False
         try:
             raw = compressor.buffer[: task.nbytes]
-            if os.preadv(self._own.fd, [raw.data], task.slot * SLOT) != task.nbytes:
+            if platform.read_into(self._own.fd, raw.data, task.slot * SLOT) != task.nbytes:
                 raise OSError(errno.EIO, "the spill file is shorter than what was written to it")
             chunk, mask = compressor.encoder.encode(raw, task.piece_bytes, task.itemsize, task.kind)
             self._sink(task, chunk, mask)

@@ -9,16 +9,12 @@ Tested in tests/snapshot/test_recover.py, test_fsck.py and write/test_deduplicat
 
 from __future__ import annotations
 
-import os
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from fusion_replay.errors import NewerFormatError, SnapshotError
+from fusion_replay.errors import NewerFormatError
 from fusion_replay.model.runlist import ArgSpec, SequenceDescription, stored_dtype
 from fusion_replay.snapshot.describe import load_json, sequence_from_json
 from fusion_replay.snapshot.encodings.delta import Delta
@@ -31,7 +27,6 @@ from fusion_replay.snapshot.naming import named
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
-    CHUNKS_SUFFIX,
     COMPLETE,
     CONTENTS,
     DIGEST_ONLY,
@@ -42,7 +37,6 @@ from fusion_replay.snapshot.schema import (
     IN_FLIGHT,
     IN_SPILL,
     INVOCATIONS,
-    JOURNAL_SUFFIX,
     LOST,
     MAX_CHUNK,
     NO_CONTENT,
@@ -50,15 +44,12 @@ from fusion_replay.snapshot.schema import (
     REFERENCE,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
-    SPILL_SUFFIX,
     STEPS,
     Index,
     Loss,
 )
-from fusion_replay.system.files import regular
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
-_UNFIT = (struct.error, ValueError, KeyError, TypeError, IndexError)
 
 
 @dataclass(slots=True)
@@ -353,73 +344,3 @@ def _renumber(contents: Any, row_of: dict[int, int]) -> Any:
     rows = np.array([*(row_of[i] for i in sorted(row_of)), NO_CONTENT], "<u4")
     at = np.searchsorted(ids, contents)
     return np.where(ids[at] == contents, rows[at], NO_CONTENT)
-
-
-def read_journal(file: BinaryIO, name: str) -> JournalSummary:
-    """All that stands in the journal ``file``, called ``name`` in messages.
-
-    Raises:
-        NewerFormatError: written by a later major version.
-    """
-    summary = JournalSummary(name)
-    result = frames.ScanResult()
-    for frame in frames.scan(file, result, head_only=frames.CHUNK, head=payloads.CHUNK_HEAD):
-        try:
-            summary.take(frame)
-        except NewerFormatError:
-            raise
-        except (*_UNFIT, SnapshotError) as error:
-            summary.damaged.append(f"the frame at offset {frame.offset} does not fit ({error})")
-    summary.torn = result.torn
-    summary.damaged[:0] = result.damaged or []
-    return summary
-
-
-@dataclass(slots=True)
-class Files:
-    """The open files of a recording that is not sealed; those beside the journal may be missing."""
-
-    journal: BinaryIO
-    spill: BinaryIO | None = None
-    chunks: BinaryIO | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of them."""
-        return sum(os.fstat(file.fileno()).st_size for file in self._there())
-
-    def close(self) -> None:
-        for file in self._there():
-            file.close()
-
-    def _there(self) -> Iterator[BinaryIO]:
-        return (file for file in (self.journal, self.spill, self.chunks) if file is not None)
-
-
-def open_journal(path: Path) -> tuple[Files, JournalSummary]:
-    """The files of the journal at ``path``, which the caller closes, and what stands in it."""
-
-    def beside(suffix: str) -> BinaryIO | None:
-        name = path.with_name(path.name.removesuffix(JOURNAL_SUFFIX) + suffix)
-        try:
-            return open(name, "rb", buffering=0, opener=regular)
-        except FileNotFoundError:
-            return None
-        except OSError as error:  # what is in there must not count as lost
-            raise SnapshotError(f"{name}: can't be read ({error.strerror})") from error
-
-    # The journal last: opened the other way round, a recording that is sealed in between would lack the others.
-    spill = chunks = None
-    try:
-        spill, chunks = beside(SPILL_SUFFIX), beside(CHUNKS_SUFFIX)
-        files = Files(open(path, "rb", buffering=1 << 16, opener=regular), spill, chunks)  # noqa: SIM115
-    except BaseException:
-        for file in (spill, chunks):
-            if file is not None:
-                file.close()
-        raise
-    try:
-        return files, read_journal(files.journal, str(path))
-    except BaseException:
-        files.close()
-        raise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +27,23 @@ from fusion_replay.model.runlist import (
     parse_address,
     parse_buffer,
 )
+from fusion_replay.model.step_filter import StepFilter
 from fusion_replay.snapshot.binaries import KernelBinaries, read_binaries
 from fusion_replay.snapshot.encodings.side_file import SideFile, find_weights, weights_of
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.frames import FRAME_MAGIC
+from fusion_replay.snapshot.read.groups import grouped
 from fusion_replay.snapshot.read.limits import Allowance, check_index
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.step import RecordedStep
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, DEFAULT_CACHE, ContentStore
-from fusion_replay.snapshot.schema import JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
+from fusion_replay.snapshot.schema import DIGEST_ONLY, JOURNAL_SUFFIX, LOST, SIDE, STATUS, Index, Loss
+from fusion_replay.system import platform
 from fusion_replay.system.files import regular
 from fusion_replay.system.messages import count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Snapshot:
     def __init__(
         self, path: Path, index: Index, store: ContentStore, *, sealed: bool, notes: tuple[str, ...] = ()
     ) -> None:
+        index = grouped(index)
         self.path = path
         self.sealed = sealed
         self.format_version: tuple[int, int] = index.version
@@ -83,6 +90,11 @@ class Snapshot:
             DamagedSnapshotError: the table does not fit the sequences.
         """
         return read_binaries(self.index, self.store, str(self.path))
+
+    @property
+    def digests_only(self) -> bool:
+        """Whether steps were recorded and none of their contents were kept: it can be compared, not judged."""
+        return len(self) > 0 and bool((self.index.contents["encoding"] == DIGEST_ONLY).all())
 
     def __len__(self) -> int:
         return len(self.index.steps)
@@ -124,25 +136,20 @@ class Snapshot:
             invocation: only of this one.
             op: operator type, IRON's class name or an alias, in any case.
             buffer: ``name`` (any part of it) or ``name[start:end]`` (whatever overlaps these bytes).
-            step: the entry's number in the runlist, or a whole address.
+            step: entries of the runlist: ``412``, ``10-20``, with their invocation ``3:412``, ``3:400-412``; several
+                separated by commas.
         """
-        if isinstance(step, str):
-            if ":" in step:
-                at, number = parse_address(step)
-                if invocation not in (None, at):
-                    return
-                invocation, step = at, number
-            elif step.isascii() and step.isdigit():
-                step = int(step)
-            else:
-                raise UsageError(f"step {step!r}: expected a number in the runlist, or INVOCATION:STEP")
         chosen = self._matching(op, buffer)
         table = self.index.steps
         mask = np.ones(len(table), np.bool_)
         if invocation is not None:
             mask &= table["invocation"] == invocation
         if step is not None:
-            mask &= table["step"] == step
+            within = np.zeros(len(table), np.bool_)
+            for at, first, last in StepFilter.parse(str(step)).alternatives:
+                its = (table["step"] >= first) & (table["step"] <= last)
+                within |= its if at is None else its & (table["invocation"] == at)
+            mask &= within
         if chosen is not None:
             of_sequence = self.index.invocations["sequence"][table["invocation"]]
             for number, steps in enumerate(chosen):
@@ -168,6 +175,17 @@ class Snapshot:
             raise UsageError(f"buffer {name!r} is not in {self.path}; {has}")
         return known[name]
 
+    def to_dataframe(self, of: str = "steps") -> pd.DataFrame:
+        """A table of pandas, a row each: ``"steps"`` by address, ``"operands"``, or ``"losses"``; no contents are read.
+
+        Raises:
+            MissingDependencyError: no pandas here; the extra ``tables`` brings it.
+            UsageError: another word.
+        """
+        from fusion_replay.snapshot.frames import to_dataframe
+
+        return to_dataframe(self, of)
+
     def close(self) -> None:
         self.store.close()
 
@@ -180,6 +198,17 @@ class Snapshot:
     def __repr__(self) -> str:
         state = "" if self.sealed else ", not sealed"
         return f"<Snapshot {self.path}: {extent(len(self), len(self.invocations))}{state}>"
+
+    def _repr_html_(self) -> str:
+        from fusion_replay.model.notebook import card
+
+        unfinished = [i for i in self.invocations if i.status != "complete"]
+        state = "sealed" if self.sealed else "not sealed"
+        told = [f"{state}, {len(unfinished):,} invocations did not complete" if unfinished else state]
+        told += [f"loss: {x.kind}: {x.detail} ({x.count:,})" for x in self.losses[:5]]
+        rows = [(s.name, f"{len(s.steps):,}", len(s.operators), len(s.buffers), s.ran_on) for s in self.sequences[:10]]
+        head = ("sequence", "steps", "operators", "buffers", "ran on")
+        return card(f"{self.path}: {extent(len(self), len(self.invocations))}", told, [head, *rows])
 
     @cached_property
     def _row_of(self) -> dict[tuple[int, int], int]:
@@ -291,7 +320,7 @@ def _open(path: Path, cache_bytes: int) -> Snapshot:
         )
     except OSError as error:
         raise SnapshotError(f"{path}: can't be read ({error.strerror})") from error
-    if os.pread(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
+    if platform.read_at(file.fileno(), len(FRAME_MAGIC), 0) == FRAME_MAGIC:
         file.close()
         return _open_journal(path, cache_bytes, (f"{path} is the journal of a recording that was not closed",))
     try:

@@ -31,6 +31,7 @@ from fusion_replay.snapshot.schema import (
     UserBlock,
     digest_of,
 )
+from fusion_replay.system import platform
 
 
 def read_sealed(file: BinaryIO, path: Path, *, ours: bool = False) -> tuple[UserBlock, Index]:
@@ -42,7 +43,7 @@ def read_sealed(file: BinaryIO, path: Path, *, ours: bool = False) -> tuple[User
         HostileFileError: sizes, counts or references beyond what can be.
     """
     name = str(path)
-    block = UserBlock.unpack(os.pread(file.fileno(), USER_BLOCK, 0), name)
+    block = UserBlock.unpack(platform.read_at(file.fileno(), USER_BLOCK, 0), name)
     size = os.fstat(file.fileno()).st_size
     if size != block.length:
         raise DamagedSnapshotError(
@@ -95,7 +96,7 @@ def read_index(file: BinaryIO, block: UserBlock, name: str, *, ours: bool = Fals
 def _directory(file: BinaryIO, block: UserBlock, name: str) -> dict[str, Any]:
     if not 0 < block.directory_size <= MAX_DIRECTORY:
         raise HostileFileError(f"{name}: a directory of {block.directory_size} bytes; the limit is {MAX_DIRECTORY}")
-    data = os.pread(file.fileno(), block.directory_size, min(block.directory_offset, block.length))
+    data = platform.read_at(file.fileno(), block.directory_size, min(block.directory_offset, block.length))
     if len(data) != block.directory_size or digest_of(data) != block.directory_digest:
         raise DamagedSnapshotError(f"{name}: the directory disagrees with its digest in the user block")
     directory = load_json(data, f"{name}: directory")
@@ -140,7 +141,7 @@ def _blob(file: BinaryIO, entry: dict[str, Any], length: int, what: str) -> Any:
     nbytes = rows * itemsize
     if nbytes == 0:
         return b""
-    stored = os.pread(file.fileno(), size, offset)
+    stored = platform.read_at(file.fileno(), size, offset)
     if digest_of(stored).hex() != entry["digest"]:
         raise DamagedSnapshotError(f"{what}: disagrees with its digest in the directory")
     plain = stored if mask & SKIP_ZSTD else decompress(stored, nbytes, what)

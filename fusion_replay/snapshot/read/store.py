@@ -9,7 +9,6 @@ Tested in tests/snapshot/test_roundtrip.py and read/test_shared_decoding.py.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -37,6 +36,7 @@ from fusion_replay.snapshot.schema import (
     Index,
     digest_of,
 )
+from fusion_replay.system import platform
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot.encodings.side_file import NeededWeights
@@ -223,7 +223,7 @@ class ContentStore:
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         """The bytes of one chunk (a row of the chunk table) as stored."""
         offset, size, mask = chunk
-        data = os.pread(self._descriptor(mask, what), size, offset)
+        data = platform.read_at(self._descriptor(mask, what), size, offset)
         if len(data) != size:
             raise DamagedSnapshotError(f"{what}: {_TORN}")
         return data
@@ -232,7 +232,7 @@ class ContentStore:
         """The same until this thread reads its next: always in one place, which costs half of reading into new ones."""
         offset, size, mask = chunk
         place = _place()[:size]
-        if os.preadv(self._descriptor(mask, what), [place], offset) != size:
+        if platform.read_into(self._descriptor(mask, what), place, offset) != size:
             raise DamagedSnapshotError(f"{what}: {_TORN}")
         return place
 

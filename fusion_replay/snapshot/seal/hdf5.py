@@ -23,6 +23,7 @@ from h5py import h5a, h5d, h5f, h5fd, h5g, h5p, h5s, h5t, h5z
 
 from fusion_replay.snapshot.journal.pages import Pages
 from fusion_replay.snapshot.schema import MAX_CHUNK, USER_BLOCK
+from fusion_replay.system import platform
 from fusion_replay.system.descriptors import OwnDescriptor
 
 ZSTD_FILTER = 32015
@@ -44,11 +45,11 @@ class PartFile:
 
     def __init__(self, path: Path, kept: tuple[int, int] = (0, 0)) -> None:
         if kept[1]:
-            self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CLOEXEC), path)
+            self._own = OwnDescriptor(os.open(path, platform.UPDATE), path)
             os.ftruncate(self.fd, kept[1])
         else:
             path.unlink(missing_ok=True)  # it may be the other name of a file that was sealed
-            self._own = OwnDescriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), path)
+            self._own = OwnDescriptor(os.open(path, platform.CREATE, 0o666), path)
         self.error: OSError | None = None
         self._kept = kept
         self._pages = Pages(self._own)
@@ -85,7 +86,7 @@ class PartFile:
         count = 0
         self.flush()
         with contextlib.suppress(OSError):
-            count = os.preadv(self.fd, [buffer], self._at)
+            count = platform.read_into(self.fd, buffer, self._at)
         buffer[count:] = bytes(len(buffer) - count)  # never written, or lost to an error that check() tells
         return len(buffer)
 

@@ -25,7 +25,7 @@ import numpy as np
 from fusion_replay.errors import FusionReplayError, SnapshotError, TargetExistsError, UnsealedError
 from fusion_replay.snapshot.describe import dump_json, sequence_to_json
 from fusion_replay.snapshot.encodings.registry import drop
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.journal.chunk_file import HEAD
 from fusion_replay.snapshot.naming import named
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
@@ -52,6 +52,7 @@ from fusion_replay.snapshot.seal.chunk_copier import Copier
 from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.seal.tree import Tree
 from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
+from fusion_replay.system import platform
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
 _SYNC_FROM = 1 << 23  # bytes; below, a thread costs more than it saves
@@ -214,7 +215,7 @@ class _EarlySync(threading.Thread):
 
     def run(self) -> None:
         try:
-            os.fdatasync(self._fd)
+            platform.bring_to_disk(self._fd)
         except OSError as error:
             self._error = error
 
@@ -265,11 +266,12 @@ def _finish(part: hdf5.PartFile, directory: bytes, offset: int) -> int:
     """Digest the HDF5 part, write the user block, bring it all to the disk; the file's length."""
     length = os.fstat(part.fd).st_size
     # Older HDF5 counts from the end of the user block.
-    at = next((o for o in (offset, offset + USER_BLOCK) if os.pread(part.fd, len(directory), o) == directory), None)
+    places = (offset, offset + USER_BLOCK)
+    at = next((place for place in places if platform.read_at(part.fd, len(directory), place) == directory), None)
     if at is None:
         raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
     block = UserBlock(length, body_digest(part.fd, length), at, len(directory), digest_of(directory))
-    os.pwrite(part.fd, block.pack(), 0)
+    platform.write_at(part.fd, block.pack(), 0)
     os.fsync(part.fd)
     return length
 
@@ -305,7 +307,6 @@ def _require_space(path: Path, index: Index, *, in_place: bool) -> None:
     """Fail before half of it is written."""
     there = (index.chunks["mask"] & IN_CHUNKS) != 0 if in_place else np.zeros(len(index.chunks), np.bool_)
     needed = int(index.chunks["size"][~there].sum()) + 512 * len(index.contents) + 64 * len(index.steps) + (1 << 16)
-    stat = os.statvfs(path.parent)
-    free = stat.f_bavail * stat.f_frsize
+    free = platform.free_bytes(path.parent)
     if free < needed:
         raise OSError(errno.ENOSPC, f"{needed} bytes needed, {free} free")

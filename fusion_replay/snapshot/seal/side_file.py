@@ -19,7 +19,7 @@ from fusion_replay.errors import DamagedSnapshotError, SnapshotError
 from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.side_file import Weight, weights_of
-from fusion_replay.snapshot.journal import summary as journal
+from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.read.sealed import read_sealed
 from fusion_replay.snapshot.read.store import CHECKING_CACHE, ChunkSource, ContentStore
 from fusion_replay.snapshot.schema import DIGEST_ONLY, PART_SUFFIX, Index

@@ -9,9 +9,6 @@ themselves, parts and derived outputs have the same digest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import numpy.typing as npt
 
 from fusion_replay.model.runlist import SequenceDescription
 from fusion_replay.snapshot.encodings.delta import Delta, Versions
@@ -29,9 +26,10 @@ class Deduplication:
     def __init__(self) -> None:
         self._regions: list[Regions] = []
         self._depths: dict[int, int] = {}
-        self._moves = Moves(self._depths)
         self._slices = Slices(self._depths)
         self._versions = Versions(self._depths)
+        self.moves = Moves(self._depths, self._versions)
+        """Told of every step before it runs, and when its outputs have been asked for."""
 
     def add_sequence(self, sequence: SequenceDescription) -> None:
         self._regions.append(Regions.describe(sequence))
@@ -49,7 +47,7 @@ class Deduplication:
         if raw.size < SMALL or place.role == REFERENCE:
             return None
         return (
-            self._moves.find(place, key)
+            self.moves.find(place, key)
             or self._slices.find(place, raw, key, stored, self._regions[place.sequence])
             or self._versions.find(place, raw)
         )
@@ -62,31 +60,15 @@ class Deduplication:
             return
         regions = self._regions[place.sequence]
         self._slices.remember(place, content, raw, regions)
-        if link is None or isinstance(link, Delta) or (isinstance(link, Derived) and self._moves.is_partial(place)):
+        if link is None or isinstance(link, Delta) or (isinstance(link, Derived) and self.moves.is_partial(place)):
             written = place.use.buffer in regions.written
             self._versions.remember(place, content, raw, whole=link is None, written=written)
-
-    def expect(
-        self,
-        place: tuple[int, int, int],
-        sequence: SequenceDescription,
-        inputs: Mapping[int, npt.NDArray[Any]],
-        previous: Mapping[int, npt.NDArray[Any]],
-        values: Mapping[str, int | float],
-        contents: tuple[int, ...],
-    ) -> None:
-        """Before step ``place`` (sequence, invocation, step), which has these ``contents``, all of them kept."""
-        self._moves.expect(place, sequence, inputs, previous, values, contents, self._versions)
-
-    def ended(self, invocation: int, step: int) -> None:
-        """The step's outputs have been asked for, or never will be."""
-        self._moves.ended(invocation, step)
 
     def forget(self) -> None:
         """Something could not be written: nothing that comes may be made of what was."""
         self._versions.forget()
         self._slices.forget()
-        self._moves.forget()
+        self.moves.forget()
 
     def _depth_of(self, link: Link, place: Place) -> int:
         match link:
@@ -95,7 +77,7 @@ class Deduplication:
             case Parts(parts=parts):
                 return 1 + max(self._depths.get(content, 0) for content, _, _ in parts)
             case Derived():
-                return self._moves.depth(place)
+                return self.moves.depth(place)
             case _:
                 return 0
 

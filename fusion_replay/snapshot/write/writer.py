@@ -48,6 +48,7 @@ from fusion_replay.snapshot.write.intake import Intake, JournalBatch
 from fusion_replay.snapshot.write.operand_rows import NOTHING, Arrays, Rows
 from fusion_replay.snapshot.write.volume import Volume
 from fusion_replay.snapshot.write.write_report import WriteReport
+from fusion_replay.system import platform
 from fusion_replay.system.locks import Locked
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class SnapshotWriter(Locked):
         assumed: Mapping[int, int] = NOTHING,
         withheld: str | None = None,
         places: Mapping[int, int] = NOTHING,
+        group: Mapping[str, str | int] = NOTHING,
     ) -> dict[int, int]:
         """Before the kernel. Keys are operand positions; arrays may be views that die after the call.
 
@@ -225,6 +227,7 @@ class SnapshotWriter(Locked):
                 earlier call returned. The snapshot says so of the step.
             withheld: why the step's contents are not kept, their digests alone; the snapshot says so. None: they are.
             places: first bytes in their buffers of operands that this call has elsewhere than the runlist says.
+            group: of a step given as arrays, the call that it belongs to: its sequence's name, and which call of it.
 
         Returns:
             The content of each of ``inputs`` by position, for those that are kept as this level asks for.
@@ -251,6 +254,8 @@ class SnapshotWriter(Locked):
             detail: dict[str, Any] = {"values": dict(values)} if values else {}
             if places:
                 detail["places"] = {str(position): start for position, start in places.items()}
+            if group:
+                detail["group"] = dict(group)
             if assumed:
                 detail["assumed"] = [self._rows.operand(invocation, step, position).spec.name for position in assumed]
             if clobbered := self._rows.clobbered(invocation, step, found):
@@ -268,10 +273,8 @@ class SnapshotWriter(Locked):
             contents = tuple(content for _, role, content in rows if role != WATCHED)
             if self._intake.links and self._intake.all_here(contents) and not assumed:
                 sequence = self._rows.invocations[invocation]
-                place = sequence, invocation, step
-                self._intake.deduplication.expect(
-                    place, self._rows.sequences[sequence], inputs, previous, values, contents
-                )
+                place, described = (sequence, invocation, step), self._rows.sequences[sequence]
+                self._intake.deduplication.moves.expect(place, described, inputs, previous, values, contents)
             wanted = self._level == "digest" or withheld is not None or batch.hold is not None
             return {position: content for position, _, content in found if wanted or self._intake.has(content)}
 
@@ -390,7 +393,7 @@ class SnapshotWriter(Locked):
         return self._volume
 
     def _ended(self, invocation: int, step: int) -> None:
-        self._intake.deduplication.ended(invocation, step)
+        self._intake.deduplication.moves.ended(invocation, step)
         self._rows.ended(invocation, step)
         self._withheld.discard((invocation, step))
         if self._holds:
@@ -443,6 +446,8 @@ class SnapshotWriter(Locked):
                 try:  # whatever ends this early: others may recover the recording from here on
                     self._put_down()
                     started = time.perf_counter()
+                    if not platform.moves_open_files():
+                        self._release()  # from here on the journal's name alone keeps others away
                     if self._is_side:
                         sealed = seal_side(self._journal.path, self.target)
                     else:
@@ -468,6 +473,8 @@ class SnapshotWriter(Locked):
         """Stop, and leave nothing: of a recording in which there is no step. A file that was there stays."""
         with self._lock:
             if not self._closed:
+                if not platform.moves_open_files():
+                    self._release()
                 remove_working_files(self.target)
                 self._release()
 

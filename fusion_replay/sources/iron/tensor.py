@@ -16,6 +16,7 @@ Two kinds, told apart by what the object offers:
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,24 @@ def host_bytes(tensor: Any) -> npt.NDArray[np.uint8]:
     return flat_bytes(array)
 
 
+def knows_who_wrote(tensor: Any) -> bool:
+    """Whether it is of the kind that shares with its slices who wrote which byte, so that reading claims nothing."""
+    return hasattr(tensor, "numpy") and not _has_own_flag(tensor)
+
+
+def overwrite(tensor: Any, data: npt.NDArray[np.uint8]) -> None:
+    """Put ``data`` at the tensor's start and send it to the device, as an application writes an input.
+
+    Only for tensors that :func:`knows_who_wrote`.
+    """
+    tensor.numpy()  # a raw view claims the rest of the last cache line too, so that has to be there
+    view = tensor.numpy_view() if hasattr(tensor, "numpy_view") else tensor.torch_view()
+    if not isinstance(view, np.ndarray):
+        view = view.reshape(-1).view(sys.modules["torch"].uint8).numpy()
+    view.reshape(-1).view(np.uint8)[: data.size] = data
+    tensor.to("npu")
+
+
 def _has_own_flag(tensor: Any) -> bool:
     if hasattr(tensor, "_coherence") or hasattr(tensor, "storage"):
         return False
@@ -48,4 +67,4 @@ def _fetched(tensor: Any) -> Any:
     return tensor._data
 
 
-__all__ = ["host_bytes", "is_readable"]
+__all__ = ["host_bytes", "is_readable", "knows_who_wrote", "overwrite"]

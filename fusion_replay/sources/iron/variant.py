@@ -61,6 +61,8 @@ def variant_of(callable_: Any) -> tuple[str, tuple[str, ...]]:
     sequence = callable_.op
     if hasattr(callable_, "_steps"):
         return "V6", ("_steps",)
+    if hasattr(callable_, "new_run"):  # its fused callable
+        return "V6", ("new_run",)
     if any(hasattr(entry[0], "buffers") for entry in sequence.runlist):
         return "V5", ("_execution_plan", "op.buffers")
     policy = getattr(callable_, "_dispatch", None) or getattr(sequence, "_dispatch", None)

@@ -268,11 +268,11 @@ ROW = 64
 SIZES = {"cache": 8 * ROW * 2}
 
 
-def appended(tmp_path: Path, offsets: Any = (2 * ROW, 3 * ROW)) -> Path:
+def appended(tmp_path: Path, offsets: Any = (2 * ROW, 3 * ROW), **options: Any) -> Path:
     """Each call writes one row of a cache, beginning with its second, at its own place."""
     op = Mul(size=ROW, placements=(("c", 8 * ROW, ROW),), bound_values={"c_offset": "position"})
     callable_ = build(op, "a", "b", "cache", outputs=["cache"], sizes=SIZES)
-    return recorded(tmp_path, callable_, [{"position": at - ROW} for at in offsets])
+    return recorded(tmp_path, callable_, [{"position": at - ROW} for at in offsets], **options)
 
 
 def test_an_operand_that_a_call_places_is_where_the_call_has_it(tmp_path: Path, npu: machine.Machine) -> None:
@@ -288,6 +288,16 @@ def test_an_operand_that_a_call_places_is_where_the_call_has_it(tmp_path: Path, 
             use = step.outputs[0].use
             assert step.outputs[0].numpy().tobytes() == seen.after[2][use.start : use.stop].tobytes()
     assert fr.replay(path)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "kept"), [("cache[300:310]", ["0:0"]), ("cache[128:256],cache[390:392]", ["1:0"]), ("a", ["0:0", "1:0"])]
+)
+def test_a_filter_by_bytes_means_where_the_call_has_them(tmp_path: Path, buffer: str, kept: list[str]) -> None:
+    """By its placement alone the step would write bytes 128 to 256, in every call."""
+    with fr.open(appended(tmp_path, buffer=buffer)) as snapshot:
+        assert [s.address for s in snapshot if s.withheld is None] == kept
+        assert [s.address for s in snapshot] == ["0:0", "1:0"]
 
 
 def test_bytes_that_a_call_wrote_elsewhere_are_nobodys_change(tmp_path: Path) -> None:
@@ -497,32 +507,3 @@ def test_calls_of_one_operator_alone_have_buffers_of_their_own(tmp_path: Path) -
     with fr.open(path) as snapshot:
         assert findings(snapshot) == ()
     assert fr.replay(path)
-
-
-NEWEST = {
-    # amd/IRON iron/common/declare/operator.py, the newest stored form: public members of an operator.
-    autumn.Operator: """accept_views aiecc_flags array array_key at_line bound_extents bound_values buffers build_array
-        call_operands check_derived check_shim_columns compatible configuration copies_to copy derived_at
-        design_key dev device domains exported_design extent_unit external finish finish_inputs finish_line
-        finishes fold from_operands gate has_sequence_override infer inputs name on_array ops outputs
-        own_preamble pinned placed placements prefold prepare prepare_inputs prepares probed reference residents
-        resolve resolve_columns resolved sequence shim_columns test tolerance trace use_value uses_value validate
-        value value_buffer value_symbol values widths with_tunables call_reference judge""",
-    # amd/IRON iron/common/image/callable.py, the newest stored form.
-    v6.StepCallable: """FALLBACK_TOLERANCE op compare tolerance last_elapsed dispatch_values arena get_buffer
-        get_storage write_values""",
-}
-BUILDS = """accept_views aiecc_flags array array_key at_line build_array call_operands check_derived
-        check_shim_columns compatible configuration copies_to copy derived_at design_key dev domains
-        exported_design extent_unit external finish_inputs finish_line fold from_operands has_sequence_override
-        infer on_array ops own_preamble placed prefold prepare_inputs probed residents resolve resolve_columns
-        sequence shim_columns test use_value uses_value validate value_buffer value_symbol widths with_tunables"""
-"""What shapes, names, tunes or builds a design, and says nothing of a call that the recorder could use."""
-
-
-@pytest.mark.parametrize("kind", NEWEST, ids=lambda kind: kind.__name__)
-def test_what_the_real_form_has_the_double_has_or_the_recorder_needs_none_of_it(kind: type) -> None:
-    fields = {f.name for f in autumn.dataclasses.fields(kind)} if autumn.dataclasses.is_dataclass(kind) else set()
-    made = vars(build(GEMV(M=M, K=K), "A", "B", "C")) if kind is v6.StepCallable else {}
-    missing = set(NEWEST[kind].split()) - set(dir(kind)) - fields - set(made)
-    assert missing <= set(BUILDS.split()), "a new attribute: give the double its behaviour, or say why it has none"

@@ -2,7 +2,8 @@
 """Watches everything that IRON dispatches in this process, in whatever version, without a callable at hand.
 
 Three places see all of it. Callables of sequences are the classes with ``get_buffer`` and ``__call__`` in
-``iron/common/{fusion,sequence}.py`` and ``iron/common/image/callable.py``: each is attached when it is called first.
+``iron/common/{fusion,sequence}.py`` and ``iron/common/image/callable.py``, and the software NPU's: each is attached
+when it is called first.
 Single operators end in ``run`` or ``load_and_run`` of a host runtime (Xilinx/mlir-aie
 ``python/utils/hostruntime/hostruntime.py``), where the arguments are in the order of the operator's arg spec. What
 arrives there from inside a sequence is a step of it, and not looked at twice.
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from fusion_replay.sources.iron.whole_call import WholeCall
     from fusion_replay.sources.protocol import StepObserver, StepSource
 
-_CALLABLES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.callable")
+_SOFTWARE = "fusion_replay.simulator.callable"
+_CALLABLES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.callable", _SOFTWARE)
 _SEQUENCES = ("iron.common.fusion", "iron.common.sequence", "iron.common.image.sequence")
 
 
@@ -60,13 +62,16 @@ class AllDispatches:
     Args:
         separate_dispatch: sequences that are made from now on with ``auto`` or ``fused`` dispatch get ``separate``.
         whole_calls: a sequence whose steps can't be seen is recorded too, each call as one step.
+        repeat_calls: how often each such call is made.
         only: a single operator, or what its ``get_callable()`` returned: nothing else is looked at.
     """
 
-    def __init__(self, *, separate_dispatch: bool = False, whole_calls: bool = False, only: Any = None) -> None:
+    def __init__(
+        self, *, separate_dispatch: bool = False, whole_calls: bool = False, repeat_calls: int = 1, only: Any = None
+    ) -> None:
         self._only = None if only is None else Only(only)
         self._separate = separate_dispatch
-        self._whole_calls = whole_calls
+        self._whole_calls, self._repeats = whole_calls, repeat_calls
         self._patches = Patches()
         self._finder = AfterImport(_is_watched, self._imported)
         self._host: Host | None = None
@@ -118,7 +123,7 @@ class AllDispatches:
         if host is None:
             return
         with host.contain(f"watching {name}"):
-            self.iron_seen = True
+            self.iron_seen |= name != _SOFTWARE
             own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == name]
             for cls in own:
                 if name in _CALLABLES and callable(getattr(cls, "get_buffer", None)):
@@ -279,7 +284,7 @@ class AllDispatches:
     def _watch_whole(self, host: Host, callable_: Any) -> None:
         from fusion_replay.sources.iron.whole_call import WholeCall
 
-        source = WholeCall(callable_, hooked=True)
+        source = WholeCall(callable_, hooked=True, repeats=self._repeats)
         with contextlib.suppress(TypeError):
             weakref.finalize(callable_, self._whole.pop, id(callable_), None)
         host.watch(source)

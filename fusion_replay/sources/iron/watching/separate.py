@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from fusion_replay.sources.iron.watching.patches import Patches
 
 _FUSED_ALONE = {
-    "arena": "it shares an arena, which only a fused image can run in: --separate can't have its steps",
+    "arena": "it shares an arena, as the versions of a graph do, which only a fused image can run in: --separate can't "
+    "have its steps, --whole-calls records it as it is",
     "feedback_args": "it feeds values that the device computes back into its next run (feedback_args), which only a "
     "fused image does: --separate can't have its steps, --whole-calls records it as it is",
 }

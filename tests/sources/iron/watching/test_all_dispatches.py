@@ -63,6 +63,23 @@ def types(path: Path) -> list[str]:
         return [s.op.type for s in snap.steps()]
 
 
+@pytest.mark.parametrize("iron", ["v6"], indirect=True)
+def test_run_test_of_an_operator_image(app: Any, tmp_path: Path) -> None:
+    from iron.common.harness import run_test
+
+    op, a, b = app.operators.ElementwiseAdd(size=N), app.draw(0), app.draw(1)
+    want = (a.astype(np.float32) + b.astype(np.float32)).astype(a.dtype)
+    with record(tmp_path / "x.h5"):
+        assert run_test(op, {"x": a, "y": b}, {"z": want}) == {}
+    with fr.open(tmp_path / "x.h5") as snap:
+        assert [s.op.type for s in snap.steps()] == ["ElementwiseAdd"] * 2  # warm-up and timed
+        for step in snap.steps():
+            held = [x.numpy().tobytes() for x in (*step.inputs.values(), *step.outputs.values())]
+            assert held == [x.tobytes() for x in (a, b, want)]
+        assert not snap.losses
+    assert fr.replay(tmp_path / "x.h5").passed
+
+
 def test_the_files_behind_a_single_operator_are_kept(app: Any, iron: str, tmp_path: Path) -> None:
     op = app.operators.ReLU(size=N)
     with record(tmp_path / "x.h5"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``start()`` and ``wait()`` of fused callables, runs that are started by themselves, and kernels in one chain."""
+"""``start()`` and ``wait()`` of fused callables, runs that are started by themselves, graphs, kernels in one chain."""
 
 from __future__ import annotations
 
@@ -54,10 +54,29 @@ def test_start_and_wait_are_one_call(app: Any, tmp_path: Path) -> None:
             callable_.start(run)
             callable_.wait(run)
     with fr.open(tmp_path / "x.h5") as snapshot:
+        assert snapshot.sequences[0].origin["variant"] == "V6"
         steps = list(snapshot)
         assert [(s.address, s.status) for s in steps] == [(f"{i}:0", "complete") for i in range(3)]
         assert [s.inputs["a"].numpy().tobytes() for s in steps] == [app.draw(i).tobytes() for i in range(3)]
         assert not snapshot.losses
+
+
+def test_what_is_started_is_not_repeated_and_a_call_is(
+    app: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callable_, other = fused(app), fused(app)
+    with fr.record(tmp_path / "x.h5", whole_calls=True, repeat_calls=3):
+        run = callable_.new_run()
+        callable_.start(run)
+        callable_.wait(run)
+        other.get_buffer("a").numpy_view()[...] = app.draw(1)
+        other()
+    assert "sequence loop: started by start(), so its calls can't be repeated" in capsys.readouterr().err
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        started, *called = snapshot
+        assert [s.address for s in called] == ["1:0", "2:0", "3:0"]
+        assert len({s.inputs["a"].digest for s in called}) == len({s.outputs["b"].digest for s in called}) == 1
+        assert started.status == "complete"
 
 
 def test_a_wait_that_fails_is_a_failed_call(app: Any, tmp_path: Path) -> None:
@@ -112,6 +131,48 @@ def test_kernels_in_one_chain_are_named_as_not_supported(app: Any, tmp_path: Pat
         app.sequence(calls=1)
         assert HRXRuntime().run_chain([1, 2]) == 2
     assert losses(tmp_path / "x.h5") == ["HRXRuntime.run_chain() submits kernels at once, which is not supported"]
+
+
+# --- graphs ---------------------------------------------------------------------------------------------------------
+
+
+def graph(app: Any, dispatch: str) -> Any:
+    from iron.common.graph.compiled import CompiledGraph
+
+    add, relu = app.operators.ElementwiseAdd(size=N), app.operators.ReLU(size=N)
+    return CompiledGraph("prompt", [(add, "a", "b", "h"), (relu, "h", "out")], ["a", "b"], ["out"], dispatch)
+
+
+def test_a_graph_that_dispatches_step_by_step_is_seen_step_by_step(app: Any, tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5"):
+        compiled = graph(app, "separate")
+        results = [compiled(app.draw(i), app.draw(i + 1))[0].numpy().copy() for i in range(2)]
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        assert [(s.address, s.op.type) for s in snapshot] == [
+            (f"{i}:{k}", kind) for i in range(2) for k, kind in enumerate(("ElementwiseAdd", "ReLU"))
+        ]
+        assert [snapshot[i, 1].outputs[0].numpy().tobytes() for i in range(2)] == [r.tobytes() for r in results]
+        assert not snapshot.losses
+    assert fr.replay(tmp_path / "x.h5").passed
+
+
+def test_a_fused_graph_is_recorded_as_whole_calls_or_named(app: Any, tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5", whole_calls=True):
+        compiled = graph(app, "fused")
+        results = [compiled(app.draw(i), app.draw(i + 1))[0].numpy().copy() for i in range(2)]
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        assert [s.address for s in snapshot] == ["0:0", "1:0"]
+        assert [s.inputs["a"].numpy().tobytes() for s in snapshot] == [app.draw(i).tobytes() for i in range(2)]
+        assert [s.outputs["out"].numpy().tobytes() for s in snapshot] == [r.tobytes() for r in results]
+    dispatches, host = AllDispatches(separate_dispatch=True), Host()
+    dispatches.attach(host)  # type: ignore[arg-type]
+    try:
+        graph(app, "fused")(app.draw(0), app.draw(1))
+    finally:
+        dispatches.detach()
+    (told,) = host.missed
+    assert told.startswith("sequence prompt: it shares an arena, as the versions of a graph do")
+    assert told.endswith("--whole-calls records it as it is")
 
 
 # --- --separate -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ _DefaultNPURuntime = None
 
 def __getattr__(name):
     global _DefaultNPURuntime
+    if name == "DEFAULT_TENSOR_CLASS":  # of the runtime that IRON_RUNTIME selects
+        return Tensor
     if name != "DefaultNPURuntime":
         raise AttributeError(name)
     if _DefaultNPURuntime is None:

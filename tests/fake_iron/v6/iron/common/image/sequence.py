@@ -21,7 +21,8 @@ class OperatorSequence:
         feedback_args=(),
         coresident=(),
     ):
-        for given, what in ((feedback_args, "feedback arguments"), (coresident, "co-residence")):
+        refused = ((arena, "a shared arena"), (feedback_args, "feedback arguments"), (coresident, "co-residence"))
+        for given, what in refused:
             if given and dispatch not in ("auto", None, "fused", "reference"):
                 raise ValueError(f"{what}: dispatch={dispatch!r} has none")
         if dispatch != "auto" and dispatch not in _MODES:
@@ -42,7 +43,7 @@ class OperatorSequence:
                 self.subbuffer_layout.setdefault(name, (kind, 0, buffer.nbytes))
         return self
 
-    def get_callable(self):
+    def get_callable(self, arena=None):
         if not hasattr(self, "subbuffer_layout"):
             self.compile()
         return FullELFCallable(self) if self.mode == "fused" else StepCallable(self, self.mode == "compare")

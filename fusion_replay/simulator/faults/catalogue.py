@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of fault by name."""
+"""Every kind of fault by name: the catalogue."""
 
 from __future__ import annotations
 
+from fusion_replay.simulator.faults.fusion import AliasRace, DroppedCopy, OffsetCollision, ResetSwallowed, StaleValue
 from fusion_replay.simulator.faults.kind import Kind
 from fusion_replay.simulator.faults.outputs import (
     Batch,
@@ -31,6 +32,14 @@ _KINDS: tuple[type[Kind], ...] = (
     Nondeterministic,
     Timeout,
     Hang,
+    AliasRace,
+    ResetSwallowed,
+    OffsetCollision,
+    DroppedCopy,
+    StaleValue,
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind() for kind in _KINDS}
+
+STEP_KINDS: dict[str, Kind] = {name: kind for name, kind in KINDS.items() if not kind.fusion}
+"""Those that one step has by itself, however it is dispatched."""

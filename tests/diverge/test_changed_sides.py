@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 
 from fusion_replay.compare.tolerance import bf16_ulps, relative
+from fusion_replay.diverge.changed_sides import StepFacts, moved
 from fusion_replay.diverge.environment import Change, environment_changes, in_one_line
-from fusion_replay.diverge.moved import StepFacts, moved
 
 OLD = StepFacts(
     inputs={"A": "a", "B": "b"},

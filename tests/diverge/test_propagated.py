@@ -11,7 +11,7 @@ import pytest
 
 import fusion_replay as fr
 from fusion_replay.compare.tolerance import bf16_ulps, relative
-from fusion_replay.diverge.honest import EXTREME, excuse
+from fusion_replay.diverge.propagated import EXTREME, excuse
 from fusion_replay.simulator.workloads import find
 
 BF16 = ml_dtypes.bfloat16

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What changed between two evaluations of one step (inputs, device, reference, tolerance), told by digests alone.
 
-``from fusion_replay.diverge.moved import Moved, StepFacts, moved``
+``from fusion_replay.diverge.changed_sides import Moved, StepFacts, moved``
 
 A verdict that held yesterday and does not today may have five reasons: other inputs, another NPU output on the same
 inputs, another answer of the reference to the same inputs, another tolerance, another environment; or the step is no

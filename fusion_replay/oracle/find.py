@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map of an oracle onto a recording: by what was recorded, then by what the runlist gives on the model's tensors.
+
+Behind a wrong step nothing recorded resembles the model any more. What is known so far says what the steps behind it
+should have been handed: computed exactly from that, their results are the model's again, and are found. What is still
+ambiguous is where the steps that read it give the model's next tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from fusion_replay.oracle.mapping import Mapping, OracleBoundary, Unmapped, also, by_contents, distinct, reader
+from fusion_replay.oracle.stretch import Controls
+
+if TYPE_CHECKING:
+    from fusion_replay.diverge.dataflow import Dataflow
+    from fusion_replay.oracle.file import Oracle
+    from fusion_replay.oracle.places import Location, Places
+    from fusion_replay.snapshot import Snapshot
+
+Array = npt.NDArray[Any]
+
+AGREES = 1.5
+"""Decimal digits that exact values must agree in: NRMSE 0.03."""
+_NEXT = 6  # boundaries behind a place that may confirm it
+
+
+def find(snapshot: Snapshot, graph: Dataflow, oracle: Oracle, where: Places) -> Mapping:
+    """Every distinct float tensor of the oracle with its place, or why it has none."""
+    usable, useless = distinct(oracle)
+    read = reader(snapshot)
+    boundaries, unmapped = by_contents(oracle, usable, where, read)
+    for _ in range(2):
+        if not unmapped or not boundaries:
+            break
+        controls = Controls(snapshot, graph, where.rows, oracle, boundaries)
+        known = len(boundaries)
+        again = [u.tensor for u in unmapped]
+        why = {u.tensor.name: u for u in unmapped}
+        exact = _on_the_models(controls, read)
+        boundaries, left = by_contents(oracle, again, where, exact, before=boundaries, enough=AGREES)
+        unmapped = [why[u.tensor.name] for u in left]
+        boundaries, unmapped = _confirmed(snapshot, graph, oracle, where, boundaries, unmapped)
+        if len(boundaries) == known:
+            break
+    ignored = tuple(t.name for t in oracle.tensors if not t.is_float)
+    return Mapping(tuple(boundaries), (*useless, *unmapped), ignored)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def _on_the_models(controls: Controls, read: Callable[[Location], Array]) -> Callable[[Location], Array]:
+    """Contents of each place as the runlist makes them of the model's tensors, where these are known."""
+    made = controls.on_the_models()
+
+    def exact(place: Location) -> Array:
+        spot = (place.row, place.position)
+        return made[spot] if place.output and spot in made else read(place)
+
+    return exact
+
+
+def _confirmed(
+    snapshot: Snapshot,
+    graph: Dataflow,
+    oracle: Oracle,
+    where: Places,
+    boundaries: list[OracleBoundary],
+    unmapped: Sequence[Unmapped],
+) -> tuple[list[OracleBoundary], list[Unmapped]]:
+    """Ambiguous tensors where one place alone, holding the model's values, leads to the model's next tensor."""
+    left: list[Unmapped] = []
+    for lost in unmapped:
+        fitting = []
+        for place, layout in lost.rivals:
+            tried = OracleBoundary(
+                lost.tensor, also(oracle, lost.tensor), place, layout, "the steps that read it agree"
+            )
+            if place.output and _leads_on(Controls(snapshot, graph, where.rows, oracle, [*boundaries, tried]), tried):
+                fitting.append(tried)
+        if len(fitting) == 1:
+            boundaries = sorted([*boundaries, fitting[0]], key=lambda b: (b.place.row, b.place.output))
+        else:
+            left.append(lost)
+    return boundaries, left
+
+
+def _leads_on(controls: Controls, tried: OracleBoundary) -> bool:
+    spot = (tried.place.row, tried.place.position)
+    behind = [b for b in controls.boundaries if b.place.output and b.place.row > tried.place.row][:_NEXT]
+    for boundary in behind:
+        stretch = controls.stretch(boundary)
+        if spot in stretch.reached:
+            return stretch.error() <= stretch.limit()
+    return False
+
+
+__all__ = ["find"]
