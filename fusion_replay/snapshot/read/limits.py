@@ -165,9 +165,9 @@ def _cost(index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
     decoded = np.where(encoding == DELTA, contents["extent"], memory)  # only patches, then one copy of what is below
     packed = np.flatnonzero(encoding == PACKED)
     if len(packed):  # a pack is decoded once for all that it holds, where they are read one after the other
-        _, pack, sharing = np.unique(contents["first_chunk"][packed], return_inverse=True, return_counts=True)
-        memory[packed] += contents["extent"][packed]
-        decoded[packed] += contents["extent"][packed] / sharing[pack]
+        pack, size = contents["first_chunk"][packed].astype(np.int64), contents["extent"][packed]
+        memory[packed] += size
+        decoded[packed] += size / np.bincount(pack)[pack]
     for dtype, itemsize in DTYPE_BYTES.items():
         moved = (encoding == DERIVED) & (contents["dtype"] == dtype.encode())
         memory[moved] += nbytes[moved] / itemsize * _PER_ELEMENT
