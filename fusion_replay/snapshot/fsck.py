@@ -231,7 +231,7 @@ def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckRep
             snap = with_side(Snapshot(path, index, store, sealed=True), weights)
             notes, (named, tensors) = snap.notes, _check_tensors(snap)
             if problems and not named:
-                named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
+                named = ["tables and tensors are sound: the damage is in HDF5's own structure"]
             problems += named
     beside_it = beside(path, JOURNAL_SUFFIX)
     return FsckReport(
