@@ -112,7 +112,7 @@ def command(
 
         if redispatch.take(options):
             raise UsageError("replay --oracle: judges a recording; leave --on out")
-        given = {"steps": steps, "attribute": attribute, "models": models, **options}
+        given = {"steps": steps, "attribute": attribute, "models": models, "failed": failed, **options}
         return against_oracle(file, oracle, map_file, every, weights, out, given)
     options |= {name: _limits(name, options[name]) for name in ("rtol", "atol")}
     if again := redispatch.take(options):
