@@ -191,9 +191,10 @@ def _stale(kernel: Kernel) -> Iterator[Variant]:
         yield Variant("stale-input", detail, 6, inputs={i: np.zeros_like})
     if len(together) > 1:
         yield Variant("stale-input", f"inputs are older ones: {', '.join(older)}", 6, inputs=together)
-    if len(kernel.versions) > 1:
-        blank = dict.fromkeys(kernel.versions, np.zeros_like)
-        yield Variant("stale-input", "all inputs that the runlist fills are read as zeros", 6, inputs=blank)
+    filled = [*kernel.versions] if len(kernel.versions) > 1 else range(len(kernel.inputs))
+    if len(filled) > 1:
+        which = "all inputs that the runlist fills" if len(kernel.versions) > 1 else "all inputs"
+        yield Variant("stale-input", f"{which} are read as zeros", 6, inputs=dict.fromkeys(filled, np.zeros_like))
 
 
 def _called(kernel: Kernel, i: int) -> str:
