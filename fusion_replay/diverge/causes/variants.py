@@ -125,6 +125,8 @@ def _own(kernel: Kernel, actual: F64) -> Iterator[Variant]:
         yield Variant("formula", "the scalar multiplies the other operand", 4, inputs=swapped(kernel))
     elif op in PRODUCTS:
         yield from products.of_product(kernel)
+        if kernel.inputs[0].dtype.kind == "i":
+            yield from integers.of_whole_product(kernel)
     elif op in ("RMSNorm", "LayerNorm"):
         yield from rows.of_norm(kernel, actual)
     elif op == "Softmax":
