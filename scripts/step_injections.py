@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from step_faults import BLIND, KINDS, Fault, drawn, inputs_of
+from step_faults import BLIND, KINDS, OPERATORS, Fault, drawn, inputs_of
 
 import fusion_replay as fr
 from fusion_replay.diverge.explain import explain_step
@@ -120,13 +120,8 @@ def _names(op: str, params: Any, reads: bool = False) -> list[str]:
     return [a.name for a in spec.arg_specs(params) if a.reads or not reads]
 
 
-MOVED = ("Sample", "Emit", "StridedCopy", "Copy", "MemCopy", "Repeat", "Transpose")
-FUSED = ("FlowKVDecode", "FusedDequantGEMV", "FusedQKVProj", "Pointwise", "SwiGLUFusedDecode", "WeightedRMSNorm")
-"""Nothing is drawn for these: most have inputs of a shape of their own."""
-
-
 def _fits(kind: str, op: str) -> bool:
-    return op not in (*MOVED, *FUSED) and (not kind or KINDS[kind].ops is None or op in KINDS[kind].ops)
+    return op in OPERATORS and (not kind or KINDS[kind].ops is None or op in KINDS[kind].ops)
 
 
 def _struck(op: str, struck: Any, changed: dict[int, bool]) -> Kernel:

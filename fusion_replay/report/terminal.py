@@ -93,7 +93,7 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
 
 def _unbound(step: StepReport) -> str:
     """Why no bound was computed, where the rule asked for one."""
-    return f"; no bound, {step.verdict.unbound}" if step.verdict.unbound else ""
+    return f"; no bound, so the tolerance decided: {step.verdict.unbound}" if step.verdict.unbound else ""
 
 
 def _over(s: Stats) -> str:
