@@ -75,7 +75,7 @@ def record(
         no_weights: keep only the digests of such contents; ``open(path, weights=...)`` brings them back from a side
             file.
         op, step, buffer, invocation: keep contents of these steps alone, by operator type, number in the runlist or
-            address (``412``, ``10-20``, ``3:412``), buffer (``name`` or ``name[start:end]``), call (``0,3-5``). Of the
+            address (``412``, ``10-20``, ``3:4-12``), buffer (``name`` or ``name[start:end]``), call (``0,3-5``). Of the
             other steps digests are kept, so that two runs can still be compared as a whole. Values of one filter are
             alternatives (a sequence, or separated by commas), all filters must agree.
         only_matching: what the filters leave out is not recorded at all.

@@ -25,7 +25,7 @@ from fusion_replay.compare.numerics.intervals import even_bf16, places
 from fusion_replay.compare.rules import rule_for
 from fusion_replay.model.bf16 import BFLOAT16, bits_to_float32
 from fusion_replay.operators import runtime_values
-from fusion_replay.replaying.judge import Plan, evaluate_step
+from fusion_replay.replaying.judge import Plan, evaluate_step, judge
 from fusion_replay.snapshot import open_snapshot
 
 SHARES = tuple(2.0**-n for n in range(2, 9))
@@ -47,8 +47,16 @@ class Tally:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", nargs="+")
+    parser.add_argument(
+        "--flips", type=int, default=0, help="so many draws per bit: one bit of one element of one step"
+    )
+    options = parser.parse_args()
+    if options.flips:
+        for path in options.recordings:
+            print("\n".join(_flips(path, options.flips)))
+        return 0
     tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
-    for path in parser.parse_args().recordings:
+    for path in options.recordings:
         for key, judged in _steps(path):
             _add(tallies[key], *judged)
     for line in _lines(tallies):
@@ -138,6 +146,28 @@ def _accepted(rule: Any, expected: npt.NDArray[Any], whole: npt.NDArray[Any]) ->
             step //= 2
         counts += reach
     return counts
+
+
+def _flips(path: str, draws: int) -> Iterator[str]:
+    """Share of the draws that a replay finds, by bit: by the tolerance alone, and by rule auto (here: the bound)."""
+    plan, r, found = Plan(), np.random.default_rng(0), np.zeros((16, 2), np.int64)
+    with open_snapshot(path) as snapshot:
+        steps = [s for s in snapshot.steps() if s.status == "complete" and s.outputs[0].dtype == "bfloat16"]
+        chosen = r.integers(len(steps), size=(16, draws))
+        for number in np.unique(chosen):
+            step, bits = steps[number], np.nonzero(chosen == number)[0]
+            evaluation = evaluate_step(step, plan)
+            actual = step.outputs[0].numpy()
+            for bit in bits:
+                wrong = actual.copy()
+                wrong.reshape(-1).view(np.uint16)[r.integers(wrong.size)] ^= np.uint16(1 << bit)
+                for i, rule in enumerate(("tolerance", "auto")):
+                    found[bit, i] += not judge(step, Plan(rule), evaluation, [wrong])
+    yield f"{path}: {draws} draws per bit over {len(steps):,} steps, share found"
+    yield "| bit | " + " | ".join(map(str, range(16))) + " |"
+    yield "|" + "---|" * 17
+    for i, what in enumerate(("tolerance", "bound")):
+        yield f"| {what} | " + " | ".join(f"{100 * n / draws:.0f}" for n in found[:, i]) + " |"
 
 
 def _lines(tallies: dict[tuple[str, str], Tally]) -> Iterator[str]:

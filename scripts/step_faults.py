@@ -19,6 +19,8 @@ from fusion_replay.simulator.dispatch import Dispatch
 BF = ml_dtypes.bfloat16
 Array = np.ndarray[Any, Any]
 UNARY = ("GELU", "SiLU", "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "Clamp")
+OPERATORS = (*UNARY, "ElementwiseAdd", "ElementwiseMul", "AXPY", "RMSNorm", "LayerNorm", "Softmax", "RoPE", "GEMV",
+             "GEMM", "Dequant", "DepthwiseConv1d", "GQAContext", "DualGEMVSiLUMul", "MHA")  # fmt: skip
 NORMS = ("RMSNorm", "LayerNorm")
 PRODUCTS = ("GEMM", "GEMV")
 

@@ -51,7 +51,7 @@ OUTPUTS: dict[str, tuple[Callable[[Array, int, Rng], Array], tuple[str, ...]]] =
     ),
     "through float8 e5m2": (lambda v, w, r: v.astype(np.float32).astype(ml_dtypes.float8_e5m2).astype(np.float64), ()),
     "through int8": (lambda v, w, r: np.rint(v / (np.abs(v).max() / 127 or 1)) * (np.abs(v).max() / 127), ()),
-    "through int4": (lambda v, w, r: np.rint(v / (np.abs(v).max() / 7 or 1)) * (np.abs(v).max() / 7), ()),
+    "through int4": (lambda v, w, r: np.rint(v / (np.abs(v).max() / 7 or 1)) * (np.abs(v).max() / 7), ("zeros",)),
     "four bits of fraction": (lambda v, w, r: _bits(v, lambda b: b & np.uint16(0xFFF8)), ("rounding",)),
     "wrapped beyond a limit": (lambda v, w, r: _wrapped(v), ()),
     "a bit stuck at 1": (lambda v, w, r: _bits(v, lambda b: b | np.uint16(1 << 5)), ()),

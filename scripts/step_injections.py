@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from step_faults import BLIND, KINDS, Fault, drawn, inputs_of
+from step_faults import BLIND, KINDS, OPERATORS, Fault, drawn, inputs_of
 
 import fusion_replay as fr
 from fusion_replay.diverge.explain import explain_step
@@ -121,9 +121,7 @@ def _names(op: str, params: Any, reads: bool = False) -> list[str]:
 
 
 def _fits(kind: str, op: str) -> bool:
-    return op not in ("Sample", "Emit", "StridedCopy", "Copy", "MemCopy", "Repeat", "Transpose") and (
-        not kind or KINDS[kind].ops is None or op in KINDS[kind].ops
-    )
+    return op in OPERATORS and (not kind or KINDS[kind].ops is None or op in KINDS[kind].ops)
 
 
 def _struck(op: str, struck: Any, changed: dict[int, bool]) -> Kernel:

@@ -131,7 +131,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     "LayerNorm": _m(
         "layer_norm",
         ("centred = x - xp.mean(x, axis=-1, keepdims=True)", "centred = x"),
-        (" + _EPSILON)", ")"),
+        (" + _epsilon(call.params))", ")"),
         ("xp.mean(x, axis=-1, keepdims=True)", "xp.mean(x, axis=0, keepdims=True)"),
     ),
     "LeakyReLU": _m(

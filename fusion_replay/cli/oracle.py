@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from fusion_replay.cli.imports import with_imports
-from fusion_replay.cli.terminal import Terminal, command_line, json_option, verbosity_options, weights_option
+from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options, weights_option
 from fusion_replay.errors import MissingError
 
 if TYPE_CHECKING:
     from fusion_replay.snapshot.target import IfExists
 
 
+@examples("oracle map decode.h5 o.safetensors -o map.json", "oracle onnx model.onnx --inputs in.npz -o o.safetensors")
 @click.group("oracle")
 @verbosity_options
 def command() -> None:
@@ -23,6 +24,7 @@ def command() -> None:
     fr.oracle(module, inputs, "o.safetensors"); from anything else: fr.oracle.write({name: array}, path)."""
 
 
+@examples("oracle map decode.h5 o.safetensors", "oracle map decode.h5 o.safetensors -o map.json")
 @click.command("map")
 @click.argument("file", metavar="F")
 @click.argument("oracle", metavar="O")
@@ -72,6 +74,10 @@ def map_(
     return 0 if complete else MissingError.exit_code
 
 
+@examples(
+    "oracle onnx model.onnx --inputs in.npz -o o.safetensors",
+    "oracle onnx model.onnx --inputs in.npz -o o.safetensors --value '*/add*'",
+)
 @click.command("onnx")
 @click.argument("model", metavar="MODEL.onnx")
 @click.option("--inputs", metavar="I.npz", required=True, help="The model's inputs by name.")

@@ -263,9 +263,11 @@ def _search(
     elsewhere = tuple(s for s in steps if not s and s.address not in needed)
     at = hybrid.steps[where.k].address if total else None
     judged = next((s for s in steps if s.address == at), None)
-    if wrong and (judged is None or judged or where.share < HALF):
-        judged = wrong[0]
-        where = _rise_at(error, [s.address for s in hybrid.steps].index(judged.address), n, total, where)
+    if wrong and judged is not wrong[0]:
+        rise = _rise_at(error, [s.address for s in hybrid.steps].index(wrong[0].address), n, total, where)
+        # Of an endless total anything is less than half: what the first one brings is measured by itself.
+        if judged is None or judged or where.share < HALF or rise.share >= HALF:
+            judged, where = wrong[0], rise
     return Divergence(
         invocation=hybrid.invocation,
         outputs=hybrid.outputs,

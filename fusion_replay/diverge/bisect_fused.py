@@ -11,6 +11,7 @@ removed.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -87,7 +88,7 @@ class _Search:
     def __init__(self, windows: Windows, attempts: Attempts, told: Callable[[str], None]) -> None:
         self._windows, self._attempts, self._told = windows, attempts, told
         self._made: dict[str, tuple[Window, WindowOutcome, bool]] = {}
-        self._most = 2 * max(len(windows.steps) - 1, 1).bit_length() + 6
+        self._most = int(2 * math.log2(len(windows.steps)) + 6)
 
     def run(self, invocation: int) -> FusedDivergence:
         whole = self._judged(Window(0, len(self._windows.steps) - 1))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CHAINS = 3
 """How many moved chains."""
 FACTOR = 4.0
-"""Of the largest distance of an element between them, and of the root mean square of all."""
+"""Of the largest distance of an element between them, and of the root mean square of all that are apart."""
 LUCKY = 2
 """Results just before the first difference that may be equal by luck: what they were made of differed, and rounding
 hid it. The chains begin before them."""
@@ -104,7 +104,9 @@ class ChainedBound:
         largest = apart.max(axis=0)
         place = np.abs(straight) * 2.0**-7
         place[~np.isfinite(place)] = 0.0
-        allowed: Floats = FACTOR * largest + FACTOR * float(np.sqrt(np.mean(apart**2))) + place
+        moved_at_all = apart[:, largest > 0]  # a cache keeps most of what it held, which says nothing
+        spread = float(np.sqrt(np.mean(moved_at_all**2))) if moved_at_all.size else 0.0
+        allowed: Floats = FACTOR * largest + FACTOR * spread + place
         return allowed
 
 

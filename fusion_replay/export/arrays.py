@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.errors import MissingError
-from fusion_replay.snapshot.seal.tree import safe_name
 
 if TYPE_CHECKING:
     from fusion_replay.model.step import RecordedTensor, Step
@@ -49,6 +49,11 @@ def named(steps: Sequence[Step]) -> Iterator[NamedArray]:
             taken.add(name)
             if tensor.row is not None:
                 yield NamedArray(name, side, step, tensor)
+
+
+def safe_name(name: str) -> str:
+    """``name`` as HDF5 can link it and a shell can type it."""
+    return re.sub(r"[^\w.+\-=\[\]:,]", "_", name)[:200].strip(".") or "_"
 
 
 def step_name(step: Step) -> str:

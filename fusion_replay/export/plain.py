@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An ordinary HDF5 file: the whole tree at any number of steps, every tensor whole, filters that every reader has.
 
-Same names as the tree of a snapshot (docs/format.md), but nothing of ours is needed to read it: no user block, no
-tables, no stacks, no virtual datasets. Equal tensors of one shape are one dataset under several names (hard links).
+Nothing of ours is needed to read it: no user block, no tables, no stacks, no packs. Equal tensors of one shape are one
+dataset under several names (hard links).
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ import numpy as np
 from h5py import h5s
 
 from fusion_replay.errors import MissingDependencyError
-from fusion_replay.export.arrays import step_name, whole
+from fusion_replay.export.arrays import safe_name, step_name, whole
 from fusion_replay.export.result import ExportReport, Request
 from fusion_replay.export.target import output
 from fusion_replay.model.runlist import DTYPE_BYTES, SMALL, stored_dtype
 from fusion_replay.snapshot.describe import dump_json
 from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.seal import hdf5
-from fusion_replay.snapshot.seal.tree import safe_name
 
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 keeps attributes in the object header, which ends at 64 KiB
 

@@ -73,7 +73,7 @@ class Options:
     step: str | None = field(
         default=None,
         metadata=_offer(
-            "... of these steps: numbers, ranges, addresses (412,10-20,3:412).", metavar="STEPS", keeps=True
+            "... of these steps: numbers, ranges, addresses (412,10-20,3:400-412).", metavar="STEPS", keeps=True
         ),
     )
     buffer: str | None = field(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fusion_replay.compare.numerics.products import Tiles
 from fusion_replay.compare.numerics.stages import BF16, CONV_EVEN, FLOOR, Numerics, Stage
-from fusion_replay.compare.tolerance import Tolerance, relative
+from fusion_replay.compare.tolerance import Tolerance, exact, relative
 from fusion_replay.errors import UsageError
 from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
@@ -29,15 +29,21 @@ from fusion_replay.refs._epilogue import check_epilogue, finisher
 from fusion_replay.refs._kernels import gelu
 from fusion_replay.refs.arithmetic.products import matmul
 
+_WHOLE = {("int8", "int8"), ("int8", "int16"), ("int8", "int32"), ("int16", "int16"), ("int16", "int32")}
+"""Integer products, (in, out): Xilinx/mlir-aie aie_kernels/aie2/mm.cc, whose stores cut the sum to the output's bits
+(AIE API, saturation_mode none, its default)."""
+
 
 def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
     check_epilogue("GEMM", p.epilogue)
     if p.partition_N < 1:
         raise UsageError(f"GEMM: partition_N {p.partition_N}: expected at least 1")
     given, stored = dtype_name("GEMM", p.dtype_in), dtype_name("GEMM", p.dtype_out)
-    for name, dtype in (("dtype_in", given), ("dtype_out", stored)):
-        if dtype not in ("bfloat16", "float32"):
-            raise UsageError(f"GEMM: {name} {dtype}: only bfloat16 and float32 have a reference")
+    if (given, stored) not in {(a, b) for a in ("bfloat16", "float32") for b in ("bfloat16", "float32")} | _WHOLE:
+        known = "bfloat16, float32, and int8 or int16 into no fewer bits have a reference"
+        raise UsageError(f"GEMM: dtype_in {given}, dtype_out {stored}: {known}")
+    if stored.startswith("int") and p.epilogue != "none":
+        raise UsageError(f"GEMM: epilogue {p.epilogue} of dtype_out {stored}: only floats have one")
     return (
         ArgSpec("A", "in", (p.M, p.K), given),
         ArgSpec("B", "in", (p.N, p.K) if p.b_col_maj else (p.K, p.N), given),
@@ -48,6 +54,9 @@ def _args(p: SimpleNamespace) -> tuple[ArgSpec, ...]:
 def _gemm(call: Call, a: Array, b: Array, *, round_before: bool = True) -> Array:
     xp, p = call.xp, call.params
     dtype = dtype_name("GEMM", p.dtype_out)
+    if dtype.startswith("int"):  # int64 has room for every sum; narrowing keeps the low bits
+        c = xp.astype(xp.astype(a, xp.int64) @ xp.astype(b.T if p.b_col_maj else b, xp.int64), getattr(xp, dtype))
+        return c.T if p.c_col_maj else c
     finish = finisher(xp, p.epilogue, dtype, round_before=round_before, rounder=call.rounder)
     c = matmul(a, b.T if p.b_col_maj else b, finish)
     return c.T if p.c_col_maj else c
@@ -66,6 +75,8 @@ def _tolerance(device: str) -> Callable[[SimpleNamespace], Tolerance]:
     """
 
     def limits(p: SimpleNamespace) -> Tolerance:
+        if dtype_name("GEMM", p.dtype_out).startswith("int"):
+            return exact()
         emulated = device != "npu1" and p.emulate_bf16_mmul_with_bfp16
         if p.prio_accuracy and not emulated:
             return relative(0.005, 0.0, range_frac=1e-4).from_source("amd/IRON iron/operators/gemm/test.py: 0.005")

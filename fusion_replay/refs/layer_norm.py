@@ -56,7 +56,7 @@ def _september(call: Call, a: Array) -> Array:
 
     centred = held(x - mean(x))
     variance = mean(held(centred * centred))
-    return held(centred / held(xp.sqrt(held(variance + held(xp.full_like(variance, _EPSILON))))))
+    return held(centred / held(xp.sqrt(held(variance + held(xp.full_like(variance, _epsilon(call.params)))))))
 
 
 def _arrange(

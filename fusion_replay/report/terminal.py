@@ -98,7 +98,7 @@ def facts(step: StepReport, why: Explanation | None) -> list[tuple[str, str]]:
 
 def _unbound(step: StepReport) -> str:
     """Why no bound was computed, where the rule asked for one."""
-    return f"; no bound, {step.verdict.unbound}" if step.verdict.unbound else ""
+    return f"; no bound, so the tolerance decided: {step.verdict.unbound}" if step.verdict.unbound else ""
 
 
 def _over(s: Stats) -> str:

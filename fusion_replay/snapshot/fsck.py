@@ -181,7 +181,7 @@ def _recover(target: Path, journal_path: Path) -> FsckReport:
 
     def is_sound(path: Path) -> None:
         """Every bit of the file that would take the place of what is here."""
-        report = _check_sealed(path, None, ours=path != target)
+        report = _check_sealed(path, None)
         if not report.ok:
             raise DamagedSnapshotError("; ".join(report.problems[:3]))
         found.append(report)
@@ -213,7 +213,7 @@ def seal_problems(fd: int, path: Path) -> tuple[UserBlock, list[str]]:
     return block, problems
 
 
-def _check_sealed(path: Path, weights: str | os.PathLike[str] | None, *, ours: bool = False) -> FsckReport:
+def _check_sealed(path: Path, weights: str | os.PathLike[str] | None) -> FsckReport:
     index: Index | None = None
     tensors, notes = 0, tuple[str, ...]()
     with open(path, "rb", buffering=0, opener=regular) as file:
@@ -223,7 +223,7 @@ def _check_sealed(path: Path, weights: str | os.PathLike[str] | None, *, ours: b
         except DamagedSnapshotError as error:
             return FsckReport(path, ok=False, sealed=True, problems=(str(error),), bytes=size)
         try:
-            index = read_index(file, block, str(path), ours=ours)
+            index = read_index(file, block, str(path))
         except SnapshotError as error:
             problems.append(str(error))
         if index is not None:
@@ -231,7 +231,7 @@ def _check_sealed(path: Path, weights: str | os.PathLike[str] | None, *, ours: b
             snap = with_side(Snapshot(path, index, store, sealed=True), weights)
             notes, (named, tensors) = snap.notes, _check_tensors(snap)
             if problems and not named:
-                named = ["tables and tensors are sound: the damage is in HDF5's own structure or the tree for people"]
+                named = ["tables and tensors are sound: the damage is in HDF5's own structure"]
             problems += named
     beside_it = beside(path, JOURNAL_SUFFIX)
     return FsckReport(

@@ -54,9 +54,10 @@ STATUS = ("complete", "in_flight", "failed")
 LOST = 3
 """Status of an invocation of which nothing is left but its number."""
 
-CHUNKED, DELTA, PARTS, DERIVED, SIDE, DIGEST_ONLY = 0, 1, 2, 3, 4, 255
+CHUNKED, DELTA, PARTS, DERIVED, SIDE, PACKED, DIGEST_ONLY = 0, 1, 2, 3, 4, 5, 255
 """Encodings of a content: shuffle + zstd chunks; a patch on another content; byte ranges of others; what a movement
-operator makes of its inputs; bytes in a side file; nothing but its digest. The numbers between are for later ones."""
+operator makes of its inputs; bytes in a side file; bytes of a chunk that several share; nothing but its digest. The
+numbers between are for later ones."""
 
 MAX_DEPTH = 80
 """Of contents made of contents made of ..."""
@@ -98,9 +99,12 @@ CONTENTS = np.dtype(
         ("n_chunks", "<u4"),
         ("first_chunk", "<u8"),
         ("shape", "S40"),  # for people, as is ...
-        ("place", "<u4"),  # ... the row of the stack /contents/DTYPE_SHAPE, or NO_CONTENT: /contents/DIGEST
-        ("source", "<u8"),  # DELTA: row of the base; PARTS: first row of parts; DERIVED: row of steps
-        ("extent", "<u8"),  # DELTA: bytes of the patch; PARTS: rows of parts; DERIVED: position of the operand
+        # ... the row of /contents/DTYPE_SHAPE or, PACKED, /packed/DTYPE_SHAPE; NO_CONTENT, before 1.2: /contents/DIGEST
+        ("place", "<u4"),
+        # DELTA: row of the base; PARTS: first row of parts; DERIVED: row of steps; PACKED: first byte in the pack
+        ("source", "<u8"),
+        # DELTA: bytes of the patch; PARTS: rows of parts; DERIVED: position of the operand; PACKED: bytes of the pack
+        ("extent", "<u8"),
         ("depth", "u1"),  # 0, or more than of any content that this one is made of
         ("mover", "u1"),  # DERIVED: version of the mover that made it
     ]
@@ -179,8 +183,10 @@ class UserBlock:
     directory_digest: bytes
     major: int = FORMAT_MAJOR
     minor: int = FORMAT_MINOR
+    index_offset: int = 0
+    """Directory and tables lie between here and the end of the file, for who reads from afar; 0: it is not said."""
 
-    _LAYOUT = struct.Struct("<8sHHIQ16sQQ16s")
+    _LAYOUT = struct.Struct("<8sHHIQ16sQQ16sQ")
     _CHECK_AT = USER_BLOCK - 16
 
     def pack(self) -> bytes:
@@ -194,6 +200,7 @@ class UserBlock:
             self.directory_offset,
             self.directory_size,
             self.directory_digest,
+            self.index_offset,
         )
         body = head.ljust(self._CHECK_AT, b"\0")
         return body + digest_of(body)
@@ -216,7 +223,7 @@ class UserBlock:
         body, check = block[: cls._CHECK_AT], block[cls._CHECK_AT : USER_BLOCK]
         if digest_of(body) != check:
             raise DamagedSnapshotError(f"{name}: the user block (first {USER_BLOCK} bytes) disagrees with its checksum")
-        _, major, minor, size, length, digest, offset, directory_size, directory_digest = cls._LAYOUT.unpack_from(body)
+        _, major, minor, size, length, whole, offset, nbytes, digest, index = cls._LAYOUT.unpack_from(body)
         if major > FORMAT_MAJOR:
             raise NewerFormatError(
                 f"{name}: format {major}.{minor} is newer than {FORMAT_MAJOR}.{FORMAT_MINOR}, the newest known here; "
@@ -224,7 +231,7 @@ class UserBlock:
             )
         if minor <= FORMAT_MINOR and (size != USER_BLOCK or any(body[cls._LAYOUT.size :])):
             raise DamagedSnapshotError(f"{name}: the reserved part of the user block is not zero")
-        return cls(length, digest, offset, directory_size, directory_digest, major, minor)
+        return cls(length, whole, offset, nbytes, digest, major, minor, index)
 
 
 def digest_of(data: Any) -> bytes:

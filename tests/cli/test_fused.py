@@ -49,7 +49,7 @@ def test_bisect_finds_the_step(folder: Path, run: Command) -> None:
     assert done.status == 1
     assert "1:43 RoPE queries_1" in done.out
     assert "without it the window is right: step 43 writes a buffer of its own" in words(done.out)
-    assert "window 1 of at most 20" in done.err
+    assert "window 1 of at most 18" in done.err
     done = run("bisect", folder / "separate.h5", "--fused", folder / "honest.h5", "--repeats", "1")
     assert done.status == 0
 

@@ -271,7 +271,7 @@ def test_what_may_match_to_the_bit_is_one_line_on_request(run, here: Path) -> No
     assert run(*words, "-v").out.count("may match to the bit") == 1
 
 
-@pytest.mark.parametrize("verb", [*VERBS, *(f"golden {v}" for v in GROUPS)])
+@pytest.mark.parametrize("verb", [*VERBS, *(f"golden {v}" for v in GROUPS), "oracle map", "oracle onnx"])
 def test_every_help_ends_with_two_examples(run, verb: str) -> None:
     text = run(*verb.split(), "--help").out.rstrip("\n").splitlines()
     shown = text[text.index("  Examples:") + 1 :]

@@ -422,3 +422,31 @@ def test_attention_heads_that_read_other_keys(told: str, mapping: list[int]) -> 
     found = find(case)[0]
     assert found.name == "head-mapping"
     assert told in found.detail
+
+
+WHOLE = {"M": 64, "K": 256, "N": 64, "tile_m": 16, "tile_n": 16, "num_aie_columns": 4, "dtype_in": "i8"}
+I8 = np.random.default_rng(50).integers(-128, 128, (64, 256)).astype(np.int8)
+J8 = np.random.default_rng(51).integers(-128, 128, (256, 64)).astype(np.int8)
+SUMS = I8.astype(np.int64) @ J8.astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "out", "spoiled"),
+    [
+        ("saturated", "16 bits", "i16", np.clip(SUMS, -32768, 32767)),
+        ("accumulation", "sums wrap at 16 bits", "i32", SUMS.astype(np.int16)),
+        ("signs-lost", "A is read without sign", "i32", I8.view(np.uint8).astype(np.int64) @ J8.astype(np.int64)),
+        ("zero-point", "B has 128 taken off", "i32", I8.astype(np.int64) @ (J8.astype(np.int64) - 128)),
+        ("scaled", "right by 7 bits, rounded", "i32", np.rint(SUMS / 128)),
+    ],
+)
+def test_integer_products(name: str, told: str, out: str, spoiled: Array) -> None:
+    params, dtype = {**WHOLE, "dtype_out": out}, {"i16": np.int16, "i32": np.int32}[out]
+    spec = refs.find("GEMM")
+    (right,), _ = evaluate(spec, params, [I8, J8], "exact")
+    assert np.array_equal(right, SUMS.astype(dtype))
+    case = Case(spoiled.astype(dtype).reshape(-1), right.reshape(-1), Tiling((("tile", 64), ("", 64))),
+                spec.tolerance_for("npu2", params), shape=(64, 64), kernel=kernel("GEMM", params, I8, J8))  # fmt: skip
+    found = find(case)[0]
+    assert (found.name, found.grade) == (name, "proved"), found
+    assert told in found.detail

@@ -19,7 +19,7 @@ from fusion_replay.model.runlist import (
 from fusion_replay.simulator.operators import ReLU, Repeat, StridedCopy
 from fusion_replay.snapshot import SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.fsck import check
-from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS
+from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PACKED, PARTS
 from snapshot_maker import BF16
 
 HERE = Path(__file__).parent
@@ -148,7 +148,8 @@ def check_1_1(path: Path, version: tuple[int, int]) -> None:
         assert snap.format_version == version
         derived = snap.index.contents[snap.index.contents["encoding"] == DERIVED]
         assert set(derived["mover"].tolist()) == ({0} if version < (1, 2) else {1})
-        assert set(snap.index.contents["encoding"].tolist()) == {CHUNKED, DELTA, PARTS, DERIVED, DIGEST_ONLY}
+        own = CHUNKED if version < (1, 2) else PACKED
+        assert set(snap.index.contents["encoding"].tolist()) == {own, DELTA, PARTS, DERIVED, DIGEST_ONLY}
         cache = FILLED.copy()
         for i in range(3):
             write, repeat, relu = (snap[i, n] for n in range(3))

@@ -16,7 +16,7 @@ from fusion_replay.snapshot import open_snapshot
 from fusion_replay.snapshot.encodings import registry
 from fusion_replay.snapshot.fsck import check
 from fusion_replay.snapshot.journal import frames, payloads
-from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PARTS, SIDE
+from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, PACKED, PARTS, SIDE
 from hostile.test_made_to_hurt import Forge, refused
 from moving_runlists import Machine, recorded
 
@@ -25,7 +25,7 @@ from moving_runlists import Machine, recorded
 def forge(tmp_path: Path) -> Forge:
     """Of a recording with contents of every kind."""
     forge = Forge(recorded(tmp_path / "t.h5", Machine(3), 4))
-    assert {CHUNKED, DELTA, PARTS, DERIVED} <= set(forge.index.contents["encoding"].tolist())
+    assert {PACKED, DELTA, PARTS, DERIVED} <= set(forge.index.contents["encoding"].tolist())
     return forge
 
 
@@ -33,7 +33,7 @@ def first(forge: Forge, encoding: int) -> int:
     return int(np.flatnonzero(forge.index.contents["encoding"] == encoding)[0])
 
 
-@pytest.mark.parametrize("encoding", [DELTA, PARTS, DERIVED])
+@pytest.mark.parametrize("encoding", [DELTA, PARTS, DERIVED, PACKED])
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -42,7 +42,6 @@ def first(forge: Forge, encoding: int) -> int:
         ("extent", 0),
         ("extent", 2**64 - 1),
         ("extent", 1 << 40),
-        ("depth", 0),
         ("depth", 81),
         ("depth", 255),
         ("nbytes", 64),
@@ -57,6 +56,14 @@ def test_a_lying_link(forge: Forge, encoding: int, column: str, value: Any) -> N
             open_snapshot(forge.seal())
     else:
         assert refused(forge.seal())
+
+
+@pytest.mark.parametrize("encoding", [DELTA, PARTS, DERIVED])
+def test_a_link_without_a_depth(forge: Forge, encoding: int) -> None:
+    rows = forge.index.contents.copy()
+    rows["depth"][first(forge, encoding)] = 0
+    forge.table("contents", rows)
+    assert refused(forge.seal())
 
 
 @pytest.mark.parametrize("base", ["itself", "digest only"])
@@ -104,7 +111,12 @@ def test_many_contents_of_the_same_parts(forge: Forge) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "to"),
-    [(a, b) for a in (CHUNKED, DELTA, PARTS, DERIVED) for b in (CHUNKED, DELTA, PARTS, DERIVED, SIDE, 7) if a != b],
+    [
+        (a, b)
+        for a in (PACKED, DELTA, PARTS, DERIVED)
+        for b in (CHUNKED, PACKED, DELTA, PARTS, DERIVED, SIDE, 7)
+        if a != b
+    ],
 )
 def test_another_encoding_than_it_has(forge: Forge, encoding: int, to: int) -> None:
     rows = forge.index.contents.copy()

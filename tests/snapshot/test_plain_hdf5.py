@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sealed snapshot through plain h5py and hdf5plugin, none of our code: the tree, and the right values."""
+"""A sealed snapshot through plain h5py and hdf5plugin, none of our code: the tables, and the right values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ import xxhash
 from fusion_replay.model.runlist import ArgSpec, OperandUse, OperatorDescription, SequenceDescription, StepDescription
 from fusion_replay.snapshot import SnapshotWriter
 from fusion_replay.snapshot.fsck import check
-from fusion_replay.snapshot.seal import chunk_copier as copier_module
-from fusion_replay.snapshot.seal import tree as tree_module
 from snapshot_maker import BF16, contents, gemv_silu, random_bf16, record, run
 
 
@@ -26,39 +24,37 @@ def as_float(array: np.ndarray) -> np.ndarray:
     return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
-def test_the_tree_and_the_values(tmp_path: Path) -> None:
-    path = record(tmp_path / "t.h5", 2)
+def where(row: np.void) -> tuple[str, int]:
+    """Path of the dataset that has a content, and its row in there, as docs/format.md says."""
+    group = {0: "contents", 5: "packed"}[int(row["encoding"])]
+    return f"{group}/{row['dtype'].decode()}_{row['shape'].decode()}", int(row["place"])
+
+
+def found(file: h5py.File) -> dict[str, np.ndarray]:
+    """Every content that has bytes of its own, by its digest."""
+    rows = [row for row in file["index/contents"][()] if row["encoding"] in (0, 5)]
+    return {row["digest"].decode(): file[where(row)[0]][where(row)[1]] for row in rows}
+
+
+def of(array: np.ndarray) -> str:
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(array).tobytes())
+
+
+@pytest.mark.parametrize("columns", [16, 600_000])  # W in one chunk and in ten; x packed, and two chunks
+def test_the_values_by_the_tables(tmp_path: Path, columns: int) -> None:
+    path = record(tmp_path / "t.h5", 2, columns=columns)
     with h5py.File(path) as file:
-        assert set(file) == {"contents", "index", "invocation_0000", "invocation_0001", "sequences"}
-        assert list(file["invocation_0001"]) == ["step_0000_GEMV", "step_0001_SiLU", "step_0002_Bump"]
-        for number in range(2):
-            data = contents(0, number)
-            steps = file[f"invocation_{number:04d}"]
-            for name, want in {
-                "step_0000_GEMV/inputs.A": data["W"],
-                "step_0000_GEMV/inputs.B": data["x"],
-                "step_0000_GEMV/outputs.C": data["y0"],
-                "step_0001_SiLU/inputs.A": data["y0"],
-                "step_0001_SiLU/outputs.B": data["y1"],
-                "step_0002_Bump/inputs.A": data["y1"][4:],
-                "step_0002_Bump/outputs.A": data["y2"],
-            }.items():
-                assert np.array_equal(steps[name][()], as_float(want)), name
-                assert steps[name].shape == want.shape
-        assert json.loads(file["invocation_0001/step_0000_GEMV"].attrs["about"]) == {
-            "label": "1:0 GEMV W, x -> y",
-            "status": "complete",
-            "params": {"M": 8, "K": 16},
-            "values": {"n": 1},
-            "state": "COMPLETED",
-        }
-        assert file["sequences/0000_tiny"].attrs["name"] == b"tiny"
-        assert list(file["sequences/0000_tiny/runlist"]) == [
-            b"0 GEMV W, x -> y",
-            b"1 SiLU y -> y",
-            b"2 Bump y[8:16] -> y[8:16]",
-        ]
+        assert set(file) == {"contents", "index", "packed"}
+        assert b"export --as plain-h5" in file.attrs["about"]
         assert file.attrs["format"] == b"fusion-replay snapshot 1.2"
+        kept = found(file)
+        for number in range(2):
+            for name, array in contents(0, number, 8, columns).items():
+                stored = kept[of(array)]
+                assert np.array_equal(stored, as_float(array)), name
+                assert stored.shape == array.shape, name
+        assert file["packed/bfloat16_8"].shape == file["packed/bfloat16_8"].chunks == (4, 8)  # y0, y1 of each
+    assert check(path).ok
 
 
 def test_the_tables(tmp_path: Path) -> None:
@@ -68,38 +64,61 @@ def test_the_tables(tmp_path: Path) -> None:
         assert index["steps"]["step"].tolist() == [0, 1, 2, 0, 1, 2]
         assert index["steps"]["elapsed_ns"].tolist() == [1000, -1, -1, 1001, -1, -1]
         assert len(index["contents"]) == len(set(index["contents"]["digest"]))
-        kept = index["contents"][index["contents"]["encoding"] == 0]
-        assert {digest.decode() for digest in kept["digest"]} == set(file["contents"])
         assert json.loads(index["provenance"][0]) == {"host": "test"}
         assert json.loads(index["sequences"][0])[0]["name"] == "tiny"
         assert json.loads(index["losses"][0]) == []
         # Our own table of places agrees with HDF5's.
         raw = path.read_bytes()
-        for row in kept:
-            chunk = index["chunks"][int(row["first_chunk"])]
-            stored = file["contents"][row["digest"].decode()].id.read_direct_chunk((0,) * 1 + (0,) * (
-                file["contents"][row["digest"].decode()].ndim - 1))[1]  # fmt: skip
+        contents_table = index["contents"][()]
+        for row in contents_table[np.isin(contents_table["encoding"], (0, 5))]:
+            name, place = where(row)
+            dataset, chunk = file[name], index["chunks"][int(row["first_chunk"])]
+            start = place // dataset.chunks[0] * dataset.chunks[0]
+            stored = dataset.id.read_direct_chunk((start,) + (0,) * (dataset.ndim - 1))[1]
             assert raw[chunk["offset"] : chunk["offset"] + chunk["size"]] == stored
+            if row["encoding"] == 5:
+                assert (row["source"], row["extent"]) == (
+                    place % dataset.chunks[0] * row["nbytes"],
+                    2 * np.prod(dataset.chunks),
+                )
+
+
+def test_the_index_lies_at_the_end(tmp_path: Path) -> None:
+    """Who reads from afar needs two ranges: the user block, and all from where it says on."""
+    path = record(tmp_path / "t.h5", 2, columns=600_000)
+    raw = path.read_bytes()
+    start = int.from_bytes(raw[72:80], "little")
+    directory, size = (int.from_bytes(raw[at : at + 8], "little") for at in (40, 48))
+    tables = json.loads(raw[directory : directory + size])["tables"]
+    assert all(start <= entry["offset"] for entry in tables.values() if entry["size"])
+    assert start <= directory
+    sizes = size + sum(entry["size"] for entry in tables.values())
+    assert len(raw) - start < sizes + 40_000  # and HDF5's own structure
 
 
 def test_the_bf16_type_is_hdf5s_and_keeps_the_bits(tmp_path: Path) -> None:
     patterns = np.arange(65536, dtype=np.uint16)
-    spec = ArgSpec("A", "in", (65536,))
-    step = StepDescription(0, 0, (OperandUse(spec, "a"),))
-    writer = SnapshotWriter(tmp_path / "t.h5")
-    sequence = SequenceDescription("s", (OperatorDescription("Any"),), (), (step,))
-    writer.begin_step(writer.begin_invocation(writer.add_sequence(sequence)), 0, {0: patterns.view(BF16)})
-    writer.close()
+    record_one(tmp_path / "t.h5", patterns.view(BF16))
     with h5py.File(tmp_path / "t.h5") as file:
-        dataset = file["invocation_0000/step_0000_Any/inputs.A"]
+        dataset = file["contents/bfloat16_65536"]
         kind = dataset.id.get_type()
         # sign bit, exponent at and wide, mantissa at and wide: H5T_FLOAT_BFLOAT16LE of HDF5 2.0
         assert (kind.get_fields(), kind.get_size(), kind.get_ebias()) == ((15, 7, 8, 0, 7), 2, 127)
         raw = np.empty(65536, np.uint16)
         dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, raw, kind)
         assert raw.tolist() == patterns.tolist()
-        shown, want = dataset[()], as_float(patterns.view(BF16))
+        shown, want = dataset[0], as_float(patterns.view(BF16))
         assert np.array_equal(shown, want, equal_nan=True)
+
+
+def record_one(path: Path, *arrays: np.ndarray) -> None:
+    """One step that reads these."""
+    specs = [ArgSpec(f"A{n}", "in", array.shape) for n, array in enumerate(arrays)]
+    uses = tuple(OperandUse(spec, spec.name) for spec in specs)
+    writer = SnapshotWriter(path)
+    sequence = SequenceDescription("s", (OperatorDescription("Any"),), (), (StepDescription(0, 0, uses),))
+    writer.begin_step(writer.begin_invocation(writer.add_sequence(sequence)), 0, dict(enumerate(arrays)))
+    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -108,60 +127,41 @@ def test_the_bf16_type_is_hdf5s_and_keeps_the_bits(tmp_path: Path) -> None:
         (3, 1000, 700),
         (2, 600_001),
         (1, 1, 5),
+        (1,) * 31 + (9,),  # an axis more, for the stack, would be too many for HDF5
+        (1,) * 30 + (3, 200_001),
+        (0, 4),
         *(pytest.param(shape, marks=pytest.mark.long) for shape in ((2_100_000,), (5, 3, 200_000))),
     ],
 )
 def test_large_and_uneven_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     array = random_bf16(np.random.default_rng(0), shape)
-    flat = ArgSpec("B", "in", (array.size,))
-    uses = OperandUse(ArgSpec("A", "in", shape), "a"), OperandUse(flat, "a")
-    writer = SnapshotWriter(tmp_path / "t.h5")
-    sequence = SequenceDescription("s", (OperatorDescription("Any"),), (), (StepDescription(0, 0, uses),))
-    invocation = writer.begin_invocation(writer.add_sequence(sequence))
-    writer.begin_step(invocation, 0, {0: array, 1: array.reshape(-1)})
-    writer.close()
+    record_one(tmp_path / "t.h5", array, array.reshape(-1))
     with h5py.File(tmp_path / "t.h5") as file:
-        step = file["invocation_0000/step_0000_Any"]
-        assert np.array_equal(step["inputs.A"][()], as_float(array))
-        assert step["inputs.B"].shape == flat.shape
-        assert np.array_equal(step["inputs.B"][()], as_float(array).reshape(-1))
-        assert len(file["contents"]) == 1
+        kept = found(file) if array.size else {}
+        assert len(kept) == (array.size > 0)
+        for stored in kept.values():
+            assert stored.shape == shape or len(shape) > 30
+            assert np.array_equal(stored.reshape(shape), as_float(array))
+    assert check(tmp_path / "t.h5").ok
 
 
-def test_names_that_hdf5_or_a_shell_would_not_take(tmp_path: Path) -> None:
-    specs = [ArgSpec(name, "in", (2,), "int32") for name in ("a/b", "a_b", ".", "", "ü x")]
-    uses = tuple(OperandUse(spec, spec.name) for spec in specs)
-    writer = SnapshotWriter(tmp_path / "t.h5")
-    sequence = SequenceDescription("se/q", (OperatorDescription("My/Op"),), (), (StepDescription(0, 0, uses),))
-    invocation = writer.begin_invocation(writer.add_sequence(sequence))
-    writer.begin_step(invocation, 0, {n: np.array([n, 7], np.int32) for n in range(len(specs))})
-    writer.close()
+def test_packs_of_many_and_of_small_and_large(tmp_path: Path) -> None:
+    """700 contents of 1 KiB fill three packs of 234; two of 40 kB one; one of 64 KiB, and one alone, have their own."""
+    rng = np.random.default_rng(0)
+    small = [random_bf16(rng, (512,)) for _ in range(700)]
+    large = [random_bf16(rng, (20_000,)) for _ in range(2)]
+    own = random_bf16(rng, (1 << 15,)), random_bf16(rng, (3,))
+    record_one(tmp_path / "t.h5", *small, *large, *own)
     with h5py.File(tmp_path / "t.h5") as file:
-        step = file["invocation_0000/step_0000_My_Op"]
-        assert sorted(int(step[name][0]) for name in step) == list(range(len(specs)))
-        assert list(file["sequences"]) == ["0000_se_q"]
-
-
-def test_long_recordings_have_stacks_and_no_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree_module, "MAX_STEPS", 5)
-    monkeypatch.setattr(copier_module, "MAX_STEPS", 5)
-    path = record(tmp_path / "t.h5", 2, columns=600_000)  # W takes ten chunks, x two
-    with h5py.File(path) as file:
-        assert set(file) == {"contents", "index", "sequences"}
-        table = file["index/contents"][:]
-        found = {}
-        for row in table[table["encoding"] == 0]:
-            name = row["digest"].decode()
-            if row["place"] == 0xFFFFFFFF:
-                found[name] = file["contents"][name][()]
-            else:
-                found[name] = file["contents"][f"{row['dtype'].decode()}_{row['shape'].decode()}"][row["place"]]
-        assert set(file["contents"]["bfloat16_8"].shape) == {4, 8}
-        for number in range(2):
-            for name, array in contents(0, number, 8, 600_000).items():
-                digest = xxhash.xxh3_128_hexdigest(array.tobytes())
-                assert np.array_equal(found[digest], as_float(array)), name
-    assert check(path).ok
+        assert {name: file["packed"][name].chunks for name in file["packed"]} == {
+            "bfloat16_512": (234, 512),
+            "bfloat16_20000": (2, 20_000),
+        }
+        assert set(file["contents"]) == {"bfloat16_32768", "bfloat16_3"}
+        kept = found(file)
+        assert all(np.array_equal(kept[of(array)], as_float(array)) for array in (*small, *large, *own))
+        assert len(file["index/chunks"]) == 3 + 1 + 2
+    assert check(tmp_path / "t.h5").ok
 
 
 def test_writing_and_reading_need_no_plugin_and_reading_no_hdf5(tmp_path: Path) -> None:
@@ -198,7 +198,8 @@ def test_a_step_in_flight_is_visible(tmp_path: Path) -> None:
     run(writer, writer.add_sequence(gemv_silu()), contents(0, 0), stop_after=3)
     writer.close()
     with h5py.File(tmp_path / "t.h5") as file:
-        step = file["invocation_0000/step_0001_SiLU"]
-        assert json.loads(step.attrs["about"])["status"] == "in_flight"
-        assert list(step) == ["inputs.A"]
-        assert np.array_equal(step["inputs.A"][()], as_float(contents(0, 0)["y0"]))
+        step = file["index/steps"][1]
+        assert (step["step"], step["status"]) == (1, 1)
+        (operand,) = file["index/operands"][int(step["first_operand"]) :]
+        assert file["index/contents"][operand["content"]]["digest"].decode() == of(contents(0, 0)["y0"])
+        assert np.array_equal(found(file)[of(contents(0, 0)["y0"])], as_float(contents(0, 0)["y0"]))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fusion_replay.compare.numerics.evaluator import bound
 from fusion_replay.compare.numerics.stages import DEVICES, Model
 from fusion_replay.diverge.causes.case import Version
-from fusion_replay.diverge.causes.spans import CUT, F64, FLOOR, NEAREST, Index, Mask, Span, stored
+from fusion_replay.diverge.causes.spans import F64, NEAREST, ROUNDINGS, Index, Mask, Span, stored
 from fusion_replay.errors import FusionReplayError
 from fusion_replay.model.bf16 import BFLOAT16, wide
 from fusion_replay.operators import Call, OperatorSpec
@@ -121,7 +121,7 @@ class Kernel:
             span = self.on_device(variant, variant.model)
             return [] if span is None else [(str(variant.model), span)]
         exact = self.exact(variant)
-        roundings = (NEAREST, FLOOR, CUT) if dtype == BFLOAT16 else (NEAREST,)
+        roundings = ROUNDINGS if dtype == BFLOAT16 else (NEAREST,)
         if exact is not None:
             found += [(f"rounded {how}", stored(*exact, dtype, how)) for how in roundings]
         if variant.after is None and variant.formula is None and variant.flavour == "exact":
@@ -140,7 +140,14 @@ class Kernel:
     def _as_it_is(self) -> tuple[F64, F64 | float] | None:
         return self._exact(AS_IT_IS)
 
-    def _exact(self, variant: Variant) -> tuple[F64, F64 | float] | None:
+    def about(self, variant: Variant) -> tuple[F64, F64 | float] | None:
+        """:meth:`exact`, where for a product the slack of the step as it is serves: half the work."""
+        mine = self.exact()
+        if self.spec.type not in PRODUCTS or mine is None:
+            return self.exact(variant)
+        return self._exact(variant, mine[1])
+
+    def _exact(self, variant: Variant, slack: F64 | float | None = None) -> tuple[F64, F64 | float] | None:
         try:
             with np.errstate(all="ignore"):
                 given = self._given(variant)
@@ -152,7 +159,7 @@ class Kernel:
                 value = np.ascontiguousarray(value, np.float64).reshape(-1)
                 if variant.after is not None:
                     value = np.ascontiguousarray(variant.after(value)).reshape(-1)
-                return value, self._slack(variant, given, value, rounds)
+                return value, self._slack(variant, given, value, rounds) if slack is None else slack
         except _REFUSED:
             return None
 
@@ -171,8 +178,12 @@ class Kernel:
 
     def span(self, variant: Variant, label: str, dtype: np.dtype[Any]) -> Span | None:
         """One of :meth:`spans`, by its name."""
-        models = [m for m in self.models if str(m) == label]
-        return next((s for name, s in self.spans(variant, dtype, models) if name == label), None)
+        model = variant.model or next((m for m in self.models if str(m) == label), None)
+        if model is not None:
+            return self.on_device(variant, model)
+        exact = self.exact(variant)
+        how = next((h for h in ROUNDINGS if label == f"rounded {h}"), None)
+        return None if exact is None or how is None else stored(*exact, dtype, how)
 
     @property
     def work(self) -> int:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -22,57 +24,74 @@ _FULL = 0.2
 
 @dataclass(frozen=True)
 class Cut:
-    """``of``: the number of the part that each element lies in; ``what``: how one is called."""
+    """``at``: elements -> the numbers of the parts that they lie in; ``what``: how a part is called."""
 
     what: str
-    of: Index
+    at: Callable[[Index], Index]
     count: int
+    size: int
+
+    @cached_property
+    def of(self) -> Index:
+        """The number of the part that each element lies in."""
+        return self.at(np.arange(self.size))
 
 
 def cuts(tiling: Tiling, shape: Sequence[int]) -> Iterator[Cut]:
     """Large parts first."""
     size = tiling.size
-    flat = np.arange(size)
+    some = np.arange(0, size, max(1, size // 4096))
     seen: set[bytes] = set()
-    for cut in _all(tiling, tuple(shape), flat):
-        key = cut.of[:: max(1, size // 4096)].tobytes() + bytes(str(cut.count), "ascii")
-        if 1 < cut.count <= min(_MOST, size) and key not in seen:
+    for what, count, at in _all(tiling, tuple(shape)):
+        if not 1 < count <= min(_MOST, size):
+            continue
+        key = at(some).tobytes() + bytes(str(count), "ascii")
+        if key not in seen:
             seen.add(key)
-            yield cut
+            yield Cut(what, at, count, size)
 
 
-def _all(tiling: Tiling, shape: tuple[int, ...], flat: Index) -> Iterator[Cut]:
+def _all(tiling: Tiling, shape: tuple[int, ...]) -> Iterator[tuple[str, int, Callable[[Index], Index]]]:
     size = tiling.size
     if tiling.source:
         for role in ROLES[:-1]:
             if tiling.count(role) > 1:
                 what = {"column": "AIE column", "row": "core row"}.get(role, role)
-                yield Cut(what, tiling.coordinate(role, flat), tiling.count(role))
+                yield what, tiling.count(role), partial(tiling.coordinate, role)
     if len(shape) > 2:
-        yield Cut("block", flat // (size // shape[0]), shape[0])
+        yield "block", shape[0], partial(_run_of, size // shape[0])
         if len(shape) > 3:
-            yield Cut("head", flat // (size // (shape[0] * shape[1])), shape[0] * shape[1])
+            yield "head", shape[0] * shape[1], partial(_run_of, size // (shape[0] * shape[1]))
     inner = shape[-1] if len(shape) > 1 and shape[-1] > 1 else 0
     if inner and size % inner == 0 and size > inner:
-        yield Cut("row", flat // inner, size // inner)
-        yield Cut("matrix column", flat % inner, inner)
-    yield _tiles(tiling, flat)
+        yield "row", size // inner, partial(_run_of, inner)
+        yield "matrix column", inner, partial(_every, inner)
+    tiles = math.prod(n for role, n in tiling.axes if role)
+    yield "tile" if tiling.source else "eighth", tiles, partial(_tile, tiling)
     run = tiling.axes[-1][1] if tiling.axes[-1][0] == "" else 1
     for length in dict.fromkeys((run, size // 8, 4096, 1024, 512, 256, 128, 64, 32, 16)):
         if 1 < length < size and size % length == 0:
-            yield Cut(f"run of {length} elements", flat // length, size // length)
+            yield f"run of {length} elements", size // length, partial(_run_of, length)
     for stride in _STRIDES:
         if stride < size:
-            yield Cut(f"element of every {stride}", flat % stride, stride)
+            yield f"element of every {stride}", stride, partial(_every, stride)
 
 
-def _tiles(tiling: Tiling, flat: Index) -> Cut:
+def _run_of(length: int, flat: Index) -> Index:
+    return flat // length
+
+
+def _every(stride: int, flat: Index) -> Index:
+    return flat % stride
+
+
+def _tile(tiling: Tiling, flat: Index) -> Index:
     """Counted over the whole output, in the order of the axes."""
-    index, number, count = np.unravel_index(flat, tiling.shape), np.zeros(flat.size, np.int64), 1
+    index, number = np.unravel_index(flat, tiling.shape), np.zeros(flat.size, np.int64)
     for (role, size), i in zip(tiling.axes, index, strict=True):
         if role:
-            number, count = number * size + i, count * size
-    return Cut("tile" if tiling.source else "eighth", number, count)
+            number = number * size + i
+    return number
 
 
 def place(wrong: Mask, tiling: Tiling, shape: Sequence[int]) -> str:
@@ -85,7 +104,10 @@ def place(wrong: Mask, tiling: Tiling, shape: Sequence[int]) -> str:
     if count > 2 and at[-1] - at[0] + 1 == count:
         ends += ", one run"
     best: tuple[int, str] | None = None
+    some = at[:: max(1, at.size // 8192)]
     for cut in cuts(tiling, shape):
+        if np.count_nonzero(np.bincount(cut.at(some), minlength=cut.count)) > _PART * cut.count:
+            continue
         hit = np.bincount(cut.of, weights=wrong, minlength=cut.count)
         all_of = np.bincount(cut.of, minlength=cut.count)
         struck = np.flatnonzero(hit)

@@ -17,7 +17,7 @@ _MOST_PARTS = 4096
 _LAGS = 6
 _RUNS = (64, 256, 32, 1024)  # elements
 _SAMPLE = 512  # wrong elements looked at before a hypothesis is worth judging
-_CORRELATED = 1 << 23  # elements; beyond, distances are only those listed
+_CORRELATED = 1 << 20  # elements; beyond, distances are only those listed
 
 Move = tuple[str, str, Index, "Mask | None", int]
 """Name, detail, the element that stands at each place, where that says anything, rank."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fusion_replay.diverge.causes.formulas import ACTIVATIONS
 from fusion_replay.diverge.causes.kernel import Kernel, Variant, swapped
-from fusion_replay.diverge.causes.spans import F64
+from fusion_replay.diverge.causes.spans import F64, Index
 
 NDArray = npt.NDArray[Any]
 Change = Callable[[NDArray], NDArray]
@@ -108,52 +108,52 @@ def _always_first(axis: int, size: int, _shape: tuple[int, ...]) -> Change:
 
 
 def _batches(kernel: Kernel) -> Iterator[Variant]:
-    """Which matrix serves which vector: repeated for a run of vectors, or tiled."""
+    """Which matrix serves which vector: another one, or tiled where each is repeated."""
     p = kernel.bound_params
     matrices = p.num_batches // p.repeat
-
-    def mapped(rows: npt.NDArray[np.int64]) -> Callable[[Sequence[F64]], F64]:
-        return lambda x: np.stack(
-            [x[0].reshape(-1, p.M, p.K)[j] @ x[1].reshape(-1, p.K)[i] for i, j in enumerate(rows)]
-        )
-
+    if matrices < 2:
+        return
+    for what, which in _others(matrices, "batch", "matrix"):
+        yield Variant("head-mapping", what, 4, inputs={0: partial(np.take, indices=which, axis=0)})
     here = np.arange(p.num_batches)
-    for what, rows in (
-        ("matrices are tiled where each is repeated", here % matrices),
-        ("every batch has the first matrix", here * 0),
-        ("every batch has the next one's matrix", np.minimum(here // p.repeat + 1, matrices - 1)),
-        ("every batch has the next one's matrix, the last the first", (here // p.repeat + 1) % max(matrices, 1)),
-        ("every batch has the one's matrix before it", np.maximum(here // p.repeat - 1, 0)),
-        ("every batch has the one's matrix before it, the first the last", (here // p.repeat - 1) % max(matrices, 1)),
-        ("matrices in reverse", (matrices - 1) - here // p.repeat),
+    if p.epilogue == "none" and (here % matrices != here // p.repeat).any():
+
+        def tiled(x: Sequence[F64]) -> F64:
+            a, b = x[0].reshape(-1, p.M, p.K), x[1].reshape(-1, p.K)
+            return np.stack([a[i % matrices] @ b[i] for i in here])
+
+        yield Variant("head-mapping", "matrices are tiled where each is repeated", 4, formula=tiled)
+
+
+def _others(count: int, of: str, what: str) -> Iterator[tuple[str, Index]]:
+    """Ways to take another of ``count``: none twice."""
+    here, seen = np.arange(count), {tuple(range(count))}
+    for told, which in (
+        (f"every {of} has the first {what}", here * 0),
+        (f"every {of} has the next {what}, the last the first", np.roll(here, -1)),
+        (f"every {of} has the {what} before its own, the first the last", np.roll(here, 1)),
+        (f"every {of} has the next {what}", np.minimum(here + 1, count - 1)),
+        (f"every {of} has the {what} before its own", np.maximum(here - 1, 0)),
+        (f"every {of} has the {what} in reverse order", here[::-1]),
     ):
-        if matrices > 1 and p.epilogue == "none" and (rows != here // p.repeat).any():
-            yield Variant("head-mapping", what, 4, formula=mapped(rows))
+        if tuple(which.tolist()) not in seen:
+            seen.add(tuple(which.tolist()))
+            yield told, which
 
 
 def of_groups(kernel: Kernel) -> Iterator[Variant]:
     p = kernel.bound_params
-    heads, here = p.groups * p.heads_per_group, np.arange(p.groups * p.heads_per_group)
+    for what, which in _others(p.groups, "head", "key-value head"):
+        yield Variant("head-mapping", what, 4, inputs={0: partial(np.take, indices=which, axis=0)})
+    heads = np.arange(p.groups * p.heads_per_group)
+    if (heads % p.groups != heads // p.heads_per_group).any():
 
-    def mapped(rows: npt.NDArray[np.int64]) -> Callable[[Sequence[F64]], F64]:
-        def formula(x: Sequence[F64]) -> F64:
-            weights = x[1].reshape(heads, 1, p.seq_len)
-            return (weights @ x[0].reshape(p.groups, p.seq_len, p.head_dim)[rows]).reshape(-1)
+        def tiled(x: Sequence[F64]) -> F64:
+            weights = x[1].reshape(heads.size, 1, p.seq_len)
+            caches = x[0].reshape(p.groups, p.seq_len, p.head_dim)[heads % p.groups]
+            return np.asarray(weights @ caches).reshape(-1)
 
-        return formula
-
-    group = here // p.heads_per_group
-    for what, rows in (
-        ("key-value heads are tiled where each is repeated", here % p.groups),
-        ("every head has the first key-value head", here * 0),
-        ("every head has the next key-value head", np.minimum(group + 1, p.groups - 1)),
-        ("every head has the next key-value head, the last the first", (group + 1) % p.groups),
-        ("every head has the key-value head before its own", np.maximum(group - 1, 0)),
-        ("every head has the key-value head before its own, the first the last", (group - 1) % p.groups),
-        ("key-value heads in reverse", p.groups - 1 - group),
-    ):
-        if (rows != group).any():
-            yield Variant("head-mapping", what, 4, formula=mapped(rows))
+        yield Variant("head-mapping", "key-value heads are tiled where each is repeated", 4, formula=tiled)
     yield from _part_of_k(p.seq_len, 1)
 
 
@@ -163,22 +163,9 @@ def of_attention(kernel: Kernel) -> Iterator[Variant]:
     shared = int(p.num_KV_heads or p.num_heads)
     axis, share = int(bool(p.heads_interleaved)), p.num_heads // shared
 
-    def taken(which: Sequence[int]) -> Mapping[int, Change]:
-        return {i: partial(np.take, indices=np.asarray(which), axis=axis) for i in (1, 2)}
-
-    here = np.arange(shared)
-    maps = {
-        tuple(rows.tolist()): what
-        for what, rows in (
-            ("key-value heads in reverse", here[::-1]),
-            ("every head has the key-value head before its own", np.roll(here, 1)),
-            ("every head has the next key-value head", np.roll(here, -1)),
-            ("every head has the first key-value head", here * 0),
-        )
-        if (rows != here).any()
-    }
-    for which, what in maps.items():
-        yield Variant("head-mapping", what, 4, inputs=taken(which))
+    for what, which in _others(shared, "head", "key-value head"):
+        moved = partial(np.take, indices=which, axis=axis)
+        yield Variant("head-mapping", what, 4, inputs={1: moved, 2: moved})
     if shared > 1 and share > 1:  # head h reads h % shared: as if heads stood in another order
         order = np.argsort(np.arange(p.num_heads) % shared, kind="stable")
         back, shape = np.argsort(order), kernel.inputs[0].shape

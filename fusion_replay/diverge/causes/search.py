@@ -143,6 +143,8 @@ class _Search:
             if strong or not proved:
                 told.setdefault(f"{o.name} ({o.detail})" if o.name == h.name else o.name)
                 equal |= strong
+        if h.name == "zeros" and self._stood(best.covered):
+            told.setdefault("never-written" if best.count == self.case.a.size else "dropped-tile")
         grade = PROVED if proved and (h.fact or not equal) else CONSISTENT
         if h.name in _DESCRIBED:
             grade = CONSISTENT
@@ -154,6 +156,11 @@ class _Search:
         elements = best.count
         name = "dropped-tile" if h.name == "never-written" and best.partial else h.name
         return Cause(name, grade, where, h.detail, tuple(told)[:6], elements, best.reproduced, chance)
+
+    def _stood(self, covered: Mask) -> bool:
+        """Whether what was there before is what stands there now."""
+        old = self.case.previous
+        return old is not None and bool(same_bits(self.case.actual, old)[covered].all())
 
     # --- scoring ----------------------------------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class _Search:
         """The parts in which it gets every element that it speaks of, cut so that they hold the most, and the bits that
         choosing them takes. Elsewhere it must be wrong: what is nearly right everywhere is the cause nowhere."""
         best: tuple[int, int, Mask, str, float] | None = None
-        for cut in self.cuts:
+        for cut in self._likely(concerned, bad, got):
             spoken, missed, gained, wrong = (
                 np.bincount(cut.of, weights=x, minlength=cut.count) for x in (concerned, bad, got, self.case.wrong)
             )
@@ -202,6 +209,23 @@ class _Search:
                 struck = self.case.wrong & good[cut.of]
                 best = total, inside, struck, f"in {numbers(cut, np.flatnonzero(good))}", _choices(cut.count, hit)
         return self._run(bad, got) if best is None else best[2:]
+
+    def _likely(self, concerned: Mask, bad: Mask, got: Mask) -> Iterator[Cut]:
+        """Of a large output those cuts that have a good part on a sample."""
+        if bad.size <= 16 * _SAMPLE:
+            yield from self.cuts
+            return
+        some = np.flatnonzero(concerned)
+        some = some[:: max(1, some.size // (4 * _SAMPLE)) | 1]
+        for cut in self.cuts:
+            if cut.count > _SAMPLE // 2:  # parts too small to be seen on it
+                continue
+            of = cut.at(some)
+            missed, gained, spoken = (
+                np.bincount(of, weights=x, minlength=cut.count) for x in (bad[some], got[some], np.ones(some.size))
+            )
+            if ((gained > 0) & (missed <= 1 + 10 * MISSES * spoken)).any():
+                yield cut
 
     def _run(self, bad: Mask, got: Mask) -> tuple[Mask, str, float] | None:
         """From the first to the last wrong element, where all between are as it says."""
@@ -307,7 +331,7 @@ def _fit(
 ) -> float:
     """How well the exact result under the variant does where the output is wrong; 0: no better than what is expected,
     or the same."""
-    exact = kernel.exact(variant)
+    exact = kernel.about(variant)
     if exact is None or exact[0].size != actual.size:
         return 0.0
     value, slack = exact

@@ -14,6 +14,7 @@ from fusion_replay.model.bf16 import BFLOAT16
 
 _FEW = 4
 _ROW, _ROWS = 32, 4096  # elements of a row, and rows, of which a factor each is fitted
+_FITS = 1 << 18  # elements
 FITTED = 24.0
 """Bits of evidence that a fitted number costs."""
 HONEST_GAIN = {"GEMM": 2e-3}
@@ -119,41 +120,52 @@ def _constant(case: Case) -> Iterator[Hypothesis]:
 def _fitted(case: Case) -> Iterator[Hypothesis]:
     """A number for which executing the exact result times (plus) it gives the recorded elements."""
     exact = None if case.kernel is None else case.kernel.exact()
-    dtype = case.actual.dtype
+    dtype, some = case.actual.dtype, case.actual[_some(case)]
     if exact is not None and dtype == BFLOAT16:
         values, slack = exact
+        at = values[_some(case)]
+        reach = slack[_some(case)] if isinstance(slack, np.ndarray) else slack
+        near = Span(at - reach, at + reach)
         for how in (NEAREST, FLOOR, CUT):
-            behind = before(case.actual, how)
-            yield from _factor(case, Span(values - slack, values + slack), behind, how, values, slack)
-            yield from _offset(case, Span(values - slack, values + slack), behind, how, values, slack)
+            behind = before(some, how)
+            yield from _factor(case, near, behind, how, values, slack)
+            yield from _offset(case, near, behind, how, values, slack)
     if dtype == BFLOAT16:
-        for stood in case.bases[:-1] if case.tolerance is not None else ():  # what a kernel stored, changed afterwards
-            values, slack = (stood.lo + stood.hi) / 2, (stood.hi - stood.lo) / 2
-            behind = before(case.actual, NEAREST)
-            yield from _factor(case, stood, behind, NEAREST, values, slack)
-            yield from _offset(case, stood, behind, NEAREST, values, slack)
+        behind = before(some, NEAREST)
+        known = case.kernel is not None and not case.kernel.large and case.tolerance is not None
+        for _, stood in case.kernel.honest(dtype) if known and case.kernel is not None else ():
+            values, slack = (stood.lo + stood.hi) / 2, (stood.hi - stood.lo) / 2  # stored, and changed afterwards
+            yield from _factor(case, stood[_some(case)], behind, NEAREST, values, slack)
+            yield from _offset(case, stood[_some(case)], behind, NEAREST, values, slack)
         base = before(case.expected, NEAREST)
-        yield from _factor(case, base, before(case.actual, NEAREST), "", None, 0.0)
-        yield from _offset(case, base, before(case.actual, NEAREST), "", None, 0.0)
+        yield from _factor(case, base, behind, "", None, 0.0)
+        yield from _offset(case, base, behind, "", None, 0.0)
     else:
         half = 0.5 if dtype.kind in "iub" else 0.0
-        reach = np.abs(case.a) * 2.0**-20 + half
-        behind = Span(case.a - reach, case.a + reach)
+        held = case.a[_some(case)]
+        reach = np.abs(held) * 2.0**-20 + half
+        behind = Span(held - reach, held + reach)
         yield from _factor(case, Span.of(case.expected), behind, "", None, 0.0)
         yield from _offset(case, Span.of(case.expected), behind, "", None, 0.0)
     yield from _gain(case)
-    if exact is not None and dtype == BFLOAT16:
+    if exact is not None and dtype == BFLOAT16 and case.a.size <= _FITS:
         yield from _row_factors(case, *exact)
+
+
+def _some(case: Case) -> slice:
+    """Elements to which a number is fitted; it is executed on all."""
+    return slice(None, None, max(1, case.a.size // _FITS) | 1)
 
 
 def _factor(
     case: Case, base: Span, behind: Span, how: str, values: F64 | None, slack: F64 | float
 ) -> Iterator[Hypothesis]:
+    some, at = _some(case), base if base.lo.size == behind.lo.size else base[_some(case)]
     with np.errstate(all="ignore"):
-        corners = np.stack([behind.lo / base.lo, behind.lo / base.hi, behind.hi / base.lo, behind.hi / base.hi])
+        corners = np.stack([behind.lo / at.lo, behind.lo / at.hi, behind.hi / at.lo, behind.hi / at.hi])
     lo, hi = corners.min(0), corners.max(0)
-    usable = np.isfinite(lo) & np.isfinite(hi) & (np.sign(base.lo) == np.sign(base.hi)) & (base.lo != 0)
-    found = stabbed(lo, hi, usable & (case.e != 0)) or stabbed(lo, hi, usable & case.wrong)
+    usable = np.isfinite(lo) & np.isfinite(hi) & (np.sign(at.lo) == np.sign(at.hi)) & (at.lo != 0)
+    found = stabbed(lo, hi, usable & (case.e[some] != 0)) or stabbed(lo, hi, usable & case.wrong[some])
     if found is None or found[0] <= 1 <= found[1]:
         return
     factor = _plain(*found)
@@ -195,10 +207,11 @@ def _row_factors(case: Case, values: F64, slack: F64 | float) -> Iterator[Hypoth
 def _offset(
     case: Case, base: Span, behind: Span, how: str, values: F64 | None, slack: F64 | float
 ) -> Iterator[Hypothesis]:
+    some, at = _some(case), base if base.lo.size == behind.lo.size else base[_some(case)]
     with np.errstate(all="ignore"):
-        lo, hi = behind.lo - base.hi, behind.hi - base.lo
+        lo, hi = behind.lo - at.hi, behind.hi - at.lo
     finite = np.isfinite(lo) & np.isfinite(hi)
-    found = stabbed(lo, hi, finite) or stabbed(lo, hi, finite & case.wrong)
+    found = stabbed(lo, hi, finite) or stabbed(lo, hi, finite & case.wrong[some])
     if found is None or found[0] <= 0 <= found[1]:
         return
     offset = _plain(*found)

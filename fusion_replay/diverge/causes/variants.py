@@ -125,6 +125,8 @@ def _own(kernel: Kernel, actual: F64) -> Iterator[Variant]:
         yield Variant("formula", "the scalar multiplies the other operand", 4, inputs=swapped(kernel))
     elif op in PRODUCTS:
         yield from products.of_product(kernel)
+        if kernel.inputs[0].dtype.kind == "i":
+            yield from integers.of_whole_product(kernel)
     elif op in ("RMSNorm", "LayerNorm"):
         yield from rows.of_norm(kernel, actual)
     elif op == "Softmax":
@@ -191,9 +193,10 @@ def _stale(kernel: Kernel) -> Iterator[Variant]:
         yield Variant("stale-input", detail, 6, inputs={i: np.zeros_like})
     if len(together) > 1:
         yield Variant("stale-input", f"inputs are older ones: {', '.join(older)}", 6, inputs=together)
-    if len(kernel.versions) > 1:
-        blank = dict.fromkeys(kernel.versions, np.zeros_like)
-        yield Variant("stale-input", "all inputs that the runlist fills are read as zeros", 6, inputs=blank)
+    filled = [*kernel.versions] if len(kernel.versions) > 1 else range(len(kernel.inputs))
+    if len(filled) > 1:
+        which = "all inputs that the runlist fills" if len(kernel.versions) > 1 else "all inputs"
+        yield Variant("stale-input", f"{which} are read as zeros", 6, inputs=dict.fromkeys(filled, np.zeros_like))
 
 
 def _called(kernel: Kernel, i: int) -> str:

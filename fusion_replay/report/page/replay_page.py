@@ -133,7 +133,7 @@ def _run(snapshot: Snapshot) -> dict[str, Any]:
     """Where the recording comes from, and what it holds."""
     seen = overview(snapshot)
     return {
-        "holds": [line for line in str(seen).replace(str(snapshot.path), PurePath(snapshot.path).name).split("\n")],
+        "holds": str(seen).replace(str(snapshot.path), PurePath(snapshot.path).name).split("\n"),
         "provenance": [list(pair) for pair in leaves(seen.provenance)],
         "losses": [[x.kind, x.detail, x.count] for x in snapshot.losses],
     }

@@ -87,6 +87,9 @@ class Store(Protocol):
     def chunk(self, row: int, what: str) -> tuple[bytes, int]:
         """The only chunk of the content as it is stored, and its filter mask."""
 
+    def pack(self, row: int, what: str) -> Bytes:
+        """The decoded chunk that the content shares with others."""
+
     def empty(self, nbytes: int) -> Bytes:
         """Memory to decode into."""
 

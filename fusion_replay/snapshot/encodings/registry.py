@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoding of contents without bytes of their own, by its number: links packed and resolved, tables checked.
+"""Every encoding of contents that lean on others, by its number: links packed and resolved, tables checked.
 
 Tested in tests/hostile/test_links_made_to_hurt.py and tests/snapshot/test_recover.py.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.errors import HostileFileError
-from fusion_replay.snapshot.encodings import delta, derived, parts
+from fusion_replay.snapshot.encodings import delta, derived, packed, parts
 from fusion_replay.snapshot.encodings.delta import Delta
 from fusion_replay.snapshot.encodings.derived import Derived
 from fusion_replay.snapshot.encodings.link import Bytes, Journalled, Link, Store
@@ -25,14 +25,15 @@ from fusion_replay.snapshot.schema import (
     DERIVED,
     DIGEST_ONLY,
     MAX_DEPTH,
+    PACKED,
     PARTS,
     SIDE,
     Index,
 )
 
 LINKS: Mapping[int, type[Link]] = {kind.ENCODING: kind for kind in (Delta, Parts, Derived, InSideFile)}
-_READ = {DELTA: delta.read, PARTS: parts.read, DERIVED: derived.read}
-_CHECK = {DELTA: delta.check, PARTS: parts.check, DERIVED: derived.check}
+_READ = {DELTA: delta.read, PARTS: parts.read, DERIVED: derived.read, PACKED: packed.read}
+_CHECK = {DELTA: delta.check, PARTS: parts.check, DERIVED: derived.check, PACKED: packed.check}
 _SOURCES = {DELTA: delta.sources, PARTS: parts.sources, DERIVED: derived.sources}
 _KIND = struct.Struct("<B3xI")
 
@@ -61,7 +62,7 @@ def unpack(data: bytes, what: str) -> Link:
 
 
 def read(store: Store, row: int, what: str) -> Bytes | None:
-    """A content that is made of others, not verified yet; None where its encoding is another."""
+    """A content that leans on others, not verified yet; None where its encoding is another."""
     reader = _READ.get(int(store.index.contents["encoding"][row]))
     return None if reader is None else reader(store, row, what)
 
@@ -126,7 +127,7 @@ def sources(index: Index) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 def _problems(index: Index) -> dict[str, npt.NDArray[np.bool_]]:
     """By what is wrong: which rows."""
     encoding, depth = index.contents["encoding"], index.contents["depth"]
-    own = (encoding == CHUNKED) | (encoding == DIGEST_ONLY) | (encoding == SIDE)
+    own = (encoding == CHUNKED) | (encoding == PACKED) | (encoding == DIGEST_ONLY) | (encoding == SIDE)
     problems = {"bytes of its own and a depth": own & (depth != 0), "too great a depth": depth > MAX_DEPTH}
     for number, check in _CHECK.items():
         rows = np.flatnonzero(encoding == number)

@@ -32,6 +32,7 @@ from fusion_replay.snapshot.schema import (
     MAX_CONTENT,
     MAX_PIECE,
     NO_CONTENT,
+    PACKED,
     REFERENCE,
     SIDE,
     Index,
@@ -162,6 +163,11 @@ def _cost(index: Index) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
     bare = (encoding == DIGEST_ONLY) | (encoding == SIDE)
     memory = np.where(bare, 0.0, nbytes)
     decoded = np.where(encoding == DELTA, contents["extent"], memory)  # only patches, then one copy of what is below
+    packed = np.flatnonzero(encoding == PACKED)
+    if len(packed):  # a pack is decoded once for all that it holds, where they are read one after the other
+        pack, size = contents["first_chunk"][packed].astype(np.int64), contents["extent"][packed]
+        memory[packed] += size
+        decoded[packed] += size / np.bincount(pack)[pack]
     for dtype, itemsize in DTYPE_BYTES.items():
         moved = (encoding == DERIVED) & (contents["dtype"] == dtype.encode())
         memory[moved] += nbytes[moved] / itemsize * _PER_ELEMENT
@@ -209,13 +215,14 @@ def _check_contents(index: Index, file_size: int, name: str) -> None:
     )
     encoding = contents["encoding"]
     bare = (encoding == DIGEST_ONLY) | ((encoding > DELTA) & (encoding <= SIDE))
+    one = (encoding == DELTA) | (encoding == PACKED)
     # nbytes is below MAX_CONTENT where it counts, so nothing here wraps around.
     count = nbytes // per_row * ((row + per_piece - 1) // per_piece)
-    want = np.where(bare | empty, 0, np.where(encoding == DELTA, 1, count))
+    want = np.where(bare | empty, 0, np.where(one, 1, count))
     end = contents["first_chunk"] + contents["n_chunks"]
     checks = {
         "an element type or a digest that is none": (itemsize == 0) | (np.char.str_len(contents["digest"]) != 32),
-        "an encoding that is not known here; upgrade fusion-replay": (encoding > SIDE) & ~bare,
+        "an encoding that is not known here; upgrade fusion-replay": (encoding > PACKED) & ~bare,
         f"more than {MAX_CONTENT} bytes, the limit for one tensor": nbytes > MAX_CONTENT,
         "rows and pieces that make no tensor": ~(empty | cut),
         "another number of chunks than its size asks for": (contents["n_chunks"] != want)

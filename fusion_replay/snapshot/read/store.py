@@ -26,7 +26,7 @@ from fusion_replay.model.runlist import DTYPE_BYTES
 from fusion_replay.snapshot import schema
 from fusion_replay.snapshot.encodings import registry
 from fusion_replay.snapshot.encodings.chunks import Layout, decode
-from fusion_replay.snapshot.encodings.delta import patch_of
+from fusion_replay.snapshot.encodings.packed import Packs
 from fusion_replay.snapshot.read.decoding import Decoding
 from fusion_replay.snapshot.schema import (
     DIGEST_ONLY,
@@ -55,15 +55,9 @@ def _fresh(nbytes: int) -> Bytes:
 
 
 class ChunkSource(Protocol):
-    """Contents as they lie in a file, for sealing another one: how each is cut, and its chunks, not decoded.
+    """Chunks as they lie in a file, not decoded, for sealing another one: rows of the table that is sealed."""
 
-    Rows are those of the table of contents that is sealed.
-    """
-
-    def layout_of(self, row: int) -> tuple[Layout, int]: ...
-    def chunks_of(self, row: int) -> npt.NDArray[Any]: ...
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes: ...
-    def patch(self, row: int, what: str) -> bytes: ...
 
 
 class ContentStore:
@@ -99,6 +93,7 @@ class ContentStore:
         self._elsewhere = elsewhere
         self._empty = empty
         self._lock = threading.Lock()
+        self._packs = Packs()
 
     def apart(self, held: Callable[[int], Bytes | None], budget: int, empty: Callable[[int], Bytes]) -> ContentStore:
         """Another store of the same files, for a caller that caches contents itself: ``held(row)`` has them.
@@ -313,14 +308,14 @@ class ContentStore:
 
         return layout, fill
 
-    def patch(self, row: int, what: str) -> bytes:
-        """The patch that makes content ``row`` of its base."""
-        return patch_of(self, row, what)
-
     def chunk(self, row: int, what: str) -> tuple[bytes, int]:
         """The only chunk of content ``row`` as stored, and its filter mask."""
         (chunk,) = self.chunks_of(row).tolist()
         return self.raw_chunk(chunk, what), chunk[2]
+
+    def pack(self, row: int, what: str) -> Bytes:
+        """The decoded chunk that content ``row`` shares with others."""
+        return self._packs.get(self, row, what)
 
     def empty(self, nbytes: int) -> Bytes:
         """Memory to decode into."""

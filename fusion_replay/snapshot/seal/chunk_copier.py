@@ -1,39 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contents and tables into the HDF5 file of a snapshot: chunks that stay where they are, chunks that are copied."""
+"""Contents and tables into the HDF5 file of a snapshot: chunks that stay where they are, chunks that are copied.
+
+Contents of one element type and shape are one dataset, since a dataset each would take longer than all the rest.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.snapshot.encodings.chunks import Encoder, Layout
+from fusion_replay.snapshot.encodings.chunks import Encoder, Layout, decode
+from fusion_replay.snapshot.encodings.packed import PACKED_BELOW, height
 from fusion_replay.snapshot.read.store import ChunkSource
 from fusion_replay.snapshot.schema import (
     CHUNKED,
     CHUNKS,
+    CONTENTS,
     DELTA,
     IN_CHUNKS,
     MAX_PIECE,
+    MAX_RANK,
+    NO_CONTENT,
+    PACKED,
     SKIP_SHUFFLE,
     SKIP_ZSTD,
     Index,
     digest_of,
 )
 from fusion_replay.snapshot.seal import hdf5
-from fusion_replay.snapshot.seal.tree import MAX_STEPS
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
+_SHAPE_BYTES = CONTENTS["shape"].itemsize
+
+
+@dataclass(slots=True)
+class _Stack:
+    """Contents of one element type and shape: those that have chunks of their own, and those that are packed."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    whole: list[int]
+    packed: list[int]
+    dataset: Any = None
+    coordinates: list[tuple[int, ...]] | None = None
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    @property
+    def seen(self) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+        """The shape that one of them has in HDF5, as text and numbers, and that of a chunk; an axis more has room."""
+        layout = Layout.of(self.shape, self.itemsize)
+        text = "x".join(map(str, self.shape))
+        if len(self.shape) < MAX_RANK and len(text) <= _SHAPE_BYTES:
+            return text, self.shape, layout.chunk_shape
+        rows, row, piece = layout.nbytes // layout.row_bytes, layout.row_bytes, layout.piece_bytes
+        shape, chunk = (rows, row // self.itemsize), (1, piece // self.itemsize)
+        return f"{shape[0]}x{shape[1]}_by_{chunk[1]}", shape, chunk
 
 
 class Copier:
     """Contents and tables into the HDF5 file, noting where their chunks come to lie.
-
-    Where no tree links to single tensors, those of one chunk are stacked: one dataset per element type and shape with
-    a chunk for each, since a dataset each would take longer than all the rest.
 
     Attributes:
         contents, chunks: the tables as the sealed file has them.
@@ -41,111 +74,142 @@ class Copier:
 
     def __init__(self, part: hdf5.PartFile, root: Any, index: Index, store: ChunkSource, *, in_place: bool) -> None:
         self.contents = index.contents.copy()
-        encoding = self.contents["encoding"]
-        self.contents["n_chunks"] = np.where(encoding == CHUNKED, self.contents["n_chunks"], encoding == DELTA)
-        counts = self.contents["n_chunks"].astype(np.uint64)
-        self.contents["first_chunk"] = np.cumsum(counts) - counts
-        self.chunks = np.zeros(int(counts.sum()), CHUNKS)
+        self.contents["place"] = NO_CONTENT
         self._part = part
-        self._parent = hdf5.group(root, "contents")
+        self._root = root
         self._index = index
         self._store = store
         self._in_place = in_place
         self._encoder = Encoder()
-        self._patches = _Patches(part, root, self._encoder)
-        self._heights = self._count_stacks() if len(index.steps) > MAX_STEPS else {}
-        self._stacks: dict[tuple[str, tuple[int, ...]], list[Any]] = {}
-        self._open: dict[int, tuple[Any, list[tuple[int, ...]]]] = {}
-        self._taken: set[str] = set()
-        self._datasets: list[tuple[str, tuple[int, ...]] | None] = [None] * len(self.contents)
+        self._stack_of: dict[int, _Stack] = {}
+        self._stacks = self._stacked()
+        self.chunks = self._numbered()
 
-    def copy_all(self) -> list[tuple[str, tuple[int, ...]] | None]:
-        """Path and shape of the dataset that each row of the contents table has for itself."""
-        kept = np.flatnonzero(self.contents["encoding"] == CHUNKED).tolist()
-        left: dict[int, list[tuple[int, tuple[int, int, int]]]] = {}
-        if self._in_place:
-            left = {row: list(enumerate(self._store.chunks_of(row).tolist())) for row in kept}
-            self._place_all(left)
-        for row in kept:
-            # Asked for one content at a time: a store may decode it when asked.
-            for piece, chunk in left.pop(row) if self._in_place else enumerate(self._store.chunks_of(row).tolist()):
+    def _stacked(self) -> list[_Stack]:
+        """Who goes on which stack, in the order of the table; small contents of the journal are packed, two or more."""
+        index, stacks = self._index, dict[tuple[str, tuple[int, ...]], _Stack]()
+        nbytes, first = self.contents["nbytes"].tolist(), self.contents["first_chunk"].tolist()
+        masks = index.chunks["mask"].tolist()
+        dtypes = self.contents["dtype"].astype("U").tolist()
+        for row in np.flatnonzero((self.contents["encoding"] == CHUNKED) & (self.contents["nbytes"] > 0)).tolist():
+            kind = dtypes[row], index.shapes[row] or (1,)
+            stack = stacks.get(kind)
+            if stack is None:
+                stack = stacks[kind] = _Stack(*kind, [], [])
+            raw = nbytes[row] < PACKED_BELOW and masks[first[row]] & (_RAW | IN_CHUNKS) == _RAW
+            (stack.packed if raw else stack.whole).append(row)
+        for stack in stacks.values():
+            if len(stack.packed) == 1:
+                stack.whole, stack.packed = sorted(stack.whole + stack.packed), []
+            for rows in (stack.whole, stack.packed):
+                self.contents["shape"][rows] = stack.seen[0].encode()
+                self.contents["place"][rows] = np.arange(len(rows))
+            self._stack_of.update(dict.fromkeys(stack.whole, stack))
+        return list(stacks.values())
+
+    def _numbered(self) -> npt.NDArray[Any]:
+        """Who has which rows of the table of chunks, which is empty yet: those of the packs come last."""
+        table = self.contents
+        encoding = table["encoding"]
+        for stack in self._stacks:
+            encoding[stack.packed] = PACKED
+        own = np.where(encoding == CHUNKED, table["n_chunks"], encoding == DELTA).astype(np.uint64)
+        table["n_chunks"], table["first_chunk"] = own, np.cumsum(own) - own
+        count = int(own.sum())
+        for stack in self._stacks:
+            if stack.packed:
+                size = int(table["nbytes"][stack.packed[0]])
+                per = height(len(stack.packed), size)
+                number, at = np.divmod(np.arange(len(stack.packed), dtype=np.uint64), per)
+                table["n_chunks"][stack.packed] = 1
+                table["first_chunk"][stack.packed] = count + number
+                table["source"][stack.packed], table["extent"][stack.packed] = at * size, per * size
+                count += int(number[-1]) + 1
+        return np.zeros(count, CHUNKS)
+
+    def copy_all(self) -> None:
+        """Every content, first those that stay where they are."""
+        parent = hdf5.group(self._root, "contents")
+        for stack in self._stacks:
+            if stack.whole:
+                text, shape, chunk = stack.seen
+                kind, size = hdf5.element_type(stack.dtype), (len(stack.whole), *shape)
+                stack.dataset = hdf5.chunked(parent, f"{stack.dtype}_{text}", kind, size, (1, *chunk))
+                stack.coordinates = _coordinates(shape, chunk)
+        left = self._place_all() if self._in_place else None
+        for row in sorted(self._stack_of):
+            for piece, chunk in enumerate(self._chunks_of(row)) if left is None else left[row]:
                 self._write(row, piece, chunk)
-            self._dataset(row)  # a tensor without elements has no chunk that asks for it
-            self._open.pop(row)
+        self._pack_all()
+        patches = _Patches(self._part, self._root, self._encoder)
         for row in np.flatnonzero(self.contents["encoding"] == DELTA).tolist():
-            self._patches.add(self._store.patch(row, "a patch"), int(self.contents["first_chunk"][row]), self.chunks)
-        self._patches.flush(self.chunks)
-        return self._datasets
+            patches.add(self._patch(row), int(self.contents["first_chunk"][row]), self.chunks)
+        patches.flush(self.chunks)
 
-    def _place_all(self, left: dict[int, list[tuple[int, tuple[int, int, int]]]]) -> None:
+    def _place_all(self) -> dict[int, list[tuple[int, tuple[int, int, int]]]]:
         """Those chunks that stay where they are, in the order in which they lie there: HDF5 hands out space so."""
+        left = {row: list(enumerate(self._chunks_of(row))) for row in self._stack_of}
         placed = [(c[0], row, piece, c) for row, cs in left.items() for piece, c in cs if c[2] & IN_CHUNKS]
         for row in {row for _, row, _, _ in placed}:
             left[row] = [(piece, c) for piece, c in left[row] if not c[2] & IN_CHUNKS]
-        remaining = Counter(row for _, row, _, _ in placed)
         for offset, row, piece, (_, size, mask) in sorted(placed):
-            dataset, places = self._dataset(row)
-            self._part.place_chunk(dataset, places[piece], offset, size, mask & _RAW)
+            dataset, at = self._at(row, piece)
+            self._part.place_chunk(dataset, at, offset, size, mask & _RAW)
             self._note(row, piece, offset, size, mask & _RAW)
-            remaining[row] -= 1
-            if not remaining[row] and not left[row]:
-                self._open[row] = None, []  # an open dataset costs memory
+        return left
 
     def _write(self, row: int, piece: int, chunk: tuple[int, int, int]) -> None:
         """One chunk from the journal or a spill slot, compressed if it is not yet."""
-        dataset, places = self._dataset(row)
+        dataset, at = self._at(row, piece)
         data, mask = self._store.raw_chunk(chunk, "a tensor"), chunk[2] & _RAW
         if mask == _RAW and not chunk[2] & IN_CHUNKS:
-            layout, itemsize = self._store.layout_of(row)
+            stack, piece_bytes = self._stack_of[row], int(self.contents["piece_bytes"][row])
             raw = np.frombuffer(data, np.uint8)
-            data, mask = self._encoder.encode(raw, layout.piece_bytes, itemsize, self._kind(row))
-        self._note(row, piece, self._part.write_chunk(dataset, places[piece], data, mask), len(data), mask)
+            data, mask = self._encoder.encode(raw, piece_bytes, stack.itemsize, (stack.dtype, stack.shape))
+        self._note(row, piece, self._part.write_chunk(dataset, at, data, mask), len(data), mask)
+
+    def _patch(self, row: int) -> npt.NDArray[np.uint8]:
+        (chunk,) = self._chunks_of(row)
+        patch = np.empty(int(self.contents["extent"][row]), np.uint8)
+        decode(self._store.raw_chunk(chunk, "a patch"), chunk[2], patch, patch.size, 1, "a patch")
+        return patch
+
+    def _chunks_of(self, row: int) -> list[tuple[int, int, int]]:
+        content = self._index.contents[row]
+        first = int(content["first_chunk"])
+        chunks: list[tuple[int, int, int]] = self._index.chunks[first : first + int(content["n_chunks"])].tolist()
+        return chunks
+
+    def _at(self, row: int, piece: int) -> tuple[Any, tuple[int, ...]]:
+        """Where in HDF5 a piece of a content goes."""
+        stack = self._stack_of[row]
+        assert stack.coordinates is not None
+        return stack.dataset, (int(self.contents["place"][row]), *stack.coordinates[piece])
 
     def _note(self, row: int, piece: int, offset: int, size: int, mask: int) -> None:
         self.chunks[int(self.contents["first_chunk"][row]) + piece] = offset, size, mask
 
-    def _kind(self, row: int) -> tuple[str, tuple[int, ...]]:
-        return self.contents["dtype"][row].decode(), self._index.shapes[row] or (1,)
+    def _pack_all(self) -> None:
+        packed = [stack for stack in self._stacks if stack.packed]
+        if not packed:
+            return
+        parent = hdf5.group(self._root, "packed")
+        for stack in packed:
+            size = int(self.contents["nbytes"][stack.packed[0]])
+            per = height(len(stack.packed), size)
+            (text, shape, _), kind = stack.seen, hdf5.element_type(stack.dtype)
+            whole = (len(stack.packed), *shape)
+            dataset = hdf5.chunked(parent, f"{stack.dtype}_{text}", kind, whole, (per, *shape))
+            for start in range(0, len(stack.packed), per):
+                rows = stack.packed[start : start + per]
+                raw = np.frombuffer(b"".join(self._raw(rows)), np.uint8)
+                data, mask = self._encoder.encode(raw, per * size, stack.itemsize, (stack.dtype, stack.shape, "packed"))
+                offset = self._part.write_chunk(dataset, (start,) + (0,) * len(shape), data, mask)
+                self.chunks[int(self.contents["first_chunk"][rows[0]])] = offset, len(data), mask
 
-    def _count_stacks(self) -> dict[tuple[str, tuple[int, ...]], int]:
-        """How many tensors go on the stack of each element type and shape."""
-        alone = (self.contents["encoding"] == CHUNKED) & (self.contents["n_chunks"] == 1)
-        return Counter(self._kind(row) for row in np.flatnonzero(alone).tolist())
-
-    def _dataset(self, row: int) -> tuple[Any, list[tuple[int, ...]]]:
-        """The dataset of a content and where in it each of its pieces goes; made when first asked for."""
-        made = self._open.get(row)
-        if made is None:
-            kind = self._kind(row)
-            self.contents["shape"][row] = "x".join(map(str, kind[1])).encode()
-            stacked = kind in self._heights and int(self.contents["n_chunks"][row]) == 1
-            made = self._open[row] = self._stack(row, *kind) if stacked else self._own(row, *kind)
-        return made
-
-    def _stack(self, row: int, dtype: str, shape: tuple[int, ...]) -> tuple[Any, list[tuple[int, ...]]]:
-        stack = self._stacks.get((dtype, shape))
-        if stack is None:
-            name = f"{dtype}_{'x'.join(map(str, shape))}"
-            size = (self._heights[dtype, shape], *shape)
-            made = hdf5.chunked(self._parent, name, hdf5.element_type(dtype), size, (1, *shape))
-            stack = self._stacks[dtype, shape] = [made, 0]
-        place = int(stack[1])
-        stack[1] += 1
-        self.contents["place"][row] = place
-        return stack[0], [(place,) + (0,) * len(shape)]
-
-    def _own(self, row: int, dtype: str, shape: tuple[int, ...]) -> tuple[Any, list[tuple[int, ...]]]:
-        name = self.contents["digest"][row].decode()
-        if name in self._taken:  # the same bytes under another element type
-            name = f"{name}_{dtype}"
-        self._taken.add(name)
-        self._datasets[row] = f"/contents/{name}", shape
-        element = hdf5.element_type(dtype)
-        layout = Layout.of(shape, DTYPE_BYTES[dtype])
-        if layout.nbytes == 0:
-            return hdf5.contiguous(self._parent, name, element, None, shape), []
-        dataset = hdf5.chunked(self._parent, name, element, shape, layout.chunk_shape)
-        return dataset, _coordinates(shape, layout.chunk_shape)
+    def _raw(self, rows: list[int]) -> Iterator[bytes]:
+        for chunk in self._index.chunks[self._index.contents["first_chunk"][rows]].tolist():
+            yield self._store.raw_chunk(chunk, "a tensor")
 
     def table(self, parent: Any, name: str, rows: Any) -> dict[str, Any]:
         """Store a compound table as one chunk; its directory entry."""
@@ -186,9 +250,9 @@ class _Patches:
         self._waiting: list[tuple[int, bytes, int]] = []
         self._bytes = 0
 
-    def add(self, patch: bytes, row: int, chunks: npt.NDArray[Any]) -> None:
+    def add(self, patch: npt.NDArray[np.uint8], row: int, chunks: npt.NDArray[Any]) -> None:
         """Note the patch's place in ``row`` of the table of chunks, once its pack is full, or flushed."""
-        data, mask = self._encoder.encode(np.frombuffer(patch, np.uint8), len(patch), 1)
+        data, mask = self._encoder.encode(patch, len(patch), 1)
         if self._bytes + len(data) > MAX_PIECE:
             self.flush(chunks)
         self._waiting.append((row, data, mask))

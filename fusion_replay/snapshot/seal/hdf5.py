@@ -239,13 +239,6 @@ def contiguous(parent: Any, name: str, kind: Any, data: np.ndarray[Any, Any] | N
     return dataset
 
 
-def reshaped(parent: Any, name: str, kind: Any, shape: tuple[int, ...], source: str, of: tuple[int, ...]) -> None:
-    """A virtual dataset: the whole of ``source`` (absolute path, shape ``of``) seen in another shape."""
-    plist = h5p.create(h5p.DATASET_CREATE)
-    plist.set_virtual(h5s.create_simple(shape), b".", source.encode(), h5s.create_simple(of))
-    h5d.create(parent, name.encode(), kind, h5s.create_simple(shape), plist)
-
-
 @cache
 def _scalar() -> Any:
     return h5s.create(h5s.SCALAR)

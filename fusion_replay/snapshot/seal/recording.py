@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From journal to sealed file: HDF5's structure around the compressed chunks, tables and tree, a digest of the whole.
+"""From journal to sealed file: HDF5's structure around the compressed chunks, the tables, a digest of the whole.
 
 The chunks stay where they are in ``NAME.h5.chunks``, which becomes the file; where that can't be (chunks missing or
 damaged, an HDF5 that places things in another way) they are copied into ``NAME.h5.part``. Only when the file is
@@ -50,11 +50,14 @@ from fusion_replay.snapshot.schema import (
 from fusion_replay.snapshot.seal import hdf5, in_place
 from fusion_replay.snapshot.seal.chunk_copier import Copier
 from fusion_replay.snapshot.seal.proof import Check, prove
-from fusion_replay.snapshot.seal.tree import Tree
 from fusion_replay.snapshot.target import IfExists, beside, publish, remove_working_files
 from fusion_replay.system import platform
 
 _RAW = SKIP_SHUFFLE | SKIP_ZSTD
+_ABOUT = (
+    "tensors: /contents and /packed, found by the tables in /index (docs/format.md of fusion-replay); "
+    "`fusion-replay export --as plain-h5` writes each under the names of its step and argument"
+)
 _SYNC_FROM = 1 << 23  # bytes; below, a thread costs more than it saves
 
 
@@ -188,13 +191,13 @@ def write_sealed(path: Path, index: Index, store: ChunkSource, kept: tuple[int, 
     try:
         file = hdf5.create(part)
         try:
-            directory, offset = _fill(file, part, index, store, kept)
+            directory, offset, start = _fill(file, part, index, store, kept)
         finally:
             file.close()
         part.check()
         if early is not None:
             early.wait()
-        return _finish(part, directory, offset)
+        return _finish(part, directory, offset, start)
     finally:
         if early is not None:
             early.wait()
@@ -228,17 +231,17 @@ class _EarlySync(threading.Thread):
             raise error
 
 
-def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ChunkSource, kept: tuple[int, int]) -> tuple[bytes, int]:
-    """Contents, tree, tables, directory into the HDF5 file; the directory and its place."""
+def _fill(
+    file: Any, part: hdf5.PartFile, index: Index, store: ChunkSource, kept: tuple[int, int]
+) -> tuple[bytes, int, int]:
+    """Contents, tables, directory into the HDF5 file; the directory, its place, and where the first table begins."""
     root = hdf5.root_group(file)
     hdf5.attribute(root, "format", f"fusion-replay snapshot {FORMAT_MAJOR}.{FORMAT_MINOR}")
+    hdf5.attribute(root, "about", _ABOUT)
     if kept[1]:
         in_place.hand_out(root, *kept)
-    copier = Copier(part, file, index, store, in_place=bool(kept[1]))
-    datasets = copier.copy_all()
-    if kept[1]:
-        in_place.hand_back(root)
-    Tree(root, index, datasets).write()
+    copier = Copier(part, root, index, store, in_place=bool(kept[1]))
+    copier.copy_all()
     tables = hdf5.group(root, "index")
     entries: dict[str, Any] = {}
     made_anew = {"contents": copier.contents, "chunks": copier.chunks}
@@ -259,10 +262,13 @@ def _fill(file: Any, part: hdf5.PartFile, index: Index, store: ChunkSource, kept
     directory = dump_json({"format": [FORMAT_MAJOR, FORMAT_MINOR], "recording": index.recording, "tables": entries})
     line = np.array([directory], dtype=f"S{len(directory)}")
     made = hdf5.contiguous(tables, "directory", hdf5.text_type(len(directory)), line, (1,))
-    return directory, int(made.get_offset())
+    if kept[1]:  # not before: what it gives back lies far from the end, where tables and directory belong
+        in_place.hand_back(root)
+    start = min(entry["offset"] for entry in entries.values() if entry["size"])
+    return directory, int(made.get_offset()), start
 
 
-def _finish(part: hdf5.PartFile, directory: bytes, offset: int) -> int:
+def _finish(part: hdf5.PartFile, directory: bytes, offset: int, start: int) -> int:
     """Digest the HDF5 part, write the user block, bring it all to the disk; the file's length."""
     length = os.fstat(part.fd).st_size
     # Older HDF5 counts from the end of the user block.
@@ -270,7 +276,8 @@ def _finish(part: hdf5.PartFile, directory: bytes, offset: int) -> int:
     at = next((place for place in places if platform.read_at(part.fd, len(directory), place) == directory), None)
     if at is None:
         raise OSError(errno.EIO, "HDF5 put the directory elsewhere than it said")
-    block = UserBlock(length, body_digest(part.fd, length), at, len(directory), digest_of(directory))
+    digest = body_digest(part.fd, length)
+    block = UserBlock(length, digest, at, len(directory), digest_of(directory), index_offset=min(start, at))
     platform.write_at(part.fd, block.pack(), 0)
     os.fsync(part.fd)
     return length

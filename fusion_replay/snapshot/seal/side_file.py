@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from fusion_replay.errors import DamagedSnapshotError, SnapshotError
 from fusion_replay.model.runlist import DTYPE_BYTES
-from fusion_replay.snapshot.encodings.chunks import Layout
 from fusion_replay.snapshot.encodings.side_file import Weight, weights_of
 from fusion_replay.snapshot.journal import reading as journal
 from fusion_replay.snapshot.read.sealed import read_sealed
@@ -27,6 +26,9 @@ from fusion_replay.snapshot.seal import recording as seal
 from fusion_replay.snapshot.seal.proof import Check, prove
 from fusion_replay.snapshot.target import beside, publish, remove_working_files
 from fusion_replay.system.files import regular
+
+_SECOND = 0x10
+"""In a filter mask of what is joined: a chunk of the second part."""
 
 
 def seal_side(journal_path: Path, target: Path, *, check: Check | None = None) -> seal.Sealed:
@@ -88,55 +90,54 @@ def _there_already(target: Path) -> tuple[Index, ContentStore]:
 
 def _join(parts: list[tuple[Index, ContentStore]], name: str) -> tuple[Index, ChunkSource]:
     """One index of the contents that any part keeps, each once, and a store that finds them."""
-    taken: dict[tuple[bytes, bytes], tuple[ContentStore, int]] = {}
+    taken: set[tuple[bytes, bytes]] = set()
+    stores = [store for _, store in parts]
+    chunks: list[npt.NDArray[Any]] = []
+    first = 0
     weights: list[Weight] = []
     rows: list[Any] = []
     shapes: list[tuple[int, ...]] = []
-    for index, store in parts:
+    for number, (index, store) in enumerate(parts):
         known = weights_of(index.weights, name)
+        chunks.append(index.chunks.copy())
+        chunks[-1]["mask"] |= number * _SECOND
         for row, content in enumerate(index.contents):
             key = bytes(content["digest"]), bytes(content["dtype"])
             if key in taken or int(content["encoding"]) == DIGEST_ONLY:
                 continue
-            taken[key] = store, row
-            rows.append(content)
+            taken.add(key)
+            rows.append(content.copy())
+            rows[-1]["first_chunk"] += first
             shapes.append((int(content["nbytes"]) // DTYPE_BYTES[key[1].decode("ascii")],))
             text = key[0].decode("ascii"), key[1].decode("ascii")
             weight = known.get(text) or Weight(*text, int(content["nbytes"]), text[0])
             if weight.sha256 is None:  # killed before it was known
                 weight = replace(weight, sha256=hashlib.sha256(store.read(row, weight.name).data).hexdigest())
             weights.append(weight)
+        first += len(index.chunks)
     last = parts[-1][0]
     contents = np.array(rows, last.contents.dtype)
     contents["shape"] = b""
     joined = replace(
-        last, contents=contents, shapes=shapes, weights=[w.to_dict() for w in weights], losses=parts[-1][0].losses
+        last,
+        contents=contents,
+        chunks=np.concatenate(chunks),
+        shapes=shapes,
+        weights=[w.to_dict() for w in weights],
+        losses=last.losses,
     )
-    return joined, _Joined(list(taken.values()))
+    return joined, _Joined(stores)
 
 
 class _Joined:
-    """Contents of several stores, for sealing, which asks for one content after the other."""
+    """The chunks of one store, or two, for sealing."""
 
-    def __init__(self, places: list[tuple[ContentStore, int]]) -> None:
-        self._places = places
-        self._store = places[0][0] if places else None
-
-    def layout_of(self, row: int) -> tuple[Layout, int]:
-        store, place = self._places[row]
-        return store.layout_of(place)
-
-    def chunks_of(self, row: int) -> npt.NDArray[Any]:
-        self._store, place = self._places[row]
-        return self._store.chunks_of(place)
+    def __init__(self, stores: list[ContentStore]) -> None:
+        self._stores = stores
 
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
-        assert self._store is not None
-        return self._store.raw_chunk(chunk, what)
-
-    def patch(self, row: int, what: str) -> bytes:
-        store, place = self._places[row]
-        return store.patch(place, what)
+        offset, size, mask = chunk
+        return self._stores[bool(mask & _SECOND)].raw_chunk((offset, size, mask & ~_SECOND), what)
 
 
 __all__ = ["seal_side"]

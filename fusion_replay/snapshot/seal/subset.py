@@ -77,7 +77,7 @@ def subset(
     operands["content"] = _renumbered(operands["content"], used)
     details, table["detail"] = np.unique(table["detail"], return_inverse=True)
     invocations, sequences = _invocations(old, table)
-    contents, chunks, shapes, held = _contents(snapshot, used, _shapes_of(steps), drop)
+    contents, chunks, shapes = _contents(snapshot, used, _shapes_of(steps), drop)
     left_out = len(old.steps) - len(table)
     losses = [*old.losses]
     if left_out:
@@ -98,7 +98,7 @@ def subset(
         shapes=shapes,
         binaries=[{**entry, "sequence": sequences.index(entry["sequence"])} for entry in entries],
     )
-    return Subset(index, _SubsetStore(snapshot.store, used, held))
+    return Subset(index, _SubsetStore(snapshot.store, used))
 
 
 def write_subset(part: Subset, target: Path, if_exists: IfExists = "error") -> Path:
@@ -124,19 +124,9 @@ def write_subset(part: Subset, target: Path, if_exists: IfExists = "error") -> P
 class _SubsetStore:
     """Contents for the rows of a subset: chunks as stored, or decoded ones in pieces."""
 
-    def __init__(self, store: ContentStore, rows: npt.NDArray[Any], held: dict[int, Layout]) -> None:
+    def __init__(self, store: ContentStore, rows: npt.NDArray[Any]) -> None:
         self._store = store
         self._rows = rows.tolist()
-        self._held = held
-
-    def layout_of(self, row: int) -> tuple[Layout, int]:
-        layout, itemsize = self._store.layout_of(self._rows[row])
-        return self._held.get(row, layout), itemsize
-
-    def chunks_of(self, row: int) -> npt.NDArray[Any]:
-        if row not in self._held:
-            return self._store.chunks_of(self._rows[row])
-        return _held_chunks(row, self._held[row])
 
     def raw_chunk(self, chunk: tuple[int, int, int], what: str) -> bytes:
         offset, size, mask = chunk
@@ -144,9 +134,6 @@ class _SubsetStore:
             row, offset = offset >> _ROW, offset & ((1 << _ROW) - 1)
             return self._store.read(self._rows[row], what)[offset : offset + size].tobytes()
         return self._store.raw_chunk(chunk, what)
-
-    def patch(self, row: int, what: str) -> bytes:
-        return self._store.patch(self._rows[row], what)
 
 
 def _held_chunks(row: int, layout: Layout) -> npt.NDArray[Any]:
@@ -190,12 +177,11 @@ def _shapes_of(steps: Sequence[RecordedStep]) -> dict[int, set[tuple[int, ...]]]
 
 def _contents(
     snapshot: Snapshot, used: npt.NDArray[Any], uses: dict[int, set[tuple[int, ...]]], drop: Collection[int]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[tuple[int, ...]], dict[int, Layout]]:
-    """Rows, chunks and shapes of the contents taken over; and the layouts of those that are written out anew."""
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], list[tuple[int, ...]]]:
+    """Rows, chunks and shapes of the contents taken over."""
     contents = snapshot.index.contents[used].copy()
     chunks: list[npt.NDArray[Any]] = []
     shapes: list[tuple[int, ...]] = []
-    held: dict[int, Layout] = {}
     first = 0
     for row, (content, origin) in enumerate(zip(contents, used.tolist(), strict=True)):
         content["shape"], content["place"] = b"", NO_CONTENT
@@ -213,7 +199,7 @@ def _contents(
         rows = snapshot.store.chunks_of(origin)
         if shape is None:  # leans on other contents, or was cut along a shape that no step here uses
             shape = wanted[0]
-            layout = held[row] = Layout.of(shape, itemsize)
+            layout = Layout.of(shape, itemsize)
             rows = _held_chunks(row, layout)
         content["encoding"], content["row_bytes"], content["piece_bytes"] = (
             CHUNKED,
@@ -224,7 +210,7 @@ def _contents(
         first += len(rows)
         chunks.append(rows)
         shapes.append(shape)
-    return contents, np.concatenate(chunks) if chunks else np.zeros(0, CHUNKS), shapes, held
+    return contents, np.concatenate(chunks) if chunks else np.zeros(0, CHUNKS), shapes
 
 
 def _same_cut(a: Layout, b: Layout) -> bool:

@@ -32,7 +32,7 @@ def test_every_operator_runs_without_parameters(name: str, device: str, tmp_path
             recorded(tmp_path, name, device)
         return
     with fr.open(recorded(tmp_path, name, device, calls=2)) as snap:
-        if name.startswith("SwiGLU"):
+        if name in ("SwiGLUDecode", "SwiGLUPrefill"):
             product = "GEMV" if name == "SwiGLUDecode" else "GEMM"
             assert [s.op.type for s in snap.steps()] == [product, product, "SiLU", "ElementwiseMul", product] * 2
             return

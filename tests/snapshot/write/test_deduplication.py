@@ -21,14 +21,16 @@ from fusion_replay.model.runlist import (
 from fusion_replay.snapshot import Snapshot, SnapshotWriter, open_snapshot
 from fusion_replay.snapshot.encodings import delta
 from fusion_replay.snapshot.fsck import check, recover
-from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, MAX_DEPTH, PARTS
+from fusion_replay.snapshot.schema import CHUNKED, DELTA, DERIVED, DIGEST_ONLY, MAX_DEPTH, PACKED, PARTS
 from fusion_replay.snapshot.seal.subset import subset, write_subset
 from moving_runlists import Machine, recorded
 from snapshot_maker import bits, random_bf16
 
 
 def encodings(snap: Snapshot) -> collections.Counter[int]:
-    return collections.Counter(snap.index.contents["encoding"].tolist())
+    """How many contents are kept in which way; whether those with bytes of their own share chunks is left aside."""
+    found = snap.index.contents["encoding"]
+    return collections.Counter(np.where(found == PACKED, CHUNKED, found).tolist())
 
 
 def stored_bytes(snap: Snapshot) -> int:
@@ -148,14 +150,10 @@ class TestVersionsOfACache:
             assert encodings(snap) == {CHUNKED: 6}
             assert [bits(snap[n, 0].outputs["C"].numpy()) for n in range(5)] == kept
 
-    def test_the_tree_says_where_to_look(self, tmp_path: Path) -> None:
+    def test_the_file_says_where_to_look(self, tmp_path: Path) -> None:
         self.record(tmp_path / "t.h5", 3)
         with h5py.File(tmp_path / "t.h5") as file:
-            step = file["invocation_0002/step_0000_Unknown"]
-            assert "outputs.C" not in step
-            assert b"export --as plain-h5" in step.attrs["outputs.C"]
             assert b"export --as plain-h5" in file["patches"].attrs["note"]
-            assert "previous.C" in file["invocation_0000/step_0000_Unknown"]
 
 
 class TestDerived:
