@@ -137,11 +137,13 @@ class Exact:
         """
         made: dict[Spot, Floats] = dict(given)
 
-        def read(tensor: RecordedTensor, pieces: Sequence[ReadPiece]) -> Floats:
+        def read(tensor: RecordedTensor, pieces: Sequence[ReadPiece], *, widen: bool = True) -> Floats:
             if tensor.row is not None and tensor.row in outside:
                 return outside[tensor.row]
             known = [p for p in pieces if p.producer in made]
             size = tensor.use.spec.size
+            if not (known or widen or (recorded is not None and not pieces)):
+                return tensor.numpy().reshape(-1)  # a weight of many gigabytes is widened block by block
             if len(known) == 1 and (known[0].start, known[0].stop) == (0, size):
                 whole = made[known[0].producer]
                 return whole[known[0].first : known[0].first + size]
@@ -158,7 +160,8 @@ class Exact:
             step, reads = self._steps[row], dict(self.reads(row))
             if all((row, t.position) in given for t in step.outputs.in_order()):
                 continue
-            arrays = [read(t, reads.get(t.position, ())) for t in step.inputs.in_order()]
+            widen = row in change.reads
+            arrays = [read(t, reads.get(t.position, ()), widen=widen) for t in step.inputs.in_order()]
             for index, other in change.operands.get(row, {}).items():
                 theirs = self._steps[other].inputs.in_order()[index]
                 arrays[index] = read(theirs, dict(self.reads(other)).get(theirs.position, ()))

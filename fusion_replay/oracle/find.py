@@ -3,16 +3,19 @@
 
 Behind a wrong step nothing recorded resembles the model any more. What is known so far says what the steps behind it
 should have been handed: computed exactly from that, their results are the model's again, and are found. What is still
-ambiguous is where the steps that read it give the model's next tensor.
+ambiguous is where the steps that read it give the model's next tensor. The last word has a name that one buffer alone
+has.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from fusion_replay.oracle.layouts import plain_layouts
 from fusion_replay.oracle.mapping import Mapping, OracleBoundary, Unmapped, also, by_contents, distinct, reader
 from fusion_replay.oracle.stretch import Controls
 
@@ -26,6 +29,8 @@ Array = npt.NDArray[Any]
 
 AGREES = 1.5
 """Decimal digits that exact values must agree in: NRMSE 0.03."""
+BY_NAME = "by its name alone"
+"""The evidence of a place that no value speaks for."""
 _NEXT = 6  # boundaries behind a place that may confirm it
 
 
@@ -47,6 +52,7 @@ def find(snapshot: Snapshot, graph: Dataflow, oracle: Oracle, where: Places) -> 
         boundaries, unmapped = _confirmed(snapshot, graph, oracle, where, boundaries, unmapped)
         if len(boundaries) == known:
             break
+    boundaries, unmapped = _by_names(oracle, where, boundaries, unmapped)
     ignored = tuple(t.name for t in oracle.tensors if not t.is_float)
     return Mapping(tuple(boundaries), (*useless, *unmapped), ignored)
 
@@ -90,6 +96,34 @@ def _confirmed(
     return boundaries, left
 
 
+def _by_names(
+    oracle: Oracle, where: Places, boundaries: list[OracleBoundary], unmapped: Sequence[Unmapped]
+) -> tuple[list[OracleBoundary], list[Unmapped]]:
+    """What nothing else finds, where one buffer of its layer alone has the tensor's name, written once."""
+    left: list[Unmapped] = []
+    taken = {(b.place.row, b.place.position) for b in boundaries}
+    found = list(boundaries)
+    for lost in unmapped:
+        numbers = re.findall("[0-9]{1,9}", lost.tensor.name)
+        layer = int(numbers[0]) if numbers and where.layers > 1 else None
+        named = [
+            p
+            for p in where.all
+            if p.output and _word(p.buffer) == _word(lost.tensor.name.rpartition(".")[2]) and p.layer in (layer, None)
+        ]
+        free = [p for p in named if (p.row, p.position) not in taken]
+        ways = plain_layouts(lost.tensor.shape, free[0].elements, where.hints) if len(named) == len(free) == 1 else []
+        if len(ways) == 1 and _word(lost.tensor.name):
+            found.append(OracleBoundary(lost.tensor, also(oracle, lost.tensor), free[0], ways[0], BY_NAME))
+        else:
+            left.append(lost)
+    return sorted(found, key=lambda b: (b.place.row, b.place.output, b.place.position)), left
+
+
+def _word(name: str) -> str:
+    return re.sub("[^a-z]", "", name.lower())
+
+
 def _leads_on(controls: Controls, tried: OracleBoundary) -> bool:
     spot = (tried.place.row, tried.place.position)
     behind = [b for b in controls.boundaries if b.place.output and b.place.row > tried.place.row][:_NEXT]
@@ -100,4 +134,4 @@ def _leads_on(controls: Controls, tried: OracleBoundary) -> bool:
     return False
 
 
-__all__ = ["find"]
+__all__ = ["BY_NAME", "find"]

@@ -17,7 +17,7 @@ from fusion_replay.model.text import one_line
 from fusion_replay.oracle.causes import RunlistCause, causes
 from fusion_replay.oracle.figures import Carrier, Figures, carriers, figures, nrmse
 from fusion_replay.oracle.file import open_oracle
-from fusion_replay.oracle.find import find
+from fusion_replay.oracle.find import BY_NAME, find
 from fusion_replay.oracle.map_file import read_map
 from fusion_replay.oracle.mapping import Mapping, OracleBoundary
 from fusion_replay.oracle.places import places, rows_of
@@ -45,7 +45,7 @@ class BoundaryReport:
 
     Attributes:
         name: of the model's tensor; ``also``: others with the same contents.
-        address, buffer, layout: where the recording has it.
+        address, buffer, layout: where the recording has it; ``evidence``: how that is known.
         figures: the recording against the model.
         origin: "made" in the stretch before it, "amplified" there from what it was handed, or "rounding": no more than
             buffers explain that round as these do. "unjudged" where a step of the stretch can't be evaluated.
@@ -63,6 +63,7 @@ class BoundaryReport:
     address: str
     buffer: str
     layout: str
+    evidence: str
     figures: Figures
     origin: Origin
     handed: float | None
@@ -85,7 +86,8 @@ class BoundaryReport:
     @property
     def sentence(self) -> str:
         """Where the error of this boundary comes from."""
-        what = f"{one_line(self.name)} ({self.address} {one_line(self.buffer)})"
+        known = ", a place by name alone" if self.evidence == BY_NAME else ""
+        what = f"{one_line(self.name)} ({self.address} {one_line(self.buffer)}{known})"
         if self.origin == "made" and self.wrong:
             return f"{what}: made here by {self.wrong[0]}, which mismatches its reference"
         if self.origin == "made" and self.control is None:
@@ -309,6 +311,7 @@ def _judged(
         address=boundary.place.address,
         buffer=boundary.place.buffer,
         layout=str(boundary.layout),
+        evidence=boundary.evidence,
         figures=stated,
         origin=origin or _grown(stated.nrmse, handed, ideal),
         handed=handed,

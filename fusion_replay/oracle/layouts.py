@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from itertools import permutations, product
 
-from fusion_replay.oracle.layout import AxisCut, TensorLayout
+from fusion_replay.oracle.layout import AxisCut, TensorLayout, identity
 
 MOST_AXES = 4
 """Of a tensor, splits included, that are tried."""
@@ -36,6 +36,15 @@ def layouts(
         for cuts in _parts(sizes):
             found.update(dict.fromkeys(_placed(cuts, tuple((c.n,) for c in cuts), elements, hints)))
     return list(found)
+
+
+def plain_layouts(shape: Sequence[int], elements: int, hints: Collection[int]) -> list[TensorLayout]:
+    """Those that only pad; to lengths that the runlist knows, where there are any."""
+    exact = identity(shape)
+    if exact.elements == elements:
+        return [exact]
+    fitting = [x for x in layouts(shape, elements, hints, deep=False) if x.plain]
+    return [x for x in fitting if all(n in hints or n in x.sizes for n in x.whole)] or fitting
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
@@ -118,4 +127,4 @@ def _paddings(lengths: Sequence[int], elements: int, hints: Collection[int]) -> 
             yield whole, none, (0, 1)
 
 
-__all__ = ["MOST_AXES", "MOST_HEADS", "layouts"]
+__all__ = ["MOST_AXES", "MOST_HEADS", "layouts", "plain_layouts"]

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 from fusion_replay.errors import UsageError
 from fusion_replay.model import serialise
 from fusion_replay.model.text import one_line
-from fusion_replay.oracle.layout import TensorLayout, identity, parse
-from fusion_replay.oracle.layouts import layouts
+from fusion_replay.oracle.layout import TensorLayout, parse
+from fusion_replay.oracle.layouts import plain_layouts
 from fusion_replay.oracle.mapping import Mapping, OracleBoundary, Unmapped, also
 from fusion_replay.snapshot.target import IfExists, publish
 
@@ -173,11 +173,7 @@ def _place(entry: MapEntry, groups: tuple[str, ...], where: Places, what: str) -
 def _layout(entry: MapEntry, tensor: OracleTensor, place: Location, where: Places, what: str) -> TensorLayout:
     if entry.layout:
         return parse(entry.layout, tensor.shape, place.elements)
-    found = identity(tensor.shape)
-    if found.elements == place.elements:
-        return found
-    fitting = [x for x in layouts(tensor.shape, place.elements, where.hints, deep=False) if x.plain]
-    known = [x for x in fitting if all(n in where.hints or n in x.sizes for n in x.whole)] or fitting
+    known = plain_layouts(tensor.shape, place.elements, where.hints)
     if len(known) != 1:
         ways = ", ".join(map(str, known[:4])) or "no way"
         raise UsageError(

@@ -156,8 +156,13 @@ def test_an_oracle_of_another_input_is_told_from_the_first_boundary(tmp_path: Pa
     model = small.model()
     other = np.random.default_rng(9)
     fr.oracle.write({n: other.permuted(model[n], axis=1).astype(np.float32) for n in names}, tmp_path / "o.safetensors")
+    report = _judged(path, tmp_path / "o.safetensors", explain=False)
+    assert [b.name for b in report.boundaries] == ["layers.0.up"]  # found by its name
+    assert report.another_input is not None
+    assert len(report.unmapped) == 3
+    fr.oracle.write({"strange": model["layers.1"][:, ::-1] ** 3}, tmp_path / "p.safetensors")
     with pytest.raises(NothingComparedError, match="is it an oracle of another input"):
-        _judged(path, tmp_path / "o.safetensors")
+        _judged(path, tmp_path / "p.safetensors")
     entries = ", ".join(f'{{"tensor": "{n}", "step": "{s}", "buffer": "{b}"}}' for n, (s, b) in names.items())
     (tmp_path / "map.json").write_text(f'{{"format": "fusion-replay.oracle-map/1", "tensors": [{entries}]}}')
     report = _judged(path, tmp_path / "o.safetensors", map_path=tmp_path / "map.json", explain=False)

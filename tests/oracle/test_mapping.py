@@ -108,6 +108,21 @@ def test_what_could_be_two_buffers_is_none(tmp_path: Path) -> None:
     }
 
 
+def test_where_values_say_nothing_one_name_does(tmp_path: Path) -> None:
+    held = small.weights()
+    held["W_up_0"], held["W_up_2"] = held["W_up_2"], held["W_up_0"]  # from the first step on nothing resembles
+    small.record(tmp_path / "f.h5", held)
+    found = _mapping(tmp_path / "f.h5", small.write_oracle(tmp_path / "o.safetensors"))
+    named = {b.name: b.place.address for b in found.boundaries if b.evidence == "by its name alone"}
+    assert named == {
+        f"layers.{i}.{part}": f"0:{4 * i + k}" for i in range(3) for k, part in enumerate(("up", "act", "down"))
+    }
+    with open_snapshot(tmp_path / "f.h5") as snapshot:
+        report = judge_against(snapshot, tmp_path / "o.safetensors")
+    assert report.first is not None
+    assert [c.text for c in report.first.causes] == ["W_up_0 should hold what W_up_2 holds"]
+
+
 def test_a_map_that_was_found_is_a_map_that_can_be_given(folder: Path, tmp_path: Path) -> None:
     found = _mapping(folder / "f.h5", folder / "o.safetensors")
     path = write_map(found, tmp_path / "map.json")

@@ -102,6 +102,18 @@ def test_a_call_that_ended_early_is_one_and_others_keep_their_places(tmp_path: P
         assert [i.status for i in snapshot.invocations] == ["complete", "complete", "complete", "in_flight"]
 
 
+def test_a_call_under_way_is_there_as_far_as_it_came(tmp_path: Path) -> None:
+    weight, x, *_ = _inputs(3)
+    with fr.record(tmp_path / "f.h5") as rec:
+        with rec.invocation("decode"):
+            _token(rec, x, weight)
+        with rec.invocation("decode"):
+            _token(rec, weight, x, stop=2)
+            with fr.open(tmp_path / "f.h5") as journal:  # what a kill would leave
+                assert [s.address for s in journal] == ["0:0", "0:1", "0:2", "1:0", "1:1"]
+                assert [i.status for i in journal.invocations] == ["complete", "in_flight"]
+
+
 def test_a_step_that_raises_inside(tmp_path: Path) -> None:
     weight, x, *_ = _inputs(3)
     with fr.record(tmp_path / "f.h5") as rec, pytest.raises(OSError, match="hung"):
