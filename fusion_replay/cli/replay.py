@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 )
 @click.option("--oracle", metavar="O", help="Against a framework model's tensors: is the runlist itself right?")
 @click.option("--map", "map_file", metavar="MAP.json", help="With --oracle: which tensor is which buffer.")
+@click.option("--logits", metavar="TENSOR[=BUFFER]", help="With --oracle: KL and tokens of O's logits, and F's buffer.")
 @click.option("--models", is_flag=True, help="Which device model each kernel's steps fit, and which steps leave it.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first mismatch.")
 @click.option(
@@ -94,6 +95,7 @@ def command(
     models: bool,
     oracle: str | None,
     map_file: str | None,
+    logits: str | None,
     as_json: bool,
     weights: str | None,
     steps: tuple[str, ...],
@@ -105,15 +107,15 @@ def command(
     each on its recorded inputs.
     """
     out = Terminal(as_json)
-    if map_file is not None and oracle is None:
-        raise UsageError("replay --map: says which tensor of an oracle is which buffer; give --oracle too")
+    if (map_file is not None or logits is not None) and oracle is None:
+        raise UsageError(f"replay --{'map' if logits is None else 'logits'}: is about an oracle; give --oracle too")
     if oracle is not None:
         from fusion_replay.cli.replay_oracle import against_oracle
 
         if redispatch.take(options):
             raise UsageError("replay --oracle: judges a recording; leave --on out")
         given = {"steps": steps, "attribute": attribute, "models": models, **options}
-        return against_oracle(file, oracle, map_file, every, weights, out, given)
+        return against_oracle(file, oracle, map_file, logits, every, weights, out, given)
     options |= {name: _limits(name, options[name]) for name in ("rtol", "atol")}
     if again := redispatch.take(options):
         if attribute:

@@ -14,6 +14,7 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from fusion_replay.oracle.judge import OracleReplay
+    from fusion_replay.oracle.tokens import TokenFigures
 
 TAKES = ("invocation",)
 
@@ -22,6 +23,7 @@ def against_oracle(
     file: str,
     oracle: str,
     map_file: str | None,
+    logits: str | None,
     every: bool,
     weights: str | None,
     out: Terminal,
@@ -30,22 +32,30 @@ def against_oracle(
     """Exit status 1 where the runlist does not do what the model does, or a step on the way mismatches; 4 where that
     can't be said, because some tensors have no place."""
     if other := typed_option(set(options) - {*TAKES}):
-        raise UsageError(f"replay --oracle: takes --map, --invocation and --all; leave {other} out")
+        raise UsageError(f"replay --oracle: takes --map, --logits, --invocation and --all; leave {other} out")
     from fusion_replay.oracle.judge import judge_against
     from fusion_replay.snapshot import open_snapshot
 
+    tokens: TokenFigures | None = None
     with open_snapshot(file, weights=weights) as snapshot:
         out.notes(snapshot.notes)
+        if logits is not None:
+            from fusion_replay.oracle.tokens import tokens_against
+
+            tokens = tokens_against(snapshot, oracle, logits, options["invocation"])
         with Progress("comparing", quiet=out.quiet) as progress:
             found = judge_against(
                 snapshot, oracle, map_path=map_file, invocation=options["invocation"], progress=progress
             )
     if out.as_json:
-        out.records(found.records())
+        told = [] if tokens is None else [{"type": "tokens", **tokens.to_dict()}]
+        out.records([*told, *found.records()])
     else:
         from fusion_replay.report.oracle import layout
 
         out.report(layout(found, every=every))
+        if tokens is not None:
+            out.say(str(tokens))
     out.close(bool(found), next=_next(file, oracle, found))
     if found.made:
         return MismatchError.exit_code

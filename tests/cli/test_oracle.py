@@ -93,6 +93,7 @@ def test_what_has_no_place_is_no_pass(run: Run, folder: Path, tmp_path: Path) ->
     ("words", "said"),
     [
         (("--map", "m.json"), "give --oracle too"),
+        (("--logits", "l"), "replay --logits: is about an oracle; give --oracle too"),
         (("--oracle", "o", "--attribute"), "leave --attribute out"),
         (("--oracle", "o", "--on", "sim"), "leave --on out"),
         (("--oracle", "o", "--rule", "strict"), "leave --rule out"),
@@ -105,6 +106,16 @@ def test_bad_input_is_one_line(run: Run, folder: Path, words: tuple[str, ...], s
     assert found.status == 2
     assert said in found.err
     assert found.err.count("\n") == 1
+
+
+def test_logits(run: Run, folder: Path) -> None:
+    words = ("replay", folder / "wrong.h5", "--oracle", folder / "o.safetensors", "--logits")
+    found = run(*words, "layers.2=x")
+    assert found.status == 1
+    assert "of 12 tokens, top-5 overlap" in " ".join(found.out.split())
+    assert _kinds(run(*words, "layers.2=x", "--json").out)[0] == "tokens"
+    assert (bad := run(*words, "nope=x")).status == 2
+    assert "no tensor 'nope'" in bad.err
 
 
 def test_onnx(run: Run, tmp_path: Path) -> None:
