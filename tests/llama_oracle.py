@@ -41,8 +41,9 @@ def rotate(x: Any, config: LlamaConfig) -> Any:
     return np.concatenate([z.real, z.imag], axis=-1)
 
 
-def llama(config: LlamaConfig, w: Arrays, tokens: list[int]) -> Any:
-    """Logits (positions, vocab) of a decoder-only forward pass over ``tokens``."""
+def llama(config: LlamaConfig, w: Arrays, tokens: list[int], keep: Arrays | None = None) -> Any:
+    """Logits (positions, vocab) of a decoder-only pass over ``tokens``; ``keep`` gets the tensors on the way."""
+    kept: Arrays = {} if keep is None else keep
     x = w["model.embed_tokens.weight"][tokens]
     n, group = len(tokens), config.heads // config.kv_groups
     future = np.triu(np.full((n, n), -np.inf), 1)
@@ -58,11 +59,12 @@ def llama(config: LlamaConfig, w: Arrays, tokens: list[int]) -> Any:
             scores = q[:, head] @ k[:, head // group].T / math.sqrt(config.head_dim) + future
             share = np.exp(scores - scores.max(axis=1, keepdims=True))
             heads.append(share / share.sum(axis=1, keepdims=True) @ v[:, head // group])
-        x = x + np.concatenate(heads, axis=1) @ w[p + "self_attn.o_proj.weight"].T
+        kept[f"layers.{i}.context"] = np.concatenate(heads, axis=1)
+        x = kept[f"layers.{i}.attended"] = x + kept[f"layers.{i}.context"] @ w[p + "self_attn.o_proj.weight"].T
         h = rms_norm(x, w[p + "post_attention_layernorm.weight"])
         gate = h @ w[p + "mlp.gate_proj.weight"].T
         up = h @ w[p + "mlp.up_proj.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
+        x = kept[f"layers.{i}"] = x + (gate / (1 + np.exp(-gate)) * up) @ w[p + "mlp.down_proj.weight"].T
     return rms_norm(x, w["model.norm.weight"]) @ w["model.embed_tokens.weight"].T
 
 

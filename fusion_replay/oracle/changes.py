@@ -171,7 +171,7 @@ def _slices(group: _Group, index: int) -> Iterator[TriedChange]:
     """Each step of the group takes the part of another one."""
     if len(group) < 3 or len({r.tensors[index].use.start for r in group}) != len(group):
         return
-    for by in (-1, 1):
+    for by in (sign * far for far in (1, 2, 4, 8) if far < len(group) for sign in (-1, 1)):
         feeding = {r.row: group[(k + by) % len(group)].row for k, r in enumerate(group)}
         text = f"{_name(group, index)} in {_where(group)} and its like: the parts' order is off by {-by:+d}"
         yield TriedChange(

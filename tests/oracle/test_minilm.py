@@ -18,12 +18,11 @@ from fusion_replay.snapshot import open_snapshot
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
-pytestmark = [pytest.mark.torch, pytest.mark.minilm]
+pytestmark = [pytest.mark.torch, pytest.mark.minilm, pytest.mark.long]
 
 KINDS = 13
 WIDER = {16}
 """Errors so large that the tensor behind them has no place: the stretch begins and ends at its neighbours."""
-SHORT = 1  # of the errors, in the short run
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def _places() -> dict[str, tuple[str, int]]:
     }
 
 
-@pytest.mark.parametrize("device", ["npu1", pytest.param("npu2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("device", ["npu1", "npu2"])
 def test_a_clean_run(folder: Path, device: str) -> None:
     report = _judged(folder, device=device)
     assert report
@@ -92,7 +91,6 @@ def test_a_clean_run(folder: Path, device: str) -> None:
     assert all(b.control is None or b.control <= b.limit for b in report.boundaries)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("device", ["npu1", "npu2"])
 def test_a_kernel_fault(folder: Path, device: str) -> None:
     report = _judged(folder, device=device, faults=("0:182:shift:64",))
@@ -103,9 +101,7 @@ def test_a_kernel_fault(folder: Path, device: str) -> None:
     assert not report.first.causes
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(SHORT), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(SHORT, 3 * KINDS))]
-)
+@pytest.mark.parametrize("seed", range(3 * KINDS))
 def test_runlist_errors(folder: Path, seed: int) -> None:
     error = errors.draw(seed)
     report = _judged(folder, error, "npu2" if seed % 2 else "npu1")
