@@ -39,17 +39,17 @@ def find(snapshot: Snapshot, graph: Dataflow, oracle: Oracle, where: Places) -> 
     usable, useless = distinct(oracle)
     read = reader(snapshot)
     boundaries, unmapped = by_contents(oracle, usable, where, read)
+    controls = Controls(snapshot, graph, where.rows, oracle, boundaries)
     for _ in range(2):
         if not unmapped or not boundaries:
             break
-        controls = Controls(snapshot, graph, where.rows, oracle, boundaries)
         known = len(boundaries)
         again = [u.tensor for u in unmapped]
         why = {u.tensor.name: u for u in unmapped}
-        exact = _on_the_models(controls, read)
+        exact = _on_the_models(controls.of(boundaries), read)
         boundaries, left = by_contents(oracle, again, where, exact, before=boundaries, enough=AGREES)
         unmapped = [why[u.tensor.name] for u in left]
-        boundaries, unmapped = _confirmed(snapshot, graph, oracle, where, boundaries, unmapped)
+        boundaries, unmapped = _confirmed(controls, oracle, boundaries, unmapped)
         if len(boundaries) == known:
             break
     boundaries, unmapped = _by_names(oracle, where, boundaries, unmapped)
@@ -72,12 +72,7 @@ def _on_the_models(controls: Controls, read: Callable[[Location], Array]) -> Cal
 
 
 def _confirmed(
-    snapshot: Snapshot,
-    graph: Dataflow,
-    oracle: Oracle,
-    where: Places,
-    boundaries: list[OracleBoundary],
-    unmapped: Sequence[Unmapped],
+    controls: Controls, oracle: Oracle, boundaries: list[OracleBoundary], unmapped: Sequence[Unmapped]
 ) -> tuple[list[OracleBoundary], list[Unmapped]]:
     """Ambiguous tensors where one place alone, holding the model's values, leads to the model's next tensor."""
     left: list[Unmapped] = []
@@ -87,7 +82,7 @@ def _confirmed(
             tried = OracleBoundary(
                 lost.tensor, also(oracle, lost.tensor), place, layout, "the steps that read it agree"
             )
-            if place.output and _leads_on(Controls(snapshot, graph, where.rows, oracle, [*boundaries, tried]), tried):
+            if place.output and _leads_on(controls.of([*boundaries, tried]), tried):
                 fitting.append(tried)
         if len(fitting) == 1:
             boundaries = sorted([*boundaries, fitting[0]], key=lambda b: (b.place.row, b.place.output))

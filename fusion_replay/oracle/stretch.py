@@ -8,6 +8,7 @@ the model's, rounded to the buffers' dtype, so the stretch is evaluated once mor
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,13 +52,22 @@ class Controls:
         boundaries: Sequence[OracleBoundary],
     ) -> None:
         self.exact = Exact(snapshot, graph, rows)
-        self.boundaries = tuple(boundaries)
         self.rows = tuple(rows)
         self._oracle = oracle
         self._read = reader(snapshot)
+        self._verdicts: dict[int, StepReport | None] = {}
+        self._take(boundaries)
+
+    def of(self, boundaries: Sequence[OracleBoundary]) -> Controls:
+        """The same recording with other boundaries."""
+        other = copy.copy(self)
+        other._take(boundaries)
+        return other
+
+    def _take(self, boundaries: Sequence[OracleBoundary]) -> None:
+        self.boundaries = tuple(boundaries)
         self._by_spot: dict[Spot, list[OracleBoundary]] = {}
         self._outside: dict[int, OracleBoundary] = {}
-        self._verdicts: dict[int, StepReport | None] = {}
         for b in boundaries:
             if b.place.output:
                 self._by_spot.setdefault((b.place.row, b.place.position), []).append(b)
