@@ -59,12 +59,14 @@ def moved(text: str, source: str) -> str:
 
 def api() -> str:
     """Every public name, by mkdocstrings' own mark: it reads signatures and docstrings."""
-    marks = []
-    for name in fr.__all__:
-        thing = getattr(fr, name)
-        if name != "__version__":
-            marks.append(f"::: {thing.__module__}.{thing.__qualname__}\n    options:\n      heading_level: 2\n")
+    marks = [f"::: {home(name)}\n    options:\n      heading_level: 2\n" for name in fr.__all__ if name[0] != "_"]
     return "# Python API\n\n`import fusion_replay as fr`; every name below is `fr.NAME`.\n\n" + "\n".join(marks)
+
+
+def home(name: str) -> str:
+    """Where a public name is written down: a function, a class, or an object that stands in its module by that name."""
+    thing = getattr(fr, name)
+    return f"{thing.__module__}.{getattr(thing, '__qualname__', name)}"
 
 
 def executed(pages: Path) -> None:

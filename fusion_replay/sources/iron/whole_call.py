@@ -80,6 +80,10 @@ class WholeCall:
             owner = next(c for c in type(self._callable()).__mro__ if "__call__" in vars(c))
             self._patches.wrap(owner, "__call__", self._wrapped)
 
+    def handed_calls(self) -> None:
+        """From now on, before :meth:`attach`, somebody else wraps the callable's class: as ``hooked=True``."""
+        self._hooked = True
+
     def detach(self) -> None:
         self._observer = None
         self._patches.undo()

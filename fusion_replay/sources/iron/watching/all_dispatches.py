@@ -112,6 +112,10 @@ class AllDispatches:
         """From now on ``source`` records ``callable_``, and not this; False where it is recorded here already."""
         if id(callable_) in self._sources:
             return False
+        if hasattr(source, "handed_calls"):  # a whole call: its class is wrapped here already
+            source.handed_calls()
+            self._whole[id(callable_)] = source
+            return True
         with contextlib.suppress(TypeError):  # a user's own source may allow no weak reference
             self._sources[id(callable_)] = source
         return True
