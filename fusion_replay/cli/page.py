@@ -34,7 +34,7 @@ def take(html: Path | None, html_budget: str | None, verb: str) -> int:
         TargetExistsError: another file has that name; a page of ours is written anew.
         UsageError: no size, a size without a page, no folder to write into.
     """
-    from fusion_replay.recording.option import size_in_bytes
+    from fusion_replay.recording.option_declaration import size_in_bytes
     from fusion_replay.report.page.replay_page import BUDGET
 
     if html is None:

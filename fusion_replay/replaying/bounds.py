@@ -136,7 +136,7 @@ def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, ac
     below = 0 if variant == SIMULATOR else 1
     also: tuple[Bound, ...] = ()
     if honest.adds_up:
-        flat = (np.ascontiguousarray(x).reshape(-1) for x in (actual, evaluation.results[0]))
-        if outside(*flat, found, steps_below=below).any():
+        got, due = (np.ascontiguousarray(x).reshape(-1) for x in (actual, evaluation.results[0]))
+        if outside(got, due, found, steps_below=below).any():
             also = tuple(honest.of_each().values())
     return StepBound(honest, found, also, below)

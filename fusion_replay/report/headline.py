@@ -79,9 +79,9 @@ def of_replay(report: ReplayReport, why: Explanation | None, found: Sequence[Fin
         step = report.outside[0]
         text, evidence = of_cause(step.label, why) if why is not None else (f"{report.first_lines[0]}.", "")
         return Headline(text, evidence, step.address, "warn")
-    at = report.first_nan or report.first_non_finite
-    if at is not None:
-        return Headline(f"{report.sentence}. {report.first_lines[0]}.", "", at.address, "warn")
+    born = report.first_nan or report.first_non_finite
+    if born is not None:
+        return Headline(f"{report.sentence}. {report.first_lines[0]}.", "", born.address, "warn")
     missing = f" {count(len(report.missing), 'step')} could not be judged." if report.missing else ""
     return Headline(f"{report.sentence}.{missing}", "", "", "warn" if missing else "good")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fusion_replay.compare.verdict import deviation
 from fusion_replay.diverge.dataflow import CHANGED, OUTSIDE
-from fusion_replay.model.step import ReplacedStep
+from fusion_replay.model.replaced_step import ReplacedStep
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fusion_replay.diverge.bisect import Divergence
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.diverge.explanation import Explanation
+    from fusion_replay.replaying.outcome import Skip, StepReport
     from fusion_replay.replaying.replay_report import ReplayReport
     from fusion_replay.snapshot import Snapshot
 
@@ -58,7 +59,7 @@ def replay_page(
     around = Around(snapshot, graph, plan)
     chunks = Chunks(budget)
     first = next(iter((*report.mismatches, *report.outside)), None)
-    known = {} if first is None or why is None else {first.address: why}
+    known: dict[str, Explanation | None] = {} if first is None or why is None else {first.address: why}
     panels = Panels(snapshot, around, chunks, plan, report.mode == "cumulative", known)
     headline = of_replay(report, why, found)
     if bisection is not None:
@@ -95,7 +96,7 @@ def _panels(
     In full are the step that the sentence is about, other failing ones, their neighbours in the dataflow, and the
     worst of those that match.
     """
-    outcomes = {o.address: o for o in (*report.steps, *report.skips)}
+    outcomes: dict[str, StepReport | Skip] = {o.address: o for o in (*report.steps, *report.skips)}
     failing = [s.address for s in (*report.unfinished, *report.mismatches, *report.outside)]
     chosen = [a for a in dict.fromkeys([culprit, *failing]) if a in outcomes]
     wanted = near(chosen[:IN_FULL], around)
