@@ -63,10 +63,15 @@ def drawn(op: str, device: str, r: np.random.Generator) -> dict[str, Any]:
         return {"groups": 32, "heads_per_group": one(1, 4, 8), "seq_len": one(64, 192, 512)}
     if op == "DualGEMVSiLUMul":
         return {"M": 4096, "K": one(64, 64, 64, 192), "num_aie_columns": 1, "tile_size_output": 16}
+    if op == "WeightedRMSNorm":
+        return {"rows": rows, "tile_size": width}
+    if op == "FusedQKVProj":
+        return {"embedding_dim": width, "q_dim": 2048, "k_dim": 1024, "v_dim": 1024, "num_aie_columns": 1}
     if op == "MHA":
         return {"num_heads": 4, "seq_len": one(50, 128, 300), "num_KV_heads": one(1, 2, 4),
                 "heads_interleaved": one(True, False)}  # fmt: skip
     extra = {"AXPY": {"scalar_factor": float(r.uniform(-5, 5))}, "Clamp": {"low": -0.3, "high": 1.7}}
+    extra["Pointwise"] = {"mode": one("add", "mul", "gelu")}
     extra["LeakyReLU"] = {"alpha": float(r.uniform(0, 0.5))}
     return {"size": _CALL, **extra.get(op, {})}
 

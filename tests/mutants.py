@@ -251,7 +251,7 @@ MISTAKES: dict[str, tuple[Mistake, ...]] = {
     "WeightedRMSNorm": _m(
         "rms_norm",
         ("return normed * weight[0]", "return normed + weight[0]"),
-        ("mean = held(total / x.shape[-1])", "mean = total"),
+        ("return _weigh(call.round(x / call.xp.sqrt(", "return _weigh((x / call.xp.sqrt("),
         ("return _weigh(x / call.xp.sqrt(", "return _weigh(call.round(x) / call.xp.sqrt(1.0 + "),
     ),
     "Transpose": _m(

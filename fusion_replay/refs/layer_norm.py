@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """LayerNorm without weight and bias: each row of ``tile_size`` elements of A, shifted and scaled to mean 0, variance 1.
 
-torch's layer_norm and the numpy form are float32 inside and round once; where nothing overflows float64 gives the same,
-and serves every flavour but September's, whose float32 is followed step by step.
+torch's layer_norm (float32 inside) and the numpy form round once, so one form serves every flavour. Where a row's
+squares overflow float32 they give zeros; the true row is kept.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +21,6 @@ from fusion_replay.model.bf16 import Array
 from fusion_replay.model.runlist import ArgSpec
 from fusion_replay.operators import Call, OperatorSpec, Param, every
 from fusion_replay.operators.tiling import streamed
-from fusion_replay.refs._elementwise import through_float32
 from fusion_replay.refs._kernels import rsqrt
 from fusion_replay.refs.rms_norm import rows_of
 
@@ -44,19 +42,6 @@ def _layer_norm(call: Call, a: Array) -> Array:
     x = xp.reshape(a, rows_of("LayerNorm", call.params))
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + _epsilon(call.params))
-
-
-def _september(call: Call, a: Array) -> Array:
-    """Each step is held in float32, where a large row's squares overflow; sums are added in float64 first."""
-    xp, held = call.xp, partial(through_float32, call.xp)
-    x = xp.reshape(a, rows_of("LayerNorm", call.params))
-
-    def mean(rows: Array) -> Array:
-        return held(held(xp.sum(rows, axis=-1, keepdims=True)) / x.shape[-1])
-
-    centred = held(x - mean(x))
-    variance = mean(held(centred * centred))
-    return held(centred / held(xp.sqrt(held(variance + held(xp.full_like(variance, _epsilon(call.params)))))))
 
 
 def _arrange(
@@ -105,7 +90,7 @@ SPEC = OperatorSpec(
         Param("rows", int, None, help="in place of size since September 2026 (iron/common/elementwise.py, Rowwise)"),
     ),
     args=_args,
-    flavours=every(_layer_norm) | {"iron-2026-09": _september},
+    flavours=every(_layer_norm),
     tolerance={"*": relative(0.1, 0.1).from_source("amd/IRON iron/operators/layer_norm: the kernel sums in bf16")},
     tiling=lambda p: streamed(SimpleNamespace(**{**vars(p), "size": math.prod(rows_of("LayerNorm", p))})),
     numerics=_NUMERICS,

@@ -26,10 +26,6 @@ def _root(x: Fraction) -> Fraction:
     return root
 
 
-def _f32(x: Fraction) -> Fraction:
-    return Fraction(float(np.float32(float(x))))
-
-
 def _rms_row(flavour: str, row: list[Fraction], weight: list[Fraction] | None) -> list[int]:
     """One row by the form's own steps, each rounded where IRON rounds."""
     mean = sum(x * x for x in row) / len(row)
@@ -38,13 +34,9 @@ def _rms_row(flavour: str, row: list[Fraction], weight: list[Fraction] | None) -
         root = bf(bf(_root(mean_bf)) + EPS)
     elif flavour == "iron-2026-08":
         root = bf(_root(bf(mean_bf + EPS)))
-    elif flavour == "iron-2026-09":
-        root = _f32(_root(_f32(_f32(_f32(sum(_f32(x * x) for x in row)) / len(row)) + _f32(EPS))))
     else:
         root = _root(mean + EPS)
     normed = [x / root for x in row]
-    if flavour == "iron-2026-09":
-        normed = [_f32(x) for x in normed]
     if weight is None:
         return [nearest(x) for x in normed]
     if flavour != "exact":
