@@ -96,7 +96,8 @@ def _panels(
     In full are the step that the sentence is about, other failing ones, their neighbours in the dataflow, and the
     worst of those that match.
     """
-    outcomes: dict[str, StepReport | Skip] = {o.address: o for o in (*report.steps, *report.skips)}
+    judged: tuple[StepReport | Skip, ...] = (*report.steps, *report.skips)
+    outcomes = {o.address: o for o in judged}
     failing = [s.address for s in (*report.unfinished, *report.mismatches, *report.outside)]
     chosen = [a for a in dict.fromkeys([culprit, *failing]) if a in outcomes]
     wanted = near(chosen[:IN_FULL], around)
