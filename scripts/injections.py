@@ -136,7 +136,8 @@ class Model:
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for step in self.steps:
             for kind in STEP_KINDS.values():
-                if kind.refuses(parse_fault(f"0:{step.index}:{kind.name}"), step) is None:
+                alone = kind.name in EXPECTED or kind.name in STATUS  # others need a fusion
+                if alone and kind.refuses(parse_fault(f"0:{step.index}:{kind.name}"), step) is None:
                     found[step.spec.type, kind.name].append(step.index)
         return found
 

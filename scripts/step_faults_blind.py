@@ -60,7 +60,7 @@ OUTPUTS: dict[str, tuple[Callable[[Array, int, Rng], Array], tuple[str, ...]]] =
     "every row sorted": (lambda v, w, r: np.sort(_rows_of(v, w), 1).reshape(-1), ()),
     "every row reversed": (lambda v, w, r: _rows_of(v, w)[:, ::-1].reshape(-1), ("tiles-permuted",)),
     "bit-reversed order": (lambda v, w, r: _rows_of(v, w)[:, _permuted(w)].reshape(-1), ("tiles-permuted", "shifted")),
-    "pairs swapped": (lambda v, w, r: v.reshape(-1, 2)[:, ::-1].reshape(-1), ("tiles-permuted", "shifted")),
+    "pairs swapped": (lambda v, w, r: v.reshape(-1, 2)[:, ::-1].reshape(-1), ("shifted", "int4-order")),
     "halves interleaved": (lambda v, w, r: v.reshape(2, -1).T.reshape(-1), ("transposed",)),
     "elements in any order": (lambda v, w, r: r.permutation(v), ()),
     "neighbours averaged": (lambda v, w, r: (v + np.roll(v, 1)) / 2, ()),
@@ -69,7 +69,7 @@ OUTPUTS: dict[str, tuple[Callable[[Array, int, Rng], Array], tuple[str, ...]]] =
     "a ramp added": (lambda v, w, r: v + np.linspace(0, np.abs(v).max() or 1, v.size), ()),
     "a window applied": (lambda v, w, r: v * np.hanning(v.size + 2)[1:-1], ()),
     "row ends of the next row": (lambda v, w, r: _ends(v, w), ("neighbour-data", "shifted")),
-    "squared": (lambda v, w, r: v * v * np.sign(v), ()),
+    "squared": (lambda v, w, r: v * v * np.sign(v), ("activation",)),
     "square root": (lambda v, w, r: np.sqrt(np.abs(v)) * np.sign(v), ()),
     "logarithm": (lambda v, w, r: np.log1p(np.abs(v)) * np.sign(v), ()),
     "others in a tenth": (lambda v, w, r: np.where(r.random(v.size) < 0.1, r.standard_normal(v.size), v), ()),
@@ -232,7 +232,7 @@ def _declare() -> None:
         put(told, None, lambda op, p, x, r, d, spoil=spoil, told=told: _with_input(told, spoil, op, x, r))
     for told, form in UNARY.items():
         put(told, ("GELU", "SiLU", "Tanh", "Sigmoid"), lambda op, p, x, r, d, form=form, told=told: Fault(
-            told, (), lambda _k, _d, _o: bf(form(wide(x[0])))))  # fmt: skip
+            told, ("activation",), lambda _k, _d, _o: bf(form(wide(x[0])))))  # fmt: skip
     rows = ("row-scaled",)
     for told, norm in NORM.items():
         put(told, NORMS, lambda op, p, x, r, d, norm=norm, told=told: Fault(

@@ -450,3 +450,15 @@ def test_integer_products(name: str, told: str, out: str, spoiled: Array) -> Non
     found = find(case)[0]
     assert (found.name, found.grade) == (name, "proved"), found
     assert told in found.detail
+
+
+def test_zeros_in_two_columns_are_no_data_of_their_neighbours() -> None:
+    """Rows end in zeros, and the first two columns are zero: 'two further on' gives them, as anything would."""
+    right = drawn(60, 4096).reshape(32, 128)
+    right[:, -5:] = 0
+    wrong = right.copy()
+    wrong[:, :2] = 0
+    wrong[:, 2:-5] *= BF16(1.5) + drawn(61, 32 * 121).reshape(32, 121)
+    case = Case(wrong.reshape(-1), right.reshape(-1), Tiling((("tile", 32), ("", 128))), relative(0.02, 1e-3),
+                shape=(32, 128))  # fmt: skip
+    assert not [c for c in find(case) if c.grade == "proved" and c.name != "zeros"]

@@ -251,7 +251,9 @@ class _Search:
         bits = np.clip(np.log2(np.maximum(gap + 1, 1) / width), 0.0, h.apart)
         if not index.size:
             return 0.0, 1.0
-        _, first = np.unique(np.stack([plo, hlo]), axis=1, return_index=True)
+        # Of a move each value counts once: zeros that stand where others are due may have come from anywhere.
+        pairs = np.stack([plo, plo if h.name in _MOVES else hlo])
+        _, first = np.unique(pairs, axis=1, return_index=True)
         return float(bits[first].sum()), float(np.median(width))
 
     # --- the operator, executed -------------------------------------------------------------------------------------
