@@ -63,9 +63,7 @@ def document(data: Mapping[str, Any], chunks: Chunks) -> str:
         "more": _more(shown["under"][LINES:]),
         "data": embedded(shown),
         "script": script,
-        "chunks": "".join(
-            f'<script type="text/plain" id="a{i}">{text}</script>\n' for i, text in enumerate(chunks.texts)
-        ),
+        "chunks": "".join(f'<script type="text/plain" id="a{i}">{t}</script>\n' for i, t in enumerate(chunks.texts)),
     }
     return MARK + _filled(_file("page.html"), parts)
 

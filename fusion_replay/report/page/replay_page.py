@@ -66,14 +66,13 @@ def replay_page(
         headline = of_bisection(bisection, why)
     ranked = worst(report)
     made, left_out = _panels(panels, report, headline.address, around, ranked)
+    name = PurePath(snapshot.path).name
     data = {
         "kind": "replay",
-        "title": f"{PurePath(snapshot.path).name}: {headline.text}",
+        "title": f"{name}: {headline.text}",
         "headline": headline.to_dict(),
         "under": _under(snapshot, report, found),
-        "file": PurePath(snapshot.path).name,
-        "command": shell(["fusion-replay", "replay", PurePath(snapshot.path).name, "--step"])
-        + " {step} --html step.html",
+        "command": f"{shell(['fusion-replay', 'replay', name])} --step {{step}} --html step.html",
         "columns": FIGURES,
         **run_of(snapshot),
         **replayed(snapshot, report, found),
@@ -89,7 +88,7 @@ def replay_page(
 
 
 def _panels(
-    panels: Panels, report: ReplayReport, culprit: str, around: Around, ranked: Sequence[Any]
+    panels: Panels, report: ReplayReport, culprit: str, around: Around, ranked: Sequence[StepReport]
 ) -> tuple[dict[str, Any], list[str]]:
     """Panels by address, and the addresses of failing steps that there was no room for.
 
@@ -98,7 +97,8 @@ def _panels(
     """
     judged: tuple[StepReport | Skip, ...] = (*report.steps, *report.skips)
     outcomes = {o.address: o for o in judged}
-    failing = [s.address for s in (*report.unfinished, *report.mismatches, *report.outside)]
+    failing = [step.address for step in report.unfinished]
+    failing += [step.address for step in (*report.mismatches, *report.outside)]
     chosen = [a for a in dict.fromkeys([culprit, *failing]) if a in outcomes]
     wanted = near(chosen[:IN_FULL], around)
     wanted += [s.address for s in ranked] + [a for a in outcomes if len(outcomes) <= IN_FULL]
@@ -109,7 +109,7 @@ def _panels(
     return made, [a for a in chosen if a not in made]
 
 
-def _ranked(panels: Panels, step: Any) -> list[Any]:
+def _ranked(panels: Panels, step: StepReport) -> list[Any]:
     why = panels.why(step)
     cause = "" if why is None else f"{why.cause.name}, {why.cause.grade}"
     return [step.address, cause, number(max(distance(o.verdict) for o in step.outputs))]
