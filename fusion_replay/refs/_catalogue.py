@@ -178,6 +178,8 @@ def _arrays(
             return [t.numpy() for t in inputs.in_order()]
     if isinstance(inputs, Mapping):
         return {name: _array(value) for name, value in inputs.items()}
+    if hasattr(inputs, "shape"):
+        return inputs  # one array, which is refused
     return [_array(value) for value in inputs]
 
 

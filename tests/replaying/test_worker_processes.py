@@ -70,7 +70,7 @@ def test_damage_reaches_the_caller_as_from_one_process(tmp_path: Path) -> None:
     path = tmp_path / "add.h5"
     with fr.record(path) as rec:
         for _ in range(4):
-            a = rng.standard_normal(1 << 14).astype(ml_dtypes.bfloat16)
+            a = rng.standard_normal(1 << 16).astype(ml_dtypes.bfloat16)
             with rec.step("ReLU", inputs={"A": a}, params={"size": a.size}) as step:
                 step.outputs["C"] = np.maximum(a, 0)
     with fr.open(path) as snapshot:

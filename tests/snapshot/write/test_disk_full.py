@@ -170,7 +170,7 @@ def test_writes_that_fail_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    "room", [0, 12_000, *(pytest.param(room, marks=pytest.mark.long) for room in (600, 5_000, 16_000))]
+    "room", [0, 8_000, *(pytest.param(room, marks=pytest.mark.long) for room in (600, 3_000, 6_000))]
 )
 def test_sealing_on_a_full_disk_leaves_the_journal(tmp_path: Path, room: int) -> None:
     """In a process of its own: HDF5 may not let go of a file that it could not finish."""
