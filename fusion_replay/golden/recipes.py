@@ -31,6 +31,7 @@ KINDS = ("matrix", "workload", "python", "command", "test")
 ON_SOFTWARE = ("matrix", "workload")
 """Kinds that run nothing but this package, on the software NPU."""
 
+_PYTHON = "python"  # of a command: the interpreter that runs us, whatever it is called here
 PATIENCE = 3600.0  # seconds for a program
 STEP_PATIENCE = 600.0  # seconds for one of its steps
 
@@ -47,6 +48,38 @@ def kind_of(recipe: Mapping[str, Any] | None) -> str | None:
     if len(found) != 1:
         raise UsageError(f"recipe with {', '.join(map(str, recipe)) or 'nothing'}: expected one of {', '.join(KINDS)}")
     return found[0]
+
+
+def portable(recipe: Mapping[str, Any] | None, root: Path) -> Mapping[str, Any] | None:
+    """The recipe with paths below the project's folder ``root`` relative to it: a golden is read on other machines.
+
+    Raises:
+        UsageError: a path that is elsewhere.
+    """
+
+    def relative(text: str) -> str:
+        if not Path(text).is_absolute():
+            return text
+        if text == sys.executable:
+            return _PYTHON
+        try:
+            return Path(text).relative_to(root.absolute()).as_posix()
+        except ValueError:
+            raise UsageError(
+                f"recipe: {text} is a path of this machine alone; give one below {root.absolute()}, or a program that "
+                "is found by its name"
+            ) from None
+
+    kind = kind_of(recipe)
+    if recipe is None or kind not in ("python", "command"):
+        return recipe
+    if kind == "command":
+        words = recipe[kind]
+        if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+            return recipe  # whoever follows it says so
+        return {**recipe, kind: [relative(w) for w in words]}
+    file, colon, function = str(recipe[kind]).rpartition(":")
+    return {**recipe, kind: f"{relative(file)}{colon}{function}"}
 
 
 def in_a_few_words(recipe: Mapping[str, Any] | None) -> str:
@@ -179,6 +212,7 @@ def _entry(where: str, root: Path) -> Callable[[], Any]:
 def _run_program(words: Any, target: Path, root: Path) -> None:
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise UsageError(f"recipe command {words!r}: expected a list of words")
+    words = [sys.executable if i == 0 and w == _PYTHON else w for i, w in enumerate(words)]
     options = ["-o", str(target.absolute()), "--step-timeout", f"{STEP_PATIENCE:g}"]
     arguments = [sys.executable, "-m", "fusion_replay", "record", *options, "--", *words]
     try:
@@ -190,4 +224,13 @@ def _run_program(words: Any, target: Path, root: Path) -> None:
         raise MissingError(f"{' '.join(words)}: recorded nothing, exit status {done.returncode}: {last}")
 
 
-__all__ = ["KINDS", "ON_SOFTWARE", "in_a_few_words", "kind_of", "record_again", "record_built", "record_run"]
+__all__ = [
+    "KINDS",
+    "ON_SOFTWARE",
+    "in_a_few_words",
+    "kind_of",
+    "portable",
+    "record_again",
+    "record_built",
+    "record_run",
+]
