@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fusion_replay.cli.golden_files import list_, remove, show
+from fusion_replay.cli.golden_files import list_, remove, score, show
 from fusion_replay.cli.golden_review import accept, default_folder, lint, reject, review
 from fusion_replay.cli.golden_team import init, merge
 from fusion_replay.cli.imports import with_imports
@@ -162,5 +162,5 @@ def _next(report: GoldenReport, folder: Path, options: CheckOptions) -> str | No
     return command_line("golden", "check", folder, "--filter", first.name, "--write-new", *on, *leave)
 
 
-for _each in (add_, check_, review, accept, reject, lint, list_, show, remove, init, merge):
+for _each in (add_, check_, review, accept, reject, lint, list_, show, remove, score, init, merge):
     command.add_command(with_imports(_each))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``golden list``, ``show`` and ``remove``: the goldens that there are."""
+"""``golden list``, ``show``, ``remove`` and ``score``: the goldens that there are, and what they would catch."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from fusion_replay.cli.golden_review import default_folder, refuse_in_ci
 from fusion_replay.cli.terminal import Terminal, command_line, verbosity_options
-from fusion_replay.errors import SnapshotError, UsageError
+from fusion_replay.errors import MismatchError, MissingError, SnapshotError, UsageError
 from fusion_replay.model.text import table
 from fusion_replay.report.text import count, human_bytes
 
@@ -92,6 +93,35 @@ def remove(names: tuple[str, ...], folder: Path | None) -> int:
     return 0
 
 
+@click.command("score")
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@verbosity_options
+def score(folder: Path | None) -> int:
+    """Which kinds of faults the goldens in DIR would catch: each is recorded again on the software NPU with every kind
+    in it. For what no golden of an operator catches, the smallest input tried that does. -v: every golden. Exit 0 when
+    some golden of each operator catches each kind, 1 otherwise, 4 where nothing could be scored."""
+    from fusion_replay.golden.score import score as judge
+
+    out = Terminal()
+    found = judge(default_folder() if folder is None else folder)
+    if out.verbosity > 0:
+        out.report(table((s.golden, s.op, s.kind, s.outcome) for s in found.scored))
+    for kind in dict.fromkeys(s.kind for s in found.scored):
+        of = Counter(s.outcome for s in found.scored if s.kind == kind)
+        out.say(f"{kind}: caught {of['caught']:,}, by --exact alone {of['exact']:,}, survives {of['survives']:,}")
+    for each in found.proposals:
+        how = "only --exact does, as with" if each.exact else "this does"
+        way = f"{how}: {each.command}" if each.command else "no input that was tried does"
+        out.say(f"no golden of {each.op} catches {each.kind}; {way}")
+    goldens = len({s.golden for s in found.scored})
+    left = f"; {count(len(found.left_out), 'golden')} left out" if found.left_out else ""
+    out.say(f"{count(goldens, 'golden')} scored{left}")
+    out.close(bool(found.scored) and not found.proposals)
+    if not found.scored:
+        return MissingError.exit_code
+    return MismatchError.exit_code if found.proposals else 0
+
+
 def _find(name: str, folder: Path | None) -> Path:
     from fusion_replay.golden.store import Folder, name_of
 
@@ -110,4 +140,4 @@ def _facts(golden: Golden) -> tuple[str, ...]:
     return count(len(golden.steps), "step"), kept, in_a_few_words(golden.recipe)
 
 
-__all__ = ["list_", "remove", "show"]
+__all__ = ["list_", "remove", "score", "show"]

@@ -17,7 +17,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,19 +118,28 @@ def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool,
 
 
 def _follow(recipe: Mapping[str, Any], kind: str, target: Path, root: Path) -> None:
-    if kind == "matrix":
-        from fusion_replay.simulator.workloads.matrix import cases
-
-        found = [c for c in cases() if c.name == recipe["matrix"]]
-        if not found:
-            raise UsageError(f"recipe: no case of the matrix is called {recipe['matrix']!r}")
-        record_run(found[0].build(), target)
-    elif kind == "workload":
-        record_run(_workload(recipe), target)
+    if kind in ON_SOFTWARE:
+        record_run(built(recipe), target)
     elif kind == "python":
         record_built(_entry(str(recipe["python"]), root), target)
     else:
         _run_program(recipe["command"], target, root)
+
+
+def built(recipe: Mapping[str, Any], faults: Sequence[str] = ()) -> Any:
+    """The run of a recipe of the software NPU, with these faults besides its own.
+
+    Raises:
+        UsageError: a malformed recipe, or a fault that fits none of its steps.
+    """
+    if "matrix" not in recipe:
+        return _workload(recipe, faults)
+    from fusion_replay.simulator.workloads.matrix import cases
+
+    found = [c for c in cases() if c.name == recipe["matrix"]]
+    if not found:
+        raise UsageError(f"recipe: no case of the matrix is called {recipe['matrix']!r}")
+    return found[0].build(faults)
 
 
 def record_built(build: Callable[[], Any], target: Path) -> None:
@@ -165,7 +174,7 @@ def _need_steps(recorder: Recorder, what: str) -> None:
         raise MissingError(f"{what}: nothing was recorded; is there a device, and does it dispatch step by step?")
 
 
-def _workload(recipe: Mapping[str, Any]) -> Any:
+def _workload(recipe: Mapping[str, Any], more: Sequence[str] = ()) -> Any:
     from fusion_replay.simulator.faults import parse_fault
     from fusion_replay.simulator.faults.catalogue import KINDS
     from fusion_replay.simulator.workloads import find
@@ -173,7 +182,7 @@ def _workload(recipe: Mapping[str, Any]) -> Any:
     faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")
     if not isinstance(faults, list) or not isinstance(options, dict) or not isinstance(device, str):
         raise UsageError(f"recipe of workload {recipe['workload']}: expected device, faults (a list), options (names)")
-    parsed = [parse_fault(str(f)) for f in faults]
+    parsed = [parse_fault(str(f)) for f in (*faults, *more)]
     if endless := next((f for f in parsed if KINDS[f.kind].endless), None):
         raise UsageError(
             f"recipe of workload {recipe['workload']}: with the fault {endless} a step never ends, so no recording "
@@ -227,6 +236,7 @@ def _run_program(words: Any, target: Path, root: Path) -> None:
 __all__ = [
     "KINDS",
     "ON_SOFTWARE",
+    "built",
     "in_a_few_words",
     "kind_of",
     "portable",
