@@ -25,6 +25,8 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "cli": {
         "cli/test_bad_input": "record",
+        "cli/test_golden": "golden_files",
+        "golden/test_team": "golden_team",
         "cli/test_next": "fsck operators",
         "cli/test_reference_choices": "imports",
         "cli/test_user_operators": "template",
@@ -59,11 +61,13 @@ TABLE: dict[str, dict[str, str]] = {
         "golden/pytest/test_plugin": (
             "github pytest.device pytest.fixture pytest.items pytest.record pytest.settings pytest.tally pytest.update"
         ),
+        "cli/test_golden": "junit",
         "golden/test_check": "check_report moves problems",
         "golden/test_document": "fields tolerances",
         "golden/test_fetching": "store",
         "golden/test_golden_matrix": "matrix",
         "golden/test_recipes": "add",
+        "golden/test_team": "merge",
         "golden/test_review_and_lint": "lint pending project review",
     },
     "model": {

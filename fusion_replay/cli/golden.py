@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from fusion_replay.cli.golden_files import list_, remove, score, show
 from fusion_replay.cli.golden_review import accept, default_folder, lint, reject, review
+from fusion_replay.cli.golden_team import init, merge
 from fusion_replay.cli.imports import with_imports
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
@@ -91,6 +93,7 @@ def add_(
 @click.option("--new-dir", metavar="D", type=click.Path(path_type=Path), help="As --write-new, into this folder.")
 @click.option("--fetch-private", is_flag=True, help="Fetch contents from this machine's network too, and over http.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Goldens at a time; the report is the same.")
+@click.option("--junit", metavar="FILE", type=click.Path(path_type=Path), help="Also as JUnit XML: a test per golden.")
 @json_option
 @verbosity_options
 def check_(
@@ -103,6 +106,7 @@ def check_(
     new_dir: Path | None,
     fetch_private: bool,
     workers: int | None,
+    junit: Path | None,
     as_json: bool,
 ) -> int:
     """Check the goldens in DIR: does the reference still agree with what was recorded; with --on, does the NPU still
@@ -126,6 +130,10 @@ def check_(
         for line in github.error_lines(report) if github.active() else ():
             click.echo(line)
     github.write_summary(report)
+    if junit is not None:
+        from fusion_replay.golden.junit import write
+
+        write(report, junit)
     out.say(report.sentence)
     out.close(report.passed, next=_next(report, folder, options))
     return report.exit_status
@@ -154,5 +162,5 @@ def _next(report: GoldenReport, folder: Path, options: CheckOptions) -> str | No
     return command_line("golden", "check", folder, "--filter", first.name, "--write-new", *on, *leave)
 
 
-for _each in (add_, check_, review, accept, reject, lint):
+for _each in (add_, check_, review, accept, reject, lint, list_, show, remove, score, init, merge):
     command.add_command(with_imports(_each))

@@ -12,7 +12,8 @@ from fusion_replay.errors import MismatchError, MissingError, NothingComparedErr
 from fusion_replay.golden.document import Contents, Golden
 from fusion_replay.golden.observe import observe
 from fusion_replay.golden.pending import write_new
-from fusion_replay.golden.recipes import ON_SOFTWARE, kind_of
+from fusion_replay.golden.project import Project
+from fusion_replay.golden.recipes import ON_SOFTWARE, kind_of, portable
 from fusion_replay.golden.store import CONTENTS, checked_name, document
 from fusion_replay.golden.tolerances import StepTolerance, in_force, unused
 from fusion_replay.replaying.replayer import recorded_on
@@ -79,9 +80,11 @@ def add(
     Raises:
         MismatchError: a step mismatches and nobody accepted that.
         TargetExistsError: there is a golden of that name.
-        UsageError: a name that is none, a recording that was not closed, ``thin`` without a recipe.
+        UsageError: a name that is none, a recipe with a path outside the project, a recording that was not closed,
+            ``thin`` without a recipe.
         MissingError: as :func:`golden_of`.
     """
+    recipe = portable(recipe, Project.find(folder).root)
     name = checked_name(recording.name.removesuffix(CONTENTS) if name is None else name)
     path, contents = document(folder, name), folder / f"{name}{CONTENTS}"
     adopted = contents.exists() and recording.exists() and contents.samefile(recording)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_replay.compare.verdict import compare
 from fusion_replay.diverge.environment import environment_changes
+from fusion_replay.diverge.explain import explain_difference
 from fusion_replay.errors import FusionReplayError, SnapshotError, UsageError
 from fusion_replay.golden import moves, recipes
 from fusion_replay.golden.check_report import CheckedStep, GoldenReport, GoldenResult, Problem
@@ -36,6 +37,7 @@ from fusion_replay.sources import provenance
 
 if TYPE_CHECKING:
     from fusion_replay.golden.document import GoldenStep
+    from fusion_replay.model.step import RecordedTensor, Step
     from fusion_replay.snapshot import Snapshot
 
 Progress = Callable[[int, int], object]
@@ -211,6 +213,8 @@ class _Check:
             return
         near = None if recorded is None or self.options.exact else _near(recorded, fresh)
         steps, problems = moves.of_remade(self.golden, seen, near, reference_too=recorded is None)
+        if recorded is not None:
+            steps = _explained(steps, recorded, fresh)
         self._found(steps, problems, fresh.provenance, None)
         if self.candidate is None or any(s.state == "moved" for s in steps) or problems:
             whole = self.golden.contents is not None
@@ -236,7 +240,12 @@ class _Check:
         self.environment = tuple(dict.fromkeys((*self.environment, *changed)))
 
     def _could_be(self, seen: Observation, contents: Path | None, about: Mapping[str, Any]) -> None:
-        """What the golden would be if what was found is right; a step that can't be judged has no place in one."""
+        """What the golden would be if what was found is right; a step that can't be judged has no place in one.
+
+        In the environment that it names nothing of its provenance changes: who recorded again when is no news.
+        """
+        if not _environment(self.golden.provenance, about, None):
+            about = self.golden.provenance
         if not seen.skips:
             self.candidate = replace(self.golden, steps=seen.steps, provenance=about), contents
 
@@ -250,7 +259,9 @@ class _Check:
         pending = None
         if not found and self.options.write_new and self.candidate is not None:
             try:
-                pending = propose(self.path, *self.candidate, self.options.new_dir)
+                golden, contents = self.candidate
+                said = {s.address: s.text for s in reversed(self.steps) if s.state == "moved"}
+                pending = propose(self.path, replace(golden, moved=said), contents, self.options.new_dir)
             except UsageError as error:
                 self.notes.append(str(error))
         waiting = self.path.with_name(self.golden.name + SUFFIX + NEW)
@@ -268,8 +279,7 @@ class _Check:
 def _near(recorded: Snapshot, fresh: Snapshot) -> moves.Near:
     def near(step: GoldenStep) -> str | None:
         said = []
-        pairs = zip(recorded[step.address].outputs.in_order(), fresh[step.address].outputs.in_order(), strict=True)
-        for old, new in pairs:
+        for old, new in _pairs(recorded[step.address], fresh[step.address]):
             if old.digest == new.digest:
                 continue
             verdict = compare(new.numpy(), old.numpy(), "auto", tolerance=step.limits)
@@ -279,6 +289,35 @@ def _near(recorded: Snapshot, fresh: Snapshot) -> moves.Near:
         return "; ".join(said)
 
     return near
+
+
+def _explained(steps: list[CheckedStep], recorded: Snapshot, fresh: Snapshot) -> list[CheckedStep]:
+    """The first step whose output moved says where in it, by how much, and what would make it."""
+    at = next((i for i, s in enumerate(steps) if s.state == "moved" and s.kind == "npu"), None)
+    if at is None:
+        return steps
+    old, new = (snapshot[steps[at].address] for snapshot in (recorded, fresh))
+    try:
+        found = explain_difference(old, new, (recorded, fresh))
+    except FusionReplayError:
+        return steps  # it moved all the same
+    if found is None:
+        return steps
+    size = next((v for o, n in _pairs(old, new) if (v := _distance(o, n))), "")
+    text = "; ".join(filter(None, (steps[at].text, size, f"where: {found.where}", f"cause: {found.cause}")))
+    return [*steps[:at], replace(steps[at], text=text), *steps[at + 1 :]]
+
+
+def _pairs(old: Step, new: Step) -> Iterable[tuple[RecordedTensor, RecordedTensor]]:
+    return zip(old.outputs.in_order(), new.outputs.in_order(), strict=True)
+
+
+def _distance(old: RecordedTensor, new: RecordedTensor) -> str:
+    """How far a content is from the accepted one; empty where it is the same."""
+    if old.digest == new.digest:
+        return ""
+    stats = compare(new.numpy(), old.numpy(), "strict").stats
+    return f"rel_l2 {stats.rel_l2:.2g}, max_abs {stats.max_abs:.3g} from the accepted one"
 
 
 def _wrong_device(fresh: Snapshot, on: str | None) -> str | None:

@@ -20,6 +20,8 @@ Question = Literal["reference", "npu"]
 
 State = Literal["same", "within", "moved", "follows", "not_compared"]
 
+_STEPS_TOLD = 20
+
 UNUSABLE = ("unreadable", "contents")
 MISSING = (
     *("unknown_operator", "reference_missing", "not_kept", "in_flight", "failed", "not_run"),
@@ -144,6 +146,20 @@ class GoldenResult:
         found += [f"  note: {n}" for n in self.notes]
         found += [f"  for review: {self.pending}"] if self.pending else []
         return list(map(printable, found))
+
+    @property
+    def properties(self) -> list[tuple[str, str | int]]:
+        """For JUnit: under pytest and without."""
+        found: list[tuple[str, str | int]] = [
+            ("fr_golden", one_line(self.name)),
+            ("fr_compared", self.compared),
+            ("fr_within", self.within),
+            ("fr_headline", self.headline),
+        ]
+        if self.kinds:
+            found.append(("fr_moved", one_line(", ".join(self.kinds))))
+        steps = self.wrong[:_STEPS_TOLD]
+        return found + [(f"fr_step {one_line(s.address)}", one_line(s.text or s.state)) for s in steps]
 
     def to_dict(self) -> dict[str, Any]:
         return serialise.pick(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,16 +25,15 @@ from fusion_replay.diverge.changed_sides import Digests
 from fusion_replay.errors import DamagedSnapshotError, ForeignFileError, NewerFormatError, SnapshotError
 from fusion_replay.golden import fields
 from fusion_replay.golden.tolerances import StepTolerance, limits_from_dict, limits_to_dict
-from fusion_replay.model.text import one_line
+from fusion_replay.model.text import one_line, shell
 from fusion_replay.replaying.replay_report import canonical_json
-from fusion_replay.system.files import regular
+from fusion_replay.system.files import refuse_lfs_pointer, regular
 
 FORMAT, VERSION = "fusion-replay.golden", 1
 SUFFIX = ".golden.json"
+_MARKED = re.compile(rb"(?ms)^<<<<<<< .*?(?:^>>>>>>> |\Z)")
+_ADDRESS = re.compile(rb'^\{"address":"(\d{1,9}:\d{1,9})"', re.M)
 MAX_BYTES = 64 << 20  # of a document: some 100,000 steps
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that git-lfs has not fetched (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,7 @@ class Golden:
         losses: what the recording does not have, in words.
         accepted_mismatch: why steps that mismatch were accepted all the same; empty where none does.
         replaces: of a pending golden, SHA-256 of the document that it is to replace.
+        moved: of a pending golden, what the check said of each step that moved, by address.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Golden:
     losses: tuple[str, ...] = ()
     accepted_mismatch: str = ""
     replaces: str = ""
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mismatches(self) -> tuple[str, ...]:
@@ -145,7 +147,12 @@ class Golden:
     def to_json(self) -> str:
         """The document: every key on a line of its own, every step and tolerance too."""
         head: dict[str, Any] = {"name": self.name, "recorded_on": list(self.recorded_on), "recipe": self.recipe}
-        optional = {"losses": self.losses, "accepted_mismatch": self.accepted_mismatch, "replaces": self.replaces}
+        optional: dict[str, Any] = {
+            "losses": self.losses,
+            "accepted_mismatch": self.accepted_mismatch,
+            "replaces": self.replaces,
+        }
+        optional |= {"moved": dict(self.moved)}
         head |= {k: list(v) if isinstance(v, tuple) else v for k, v in optional.items() if v}
         if self.contents is not None:
             head["contents"] = self.contents.to_dict()
@@ -174,6 +181,7 @@ class Golden:
     def parse(cls, raw: bytes, where: str) -> Golden:
         """As :meth:`read`, of bytes; ``where`` names them in messages."""
         refuse_lfs_pointer(raw, where)
+        _refuse_conflict(raw, where)
         try:
             data = json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
@@ -211,6 +219,7 @@ class Golden:
             losses=fields.texts(data, "losses", "golden") if "losses" in data else (),
             accepted_mismatch=fields.text(data, "accepted_mismatch", "golden") if "accepted_mismatch" in data else "",
             replaces=fields.text(data, "replaces", "golden") if "replaces" in data else "",
+            moved={k: str(v) for k, v in fields.mapping(data.get("moved", {}), "moved").items()},
         )
 
 
@@ -220,14 +229,17 @@ def is_name(text: str) -> bool:
     return bool(text) and not text.startswith((".", "-")) and len(text) <= 200 and plain
 
 
-def refuse_lfs_pointer(raw: bytes, where: str) -> None:
-    """Nothing, unless these bytes begin a file whose contents git-lfs has not fetched.
-
-    Raises:
-        ForeignFileError: they do.
-    """
-    if raw.startswith(LFS_POINTER):
-        raise ForeignFileError(f"{where}: a git-LFS pointer, its contents were not fetched; run `git lfs pull`")
+def _refuse_conflict(raw: bytes, where: str) -> None:
+    """Git's markers begin lines, and no line of a golden begins so."""
+    if not _MARKED.search(raw):
+        return
+    steps = dict.fromkeys(m.decode() for part in _MARKED.findall(raw) for m in _ADDRESS.findall(part))
+    what = f" of step{'' if len(steps) == 1 else 's'} {', '.join([*steps][:5])}" if steps else ""
+    more = f" and {len(steps) - 5} more" if len(steps) > 5 else ""
+    raise DamagedSnapshotError(
+        f"{where}: a merge conflict{what}{more}; `{shell(['fusion-replay', 'golden', 'merge', where])}` merges what "
+        "can be, with --ours or --theirs all of it"
+    )
 
 
 def read_bounded(path: Path) -> bytes:

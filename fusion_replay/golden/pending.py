@@ -42,7 +42,7 @@ def propose(path: Path, golden: Golden, contents: Path | None, new_dir: Path | N
     said = replace(golden, replaces=sha256_of(path) if path.exists() else "")
     if contents is not None:
         said = replace(said, contents=Contents.of(contents, f"{name}{CONTENTS}"))
-    if path.exists() and replace(said, replaces="").to_json() == path.read_text("utf-8"):
+    if path.exists() and replace(said, replaces="", moved={}).to_json() == path.read_text("utf-8"):
         return None
     if target.exists():
         if contents is None and target.read_bytes() == said.to_json().encode("utf-8"):

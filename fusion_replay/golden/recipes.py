@@ -17,7 +17,7 @@ import importlib
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ KINDS = ("matrix", "workload", "python", "command", "test")
 ON_SOFTWARE = ("matrix", "workload")
 """Kinds that run nothing but this package, on the software NPU."""
 
+_PYTHON = "python"  # of a command: the interpreter that runs us, whatever it is called here
 PATIENCE = 3600.0  # seconds for a program
 STEP_PATIENCE = 600.0  # seconds for one of its steps
 
@@ -47,6 +48,38 @@ def kind_of(recipe: Mapping[str, Any] | None) -> str | None:
     if len(found) != 1:
         raise UsageError(f"recipe with {', '.join(map(str, recipe)) or 'nothing'}: expected one of {', '.join(KINDS)}")
     return found[0]
+
+
+def portable(recipe: Mapping[str, Any] | None, root: Path) -> Mapping[str, Any] | None:
+    """The recipe with paths below the project's folder ``root`` relative to it: a golden is read on other machines.
+
+    Raises:
+        UsageError: a path that is elsewhere.
+    """
+
+    def relative(text: str) -> str:
+        if not Path(text).is_absolute():
+            return text
+        if text == sys.executable:
+            return _PYTHON
+        try:
+            return Path(text).relative_to(root.absolute()).as_posix()
+        except ValueError:
+            raise UsageError(
+                f"recipe: {text} is a path of this machine alone; give one below {root.absolute()}, or a program that "
+                "is found by its name"
+            ) from None
+
+    kind = kind_of(recipe)
+    if recipe is None or kind not in ("python", "command"):
+        return recipe
+    if kind == "command":
+        words = recipe[kind]
+        if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+            return recipe  # whoever follows it says so
+        return {**recipe, kind: [relative(w) for w in words]}
+    file, colon, function = str(recipe[kind]).rpartition(":")
+    return {**recipe, kind: f"{relative(file)}{colon}{function}"}
 
 
 def in_a_few_words(recipe: Mapping[str, Any] | None) -> str:
@@ -85,19 +118,28 @@ def record_again(recipe: Mapping[str, Any] | None, target: Path, *, leave: bool,
 
 
 def _follow(recipe: Mapping[str, Any], kind: str, target: Path, root: Path) -> None:
-    if kind == "matrix":
-        from fusion_replay.simulator.workloads.matrix import cases
-
-        found = [c for c in cases() if c.name == recipe["matrix"]]
-        if not found:
-            raise UsageError(f"recipe: no case of the matrix is called {recipe['matrix']!r}")
-        record_run(found[0].build(), target)
-    elif kind == "workload":
-        record_run(_workload(recipe), target)
+    if kind in ON_SOFTWARE:
+        record_run(built(recipe), target)
     elif kind == "python":
         record_built(_entry(str(recipe["python"]), root), target)
     else:
         _run_program(recipe["command"], target, root)
+
+
+def built(recipe: Mapping[str, Any], faults: Sequence[str] = ()) -> Any:
+    """The run of a recipe of the software NPU, with these faults besides its own.
+
+    Raises:
+        UsageError: a malformed recipe, or a fault that fits none of its steps.
+    """
+    if "matrix" not in recipe:
+        return _workload(recipe, faults)
+    from fusion_replay.simulator.workloads.matrix import cases
+
+    found = [c for c in cases() if c.name == recipe["matrix"]]
+    if not found:
+        raise UsageError(f"recipe: no case of the matrix is called {recipe['matrix']!r}")
+    return found[0].build(faults)
 
 
 def record_built(build: Callable[[], Any], target: Path) -> None:
@@ -132,7 +174,7 @@ def _need_steps(recorder: Recorder, what: str) -> None:
         raise MissingError(f"{what}: nothing was recorded; is there a device, and does it dispatch step by step?")
 
 
-def _workload(recipe: Mapping[str, Any]) -> Any:
+def _workload(recipe: Mapping[str, Any], more: Sequence[str] = ()) -> Any:
     from fusion_replay.simulator.faults import parse_fault
     from fusion_replay.simulator.faults.catalogue import KINDS
     from fusion_replay.simulator.workloads import find
@@ -140,7 +182,7 @@ def _workload(recipe: Mapping[str, Any]) -> Any:
     faults, options, device = recipe.get("faults", []), recipe.get("options", {}), recipe.get("device")
     if not isinstance(faults, list) or not isinstance(options, dict) or not isinstance(device, str):
         raise UsageError(f"recipe of workload {recipe['workload']}: expected device, faults (a list), options (names)")
-    parsed = [parse_fault(str(f)) for f in faults]
+    parsed = [parse_fault(str(f)) for f in (*faults, *more)]
     if endless := next((f for f in parsed if KINDS[f.kind].endless), None):
         raise UsageError(
             f"recipe of workload {recipe['workload']}: with the fault {endless} a step never ends, so no recording "
@@ -179,6 +221,7 @@ def _entry(where: str, root: Path) -> Callable[[], Any]:
 def _run_program(words: Any, target: Path, root: Path) -> None:
     if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
         raise UsageError(f"recipe command {words!r}: expected a list of words")
+    words = [sys.executable if i == 0 and w == _PYTHON else w for i, w in enumerate(words)]
     options = ["-o", str(target.absolute()), "--step-timeout", f"{STEP_PATIENCE:g}"]
     arguments = [sys.executable, "-m", "fusion_replay", "record", *options, "--", *words]
     try:
@@ -190,4 +233,14 @@ def _run_program(words: Any, target: Path, root: Path) -> None:
         raise MissingError(f"{' '.join(words)}: recorded nothing, exit status {done.returncode}: {last}")
 
 
-__all__ = ["KINDS", "ON_SOFTWARE", "in_a_few_words", "kind_of", "record_again", "record_built", "record_run"]
+__all__ = [
+    "KINDS",
+    "ON_SOFTWARE",
+    "built",
+    "in_a_few_words",
+    "kind_of",
+    "portable",
+    "record_again",
+    "record_built",
+    "record_run",
+]

@@ -57,7 +57,10 @@ class Pending:
         lines += [f"  {text}" for text in _head(self.old, self.new)]
         lines += [f"  {p.text}" for p in extra]
         shown = wrong if every else wrong[:10]
-        lines += [f"  {o.label}: {'after it, ' if o.state == 'follows' else ''}{o.text}" for o in shown]
+        said = self.new.moved  # the check's own words, which know more than two documents do
+        lines += [
+            f"  {o.label}: {'after it, ' if o.state == 'follows' else ''}{said.get(o.address, o.text)}" for o in shown
+        ]
         lines += [f"  and {len(wrong) - len(shown):,} more steps; -v shows all"] if len(wrong) > len(shown) else []
         return list(map(printable, lines + ([f"  {self.problem}"] if self.problem else [])))
 
@@ -108,7 +111,7 @@ def accept(pending: Pending, project: Project, *, accept_mismatch: str = "") -> 
     """
     if pending.problem or pending.new is None:
         raise UsageError(f"{pending.path}: {pending.problem}")
-    new = replace(pending.new, replaces="")
+    new = replace(pending.new, replaces="", moved={})
     if new.mismatches:
         why = accept_mismatch.strip() or new.accepted_mismatch
         if not why:

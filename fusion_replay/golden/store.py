@@ -15,9 +15,9 @@ from pathlib import Path
 
 from fusion_replay.errors import DamagedSnapshotError, MissingError, UsageError
 from fusion_replay.golden import remote
-from fusion_replay.golden.document import SUFFIX, Contents, Golden, is_name, refuse_lfs_pointer, sha256_of
+from fusion_replay.golden.document import SUFFIX, Contents, Golden, is_name, sha256_of
 from fusion_replay.golden.project import Project
-from fusion_replay.system.files import regular
+from fusion_replay.system.files import refuse_lfs_pointer, regular
 
 NEW = ".new"
 """Suffix of a pending golden and its contents."""

@@ -25,6 +25,7 @@ from fusion_replay.model.step import PREVIOUS as PREVIOUS
 from fusion_replay.model.step import REFERENCE as REFERENCE
 from fusion_replay.model.step import WATCHED as WATCHED
 from fusion_replay.system import platform
+from fusion_replay.system.files import refuse_lfs_pointer
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 2
 
@@ -210,11 +211,12 @@ class UserBlock:
         """The block of the file called ``name`` in messages.
 
         Raises:
-            ForeignFileError: other bytes than ours at the start, or none.
+            ForeignFileError: other bytes than ours at the start (a git-LFS pointer's are told), or none.
             DamagedSnapshotError: cut short, a checksum that disagrees, or something in the reserved zeros.
             NewerFormatError: a later major version.
         """
         if not block.startswith(SNAPSHOT_MAGIC):
+            refuse_lfs_pointer(block, name)
             raise ForeignFileError(f"{name}: {_what_it_is(name, block)}; expected a recording made by fusion-replay")
         if len(block) < USER_BLOCK:
             raise DamagedSnapshotError(

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -375,3 +377,40 @@ def test_annotations_and_the_step_summary(run: Command, folder: Path, monkeypatc
     assert "| gelu | npu | `gelu: 1:0 GELU A -> C: NPU moved" in told
     assert all(r["type"].startswith("golden") for r in records(run("golden", "check", folder, "--json")))
     assert Path("summary.md").read_text().startswith(told), "appended to"
+
+
+# --- list, show, remove, JUnit ----------------------------------------------------------------------------------------
+
+
+def test_list_show_and_remove(run: Command, folder: Path) -> None:
+    seen = run("golden", "list")
+    assert seen.status == 0
+    assert [line.split("  ")[0] for line in seen.out.splitlines()] == [*NAMES, "2 goldens"]
+    seen = run("golden", "show", "gelu")
+    assert seen.out.startswith("goldens/gelu.golden.json: 2 steps, ")
+    assert "0:0 GELU A -> C  match" in seen.out
+    assert run("golden", "remove", "gelu", "nobody").status == 2
+    assert run("golden", "list").out.endswith("2 goldens\n")
+    assert run("golden", "remove", "gelu").status == 0
+    assert sorted(p.name for p in folder.iterdir()) == ["relu.golden.json", "relu.h5"]
+    (folder / "relu.golden.json").write_text("{")
+    seen = run("golden", "list")
+    assert (seen.status, "no JSON" in seen.err) == (3, True)
+
+
+def test_the_same_words_everywhere(run: Command, folder: Path) -> None:
+    """Place, size and cause of an output that moved: in the first line of a check, in JUnit and in the review."""
+    edit(folder / "gelu.golden.json", lambda d: d["recipe"]["faults"].append("GELU:shift:64"))
+    seen = run("golden", "check", "--on", "sim", "--write-new", "--junit", "j.xml")
+    headline = seen.out.splitlines()[0]
+    assert headline.startswith("gelu: 0:0 GELU A -> C: NPU moved: output C: digest ")
+    assert re.search(r"; rel_l2 [\d.]+, max_abs [\d.]+ from the accepted one; where: .+; cause: .*shift.*64", headline)
+    root = ElementTree.parse("j.xml").getroot()
+    failures = {c.get("name"): c.find("failure") for c in root.iter("testcase")}
+    assert list(failures) == ["gelu", "relu", "folder"]
+    assert failures["relu"] is None
+    assert failures["gelu"] is not None
+    assert failures["gelu"].get("message") == headline
+    assert f"  {headline.removeprefix('gelu: ')}" in run("golden", "review").out.splitlines()
+    assert run("golden", "accept", "gelu", "--accept-mismatch", "a fault").status == 0
+    assert "moved" not in json.loads((folder / "gelu.golden.json").read_text())

@@ -236,5 +236,15 @@ def test_signatures(frozen: dict[str, Any]) -> None:
     assert signatures() == frozen["signatures"]
 
 
+def by_lines(data: Any, depth: int = 3) -> str:
+    """JSON of which a change is a diff that a person can read: what lies ``depth`` deep has a line of its own."""
+    if not depth or not isinstance(data, dict | list) or not data:
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if isinstance(data, list):
+        return "[\n" + ",\n".join(by_lines(item, depth - 1) for item in data) + "\n]"
+    lines = (f"{json.dumps(key, ensure_ascii=False)}:{by_lines(value, depth - 1)}" for key, value in data.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
 if __name__ == "__main__":
-    FROZEN.write_text(json.dumps(state(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    FROZEN.write_text(by_lines(state()) + "\n", encoding="utf-8")

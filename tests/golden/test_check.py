@@ -22,6 +22,8 @@ from fusion_replay.golden.add import add
 from fusion_replay.golden.check import CheckOptions, check_folder, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Contents, Golden
+from fusion_replay.golden.project import Project
+from fusion_replay.golden.review import accept, waiting
 from fusion_replay.simulator.operators import ReLU
 from golden_maker import recipe, record_workload
 
@@ -395,3 +397,16 @@ def test_every_golden_records_where_it_came_from(make: Maker) -> None:
     assert golden.provenance["packages"]["numpy"] == np.__version__
     assert golden.recipe == recipe("op:GELU")
     assert golden.recorded_on == ("the software NPU (npu2)",)
+
+
+def test_an_accept_in_the_same_environment_changes_the_steps_that_moved_alone(make: Maker) -> None:
+    path = make("gelu", "op:GELU", options={"calls": 3}, thin=True)
+    right = path.read_text().splitlines()
+    said = Golden.read(path)
+    steps = list(said.steps)
+    steps[1] = replace(steps[1], outputs={"C": "0" * 32})
+    path.write_text(replace(said, steps=tuple(steps)).to_json())
+    found = check_golden(path, CheckOptions(write_new=True))
+    assert found.pending is not None
+    accept(waiting(path.parent)[0], Project.find(path.parent))
+    assert path.read_text().splitlines() == right

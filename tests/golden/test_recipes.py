@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from fusion_replay.errors import MissingError
+from fusion_replay.errors import MissingError, UsageError
 from fusion_replay.golden.add import add
 from fusion_replay.golden.check import CheckOptions, check_golden
-from fusion_replay.golden.recipes import record_again
+from fusion_replay.golden.recipes import portable, record_again
 from fusion_replay.recording.option_declaration import PREFIX
 from golden_maker import record_workload
 from integration.test_record_program import app
@@ -125,3 +125,12 @@ def test_a_program_whose_step_hangs_is_stopped_and_the_step_is_named(
     ]
     assert "1:0 ReLU" in found.headline
     assert "KeyboardInterrupt" in " ".join(s.text for s in found.steps)
+
+
+def test_a_recipe_has_no_path_of_this_machine(project: Path) -> None:
+    words = [sys.executable, str(project / "tools/app.py"), "--n", "3"]
+    assert portable({"command": words}, project) == {"command": ["python", "tools/app.py", "--n", "3"]}
+    assert portable({"python": f"{project}/build.py:run"}, project) == {"python": "build.py:run"}
+    assert portable({"python": "package.module:run"}, project) == {"python": "package.module:run"}
+    with pytest.raises(UsageError, match=r"/elsewhere/app\.py is a path of this machine alone; give one below "):
+        portable({"command": ["python", "/elsewhere/app.py"]}, project)

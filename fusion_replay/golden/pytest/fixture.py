@@ -21,7 +21,7 @@ from fusion_replay.golden.pending import propose
 from fusion_replay.golden.project import Project
 from fusion_replay.golden.pytest.items import short, tell
 from fusion_replay.golden.pytest.record import name_of_test
-from fusion_replay.golden.pytest.settings import Settings
+from fusion_replay.golden.pytest.settings import Settings, failed_key
 from fusion_replay.golden.pytest.update import accept_at_once, accept_waiting
 from fusion_replay.golden.recipes import record_built
 from fusion_replay.golden.store import CONTENTS, Folder, checked_name, document
@@ -68,6 +68,7 @@ class NpuGolden:
             record_built(build, recording)
             result = self._compared(name, recording, exact or self._settings.exact)
         if failure := tell(self._item, result, self._settings):
+            self._item.config.stash.setdefault(failed_key, {})[result.path] = failure
             pytest.fail(failure, pytrace=False)
         return result
 

@@ -15,15 +15,13 @@ from fusion_replay.golden.check import CheckOptions, check_golden
 from fusion_replay.golden.check_report import GoldenResult
 from fusion_replay.golden.document import Golden
 from fusion_replay.golden.problems import folder_problems
-from fusion_replay.golden.pytest.settings import Settings, results_key, settings_key
+from fusion_replay.golden.pytest.settings import Settings, failed_key, results_key, settings_key
 from fusion_replay.golden.pytest.update import accept_at_once
 from fusion_replay.golden.recipes import kind_of
 from fusion_replay.golden.store import Folder, name_of
 from fusion_replay.model import serialise
-from fusion_replay.model.text import one_line, printable
+from fusion_replay.model.text import printable
 from fusion_replay.refs import plugins
-
-_STEPS_TOLD = 20
 
 
 class GoldenFailedError(FusionReplayError):
@@ -73,7 +71,8 @@ class GoldenItem(_Item):
             if not result and settings.update:
                 into = short(settings.dir or self.path.parent)
                 result = accept_at_once(result, lambda new: check_golden(path, replace(options, new_dir=new)), into)
-        if failure := tell(self, result, settings):
+        failure = tell(self, result, settings) or self.config.stash.get(failed_key, {}).get(str(path), "")
+        if failure:
             raise GoldenFailedError(failure)
 
     def reportinfo(self) -> tuple[Path, None, str]:
@@ -101,17 +100,7 @@ def short(path: Path) -> Path:
 def tell(item: pytest.Item, result: GoldenResult, settings: Settings) -> str:
     """Put a result where reports and JUnit find it; what to say where it does not hold."""
     item.stash.setdefault(results_key, []).append(serialise.to_dict(result))
-    item.user_properties += [
-        ("fr_golden", one_line(result.name)),
-        ("fr_compared", result.compared),
-        ("fr_within", result.within),
-        ("fr_headline", result.headline),
-    ]
-    if result.kinds:
-        item.user_properties.append(("fr_moved", one_line(", ".join(result.kinds))))
-    item.user_properties += [
-        (f"fr_step {one_line(s.address)}", one_line(s.text or s.state)) for s in result.wrong[:_STEPS_TOLD]
-    ]
+    item.user_properties += result.properties
     details = [printable(f"  {s.label}: {s.state}: {s.text}") for s in result.steps if s.state != "same"]
     if details and settings.details:
         item.add_report_section("call", "goldens", "\n".join(details))

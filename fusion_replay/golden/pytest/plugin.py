@@ -112,6 +112,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return file
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Goldens come after the tests that record them: what such a test finds wrong fails its golden's item too."""
+    if any("npu_golden" in getattr(item, "fixturenames", ()) for item in items):
+        items.sort(key=lambda item: item.path.name.endswith(SUFFIX))
+
+
 @pytest.fixture
 def npu_golden(request: pytest.FixtureRequest) -> NpuGolden:
     """``npu_golden.check(build)``: record what ``build`` does and compare it with the golden of this test."""

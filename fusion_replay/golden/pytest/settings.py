@@ -39,6 +39,8 @@ class Settings:
 
 
 settings_key = pytest.StashKey[Settings]()
+failed_key = pytest.StashKey[dict[str, str]]()
+"""Of a run: path of a golden -> what its own test found wrong with it."""
 results_key = pytest.StashKey[list[dict[str, Any]]]()
 
 
@@ -95,4 +97,4 @@ def read(config: pytest.Config) -> Settings:
     )
 
 
-__all__ = ["MARKER", "RESULTS", "Settings", "read", "results_key", "settings_key"]
+__all__ = ["MARKER", "RESULTS", "Settings", "failed_key", "read", "results_key", "settings_key"]

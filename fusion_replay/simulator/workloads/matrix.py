@@ -10,7 +10,7 @@ one set each stands in for them, marked as ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib import resources
@@ -101,12 +101,12 @@ class MatrixCase:
         """
         return sequence_of(self.operator, self.parameters, self.device, self.name)
 
-    def build(self) -> Run:
+    def build(self, faults: Sequence[Any] = ()) -> Run:
         """Ready to run on a fresh software NPU."""
         if self.kind != "application":
-            return _CaseRun(self)
+            return _CaseRun(self, faults)
         options = {_APPLICATION_OPTIONS[k]: v for k, v in self.parameters.items()}
-        return find("llama").build(self.device, (), options)
+        return find("llama").build(self.device, faults, options)
 
 
 class _CaseRun(Run):
@@ -114,9 +114,9 @@ class _CaseRun(Run):
 
     invocations = 1
 
-    def __init__(self, case: MatrixCase) -> None:
+    def __init__(self, case: MatrixCase, faults: Sequence[Any] = ()) -> None:
         self._case = case
-        self.callable = case.plan.sequence.simulate(case.device)
+        self.callable = case.plan.sequence.simulate(case.device, faults)
 
     def prepare(self, i: int) -> None:
         for position, (name, draw) in enumerate(self._case.plan.inputs.items()):

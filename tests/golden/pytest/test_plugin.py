@@ -221,6 +221,8 @@ def test_a_test_and_its_golden_from_missing_to_moved(pytester: pytest.Pytester, 
         moved.stdout.fnmatch_lines(["test_it.test_add: 0:0 ElementwiseAdd a, b -> c: NPU moved: output C*"])
         assert golden.read_bytes() == before
     assert (project / "new" / "test_it.test_add.golden.json.new").exists()
+    both = go(pytester, "--fr-dir", "goldens", ".", "--fr-new-dir", "newer", "-v")
+    both.stdout.fnmatch_lines(["test_it.py::test_add FAILED*", "*test_it.test_add.golden.json::steps FAILED*"])
     assert [p for p in (project / "goldens").iterdir() if p.suffix == ".new"] == []
 
 
