@@ -75,8 +75,8 @@ def measure(actual: NDArray, expected: NDArray, verdict: Verdict, bounded: tuple
 
 
 def distance(verdict: Verdict) -> float:
-    """Of the worst element, from the figures of a verdict alone: of a tolerance an upper end where it has several
-    limits, of which any one is enough; infinite where NaN or Inf disagree."""
+    """Of the worst element, from the figures of a verdict alone: an estimate where a tolerance has several limits,
+    of which any one is enough; infinite where NaN or Inf disagree."""
     s, t = verdict.stats, verdict.tolerance
     if s.bit_equal:
         return 0.0

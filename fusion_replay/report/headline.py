@@ -70,11 +70,9 @@ def of_replay(report: ReplayReport, why: Explanation | None, found: Sequence[Fin
     if certain:
         return Headline(f"{certain[0].sentence}.", f"{report.sentence}.", _first(certain[0]), "bad")
     if not report.steps:
-        lines = report.skip_lines
+        why_not = next(iter(report.skip_lines), "the recording holds no step").removeprefix("not compared: ")
         at = report.skips[0].address if report.skips else ""
-        return Headline(
-            f"Nothing was compared: {lines[0] if lines else 'the recording holds no step'}.", "", at, "warn"
-        )
+        return Headline(f"Nothing was compared: {why_not}.", "", at, "warn")
     if report.outside:
         step = report.outside[0]
         text, evidence = of_cause(step.label, why) if why is not None else (f"{report.first_lines[0]}.", "")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands around a step: who wrote its inputs, who reads its outputs, and how its error went on from there."""
+"""What stands around a step: who wrote its inputs, who reads its outputs, and how its error went on from there.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

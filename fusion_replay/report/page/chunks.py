@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays that a page carries: compressed, counted against its budget, named by number."""
+"""Arrays that a page carries: compressed, counted against its budget, named by number.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,6 @@ from fusion_replay.model.bf16 import BFLOAT16
 
 FORMS = {"u1": np.uint8, "u2": np.uint16, "u4": np.uint32, "i4": np.int32, "f4": np.float32}
 """Element types that the page's script reads, little-endian."""
-
-NOT_BULK = 1 << 20
-"""Bytes of a budget that its texts, script and figures take at most for a run of usual size; arrays get the rest."""
 
 
 class Chunks:
@@ -81,4 +81,4 @@ def rounded(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return out
 
 
-__all__ = ["FORMS", "NOT_BULK", "Chunks", "bits", "rounded"]
+__all__ = ["FORMS", "Chunks", "bits", "rounded"]

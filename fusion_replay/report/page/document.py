@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML file from a page's data: its script, style and template filled in, all of a stranger's text as text."""
+"""One HTML file from a page's data: its script, style and template filled in, all of a stranger's text as text.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An array as a picture: its rows and columns, and where it is too large, the worst element of each block."""
+"""An array as a picture: its rows and columns, and where it is too large, the worst element of each block.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step in full, as a page shows it: inputs, operator, outputs as pictures, cause, readers, dataflow."""
+"""One step in full, as a page shows it: inputs, operator, outputs as pictures, cause, readers, dataflow.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

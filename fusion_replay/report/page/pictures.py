@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One output as pictures: aligned maps, the AIE array, histograms, wrong elements, and how limits would recount."""
+"""One output as pictures: aligned maps, the AIE array, histograms, wrong elements, and how limits would recount.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

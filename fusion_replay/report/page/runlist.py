@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sequence's runlist as a page draws it: its entries, their layers, and which bytes of which buffer they use."""
+"""A sequence's runlist as a page draws it: its entries, their layers, and which bytes of which buffer they use.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recorded step in one line, by columns: its state, its distance to the limit and its figures."""
+"""Every recorded step in one line, by columns: its state, its distance to the limit and its figures.
+
+Tested in tests/report/page/test_replay_page.py.
+"""
 
 from __future__ import annotations
 
