@@ -145,7 +145,10 @@ class _Forge:
         self.tables = {name: getattr(self.index, name).copy() for name in TABLES}
 
     def table(self, rng: random.Random) -> str:
-        name = rng.choice([n for n, rows in self.tables.items() if len(rows)])
+        filled = [n for n, rows in self.tables.items() if len(rows)]
+        if not filled:
+            return "no rows left"
+        name = rng.choice(filled)
         rows = self.tables[name]
         kind = rng.randrange(8)
         if kind == 0:
