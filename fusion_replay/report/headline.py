@@ -65,7 +65,7 @@ def of_replay(report: ReplayReport, why: Explanation | None, found: Sequence[Fin
         return Headline(f"{first.label}: {first.verdict.detail}.", "", first.address, "bad")
     if report.unfinished:
         last = report.unfinished[-1]
-        rest = f"Before it {report.sentence}." if report.steps else ""
+        rest = f"{report.sentence}." if report.steps else ""
         return Headline(f"{last.label}: {last.reason}.", rest, last.address, "bad")
     if certain:
         return Headline(f"{certain[0].sentence}.", f"{report.sentence}.", _first(certain[0]), "bad")

@@ -16,6 +16,7 @@ from fusion_replay.compare.verdict import deviation
 from fusion_replay.diverge.dataflow import CHANGED, OUTSIDE
 from fusion_replay.model.replaced_step import ReplacedStep
 from fusion_replay.replaying.judge import NotComparedError, Plan, evaluate_step
+from fusion_replay.report.page.steps import number
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,7 +77,8 @@ class Around:
         for consumer in sorted({int(e["consumer"]) for e in self.graph.readers(row, output.position)})[:READERS]:
             reader = self.snapshot.at(consumer)
             left = self._left(reader, output, truth)
-            found.append({"address": reader.address, "handed": _number(handed), "left": _number(left)})
+            told = None if left is None else number(left)
+            found.append({"address": reader.address, "handed": number(handed), "left": told})
         return found
 
     def _left(self, reader: RecordedStep, output: RecordedTensor, truth: npt.NDArray[Any]) -> float | None:
@@ -137,12 +139,6 @@ def near(addresses: Iterable[str], around: Around) -> list[str]:
     for address in list(chosen):
         chosen.update(dict.fromkeys(around.neighbours(around.snapshot[address])))
     return list(chosen)
-
-
-def _number(x: float | None) -> float | str | None:
-    if x is None:
-        return None
-    return float(f"{x:.3g}") if np.isfinite(x) else str(x)
 
 
 __all__ = ["Around", "near"]

@@ -71,7 +71,7 @@ def replay_page(
         "kind": "replay",
         "title": f"{name}: {headline.text}",
         "headline": headline.to_dict(),
-        "under": _under(snapshot, report, found),
+        "under": [x for x in _under(snapshot, report, found) if x not in (headline.text, headline.evidence)],
         "command": f"{shell(['fusion-replay', 'replay', name])} --step {{step}} --html step.html",
         "columns": FIGURES,
         **run_of(snapshot),

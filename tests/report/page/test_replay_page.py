@@ -137,6 +137,21 @@ def test_states_figures_and_arrays_are_the_recordings(pages: dict[str, str]) -> 
     assert output["first"][0][1:3] == ["nan", f"0x{int(WRONG[700:701].view(np.uint16)[0]):04x}"]
 
 
+def test_a_reader_of_what_is_no_number_is_told_so(tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5") as rec, rec.invocation("call"):
+        with rec.step("ElementwiseAdd", {"A": A, "B": A}, {"size": A.size}) as s:
+            s.outputs["C"] = WRONG
+        with rec.step("ElementwiseMul", {"C": WRONG, "B": A}, {"size": A.size}) as s:
+            s.outputs["D"] = WRONG * A
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        data = Parsed(replay_page(snapshot, fr.replay(snapshot))).data
+    (reader,) = data["panels"]["0:0"]["readers"]
+    assert (reader["address"], reader["handed"]) == ("0:1", "Inf"), "as the page's script spells it"
+    sources = {i["name"]: [s["from"] for s in i["sources"]] for i in data["panels"]["0:1"]["inputs"]}
+    assert sources == {"C": ["0:0"], "B": ["outside"]}
+    assert data["panels"]["0:0"]["flow"]["nodes"] == [["0:0", 0], ["0:1", 1]]
+
+
 def test_the_budget_holds_and_what_it_left_out_is_said(snapshots: dict[str, Any]) -> None:
     snapshot = snapshots["tame"]
     report = fr.replay(snapshot)
