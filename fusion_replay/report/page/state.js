@@ -22,7 +22,7 @@ const rows = (() => {
   }
   const reason = new Map(), marks = new Map(data.marks);
   data.reasons.forEach(([text, all]) => all.forEach((r) => reason.set(r, text)));
-  return { n, invocation, step, sequence, at, figures, reason, marks, states: data.states };
+  return { n, invocation, step, sequence, at, figures, reason, marks, states: data.states.map(([kind, n]) => kind.repeat(n)).join("") };
 })();
 
 function number(x) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fusion_replay.model.runlist import parse_address
@@ -78,7 +79,7 @@ def replayed(snapshot: Snapshot, report: ReplayReport, found: Iterable[Finding])
                 if (at := numbers.get(parse_address(address))) is not None:
                     marks.setdefault(at, []).append(finding.kind)
     return {
-        "states": "".join(states),
+        "states": [[state, sum(1 for _ in run)] for state, run in groupby(states)],
         "judged": judged,
         "figures": figures,
         "marks": [[row, names] for row, names in sorted(marks.items())],

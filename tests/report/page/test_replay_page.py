@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
+from fusion_replay.errors import NothingComparedError
 from fusion_replay.report.page.document import embedded, safe
 from fusion_replay.report.page.grid import grid
 from fusion_replay.report.page.replay_page import replay_page
@@ -122,7 +123,7 @@ def test_no_script_but_its_own_and_no_request(pages: dict[str, str]) -> None:
 def test_states_figures_and_arrays_are_the_recordings(pages: dict[str, str]) -> None:
     page = Parsed(pages["tame"])
     data = page.data
-    assert data["states"] == "M." + "-" * len(HOSTILE)
+    assert data["states"] == [["M", 1], [".", 1], ["-", len(HOSTILE)]]
     assert data["headline"]["address"] == data["worst"][0][0] == "0:0"
     assert data["figures"]["failing"] == [1, 0]
     assert data["figures"]["distance"] == ["Inf", 0]
@@ -135,6 +136,19 @@ def test_states_figures_and_arrays_are_the_recordings(pages: dict[str, str]) -> 
     assert output["slider"]["counts"] == [1] * len(output["slider"]["factors"]), "no factor accepts a NaN"
     assert output["first"][0][0] == "700"
     assert output["first"][0][1:3] == ["nan", f"0x{int(WRONG[700:701].view(np.uint16)[0]):04x}"]
+
+
+def test_a_long_run_has_all_its_states(tmp_path: Path) -> None:
+    with fr.record(tmp_path / "x.h5", level="digest") as rec:
+        for _ in range(700):
+            with rec.step("ElementwiseAdd", {"A": A[:4], "B": A[:4]}, {"size": 4}) as s:
+                s.outputs["C"] = A[:4]
+    with fr.open(tmp_path / "x.h5") as snapshot, pytest.raises(NothingComparedError) as raised:
+        fr.replay(snapshot)
+    with fr.open(tmp_path / "x.h5") as snapshot:
+        data = Parsed(replay_page(snapshot, raised.value.report)).data
+    assert data["states"] == [["-", 700]]
+    assert data["headline"]["text"].endswith("the contents of A were not kept.")
 
 
 def test_a_reader_of_what_is_no_number_is_told_so(tmp_path: Path) -> None:
