@@ -10,6 +10,7 @@ All offsets and lengths are bytes.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right
 from typing import Any, Literal
 
@@ -81,13 +82,14 @@ class Allocation:
 
     ``host_dirty`` is what the host has claimed ("side cpu"): the next transfer sends it. ``host_stale`` is what the
     device wrote since the host last looked: the next read on the host fetches it. A byte is in at most one of them;
-    in neither, both copies agree and nothing needs to move, which is what makes weights cost one transfer.
+    in neither, both copies agree and nothing needs to move, which is what makes weights cost one transfer. Threads
+    that share a buffer may find each other's bytes in it, as on the device, and never half a change of these sets.
 
     Attributes:
         pushed, pulled: bytes moved to and from the device so far.
     """
 
-    __slots__ = ("device", "host", "host_dirty", "host_stale", "nbytes", "pulled", "pushed")
+    __slots__ = ("_lock", "device", "host", "host_dirty", "host_stale", "nbytes", "pulled", "pushed")
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -97,36 +99,43 @@ class Allocation:
         self.host_stale = ByteRanges()
         self.pushed = 0
         self.pulled = 0
+        self._lock = threading.Lock()
 
     def side(self, start: int, stop: int) -> Side:
         """Who holds the authoritative copy; "cpu" as soon as any byte still has to be sent, as mlir-aie answers."""
-        return "cpu" if self.host_dirty.within(start, stop) else "npu"
+        with self._lock:
+            return "cpu" if self.host_dirty.within(start, stop) else "npu"
 
     def push(self, start: int, stop: int) -> None:
         """Send what the host claimed; the device side is then authoritative for the whole range."""
-        for lo, hi in self.host_dirty.within(start, stop):
-            self.device[lo:hi] = self.host[lo:hi]
-            self.pushed += hi - lo
-        self.host_dirty.remove(start, stop)
+        with self._lock:
+            for lo, hi in self.host_dirty.within(start, stop):
+                self.device[lo:hi] = self.host[lo:hi]
+                self.pushed += hi - lo
+            self.host_dirty.remove(start, stop)
 
     def pull(self, start: int, stop: int) -> None:
         """Fetch what the device wrote, without claiming anything for the host."""
-        for lo, hi in self.host_stale.within(start, stop):
-            self.host[lo:hi] = self.device[lo:hi]
-            self.pulled += hi - lo
-        self.host_stale.remove(start, stop)
+        with self._lock:
+            for lo, hi in self.host_stale.within(start, stop):
+                self.host[lo:hi] = self.device[lo:hi]
+                self.pulled += hi - lo
+            self.host_stale.remove(start, stop)
 
     def claim_host(self, start: int, stop: int) -> None:
         """The host's bytes count from now on, current or not: they overwrite the device's at the next transfer."""
-        self.host_stale.remove(start, stop)
-        self.host_dirty.add(start, stop)
+        with self._lock:
+            self.host_stale.remove(start, stop)
+            self.host_dirty.add(start, stop)
 
     def claim_device(self, start: int, stop: int) -> None:
         """The device's bytes count from now on; nothing is copied, and what the host had claimed is forgotten."""
-        for lo, hi in self.host_dirty.within(start, stop):
-            self.host_stale.add(lo, hi)
-        self.host_dirty.remove(start, stop)
+        with self._lock:
+            for lo, hi in self.host_dirty.within(start, stop):
+                self.host_stale.add(lo, hi)
+            self.host_dirty.remove(start, stop)
 
     def device_wrote(self, start: int, stop: int) -> None:
-        self.host_dirty.remove(start, stop)
-        self.host_stale.add(start, stop)
+        with self._lock:
+            self.host_dirty.remove(start, stop)
+            self.host_stale.add(start, stop)

@@ -21,7 +21,7 @@ from other_system import outcome
 from snapshot_maker import contents, gemv_silu, run
 
 PROGRAM = Path(__file__).parents[1] / "other_system.py"
-OWN = re.compile(r"\d[\d.,]* (us|ms|s|bytes|k?B written)\b|\b[0-9a-f]{32}\b|\d+-\d+-\d+T? ?\d+:\d+:\d+(Z|[.\d]*)")
+OWN = re.compile(r"\d[\d.,]* (us|ms|s|bytes|[kMG]?B)\b|\b[0-9a-f]{32}\b|\d+-\d+-\d+T? ?\d+:\d+:\d+(Z|[.\d]*)")
 """Of each recording: durations, sizes of files, its identity, its time."""
 
 
