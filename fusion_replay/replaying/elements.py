@@ -60,7 +60,7 @@ def elements(step: Step, evaluation: Evaluation, number: int, verdict: Verdict) 
     """The output ``number`` of a step (in runtime order), as ``verdict`` judged it against ``evaluation``."""
     actual = np.ascontiguousarray(as_numpy(step.outputs.in_order()[number].numpy())).reshape(-1)
     expected = np.ascontiguousarray(as_numpy(evaluation.results[number])).reshape(-1)
-    return measure(actual, expected, verdict, _of_bound(step, evaluation, actual, verdict))
+    return measure(actual, expected, verdict, _of_bound(step, evaluation, actual, expected, verdict))
 
 
 def measure(actual: NDArray, expected: NDArray, verdict: Verdict, bounded: tuple[F64, Mask] | None = None) -> Elements:
@@ -98,7 +98,9 @@ def distance(verdict: Verdict) -> float:
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _of_bound(step: Step, evaluation: Evaluation, actual: NDArray, verdict: Verdict) -> tuple[F64, Mask] | None:
+def _of_bound(
+    step: Step, evaluation: Evaluation, actual: NDArray, expected: NDArray, verdict: Verdict
+) -> tuple[F64, Mask] | None:
     """(distance, failing) where a bound decided."""
     if verdict.decided_by != "bound":
         return None
@@ -106,13 +108,13 @@ def _of_bound(step: Step, evaluation: Evaluation, actual: NDArray, verdict: Verd
     found = step_bound(step, spec, evaluation, actual)
     if isinstance(found, str):
         return None
-    bad = outside(actual, evaluation.results[0], found.bound, also=found.also, steps_below=found.steps_below)
+    bad = outside(actual, expected, found.bound, also=found.also, steps_below=found.steps_below)
     got = np.empty(actual.size, np.float32)
     to_float32(actual, got)
     at, low, high = (places(x).astype(np.float64) for x in (got, found.bound.lo, found.bound.hi))
     ratio = np.abs(at - (low + high) / 2) / np.maximum((high - low) / 2, 0.5)
     free = np.isinf(found.bound.lo) & np.isinf(found.bound.hi) & (found.bound.lo != found.bound.hi)
-    ratio[free | (got == as_float32(evaluation.results[0]))] = 0.0
+    ratio[free | (got == as_float32(expected))] = 0.0
     ratio[~np.isfinite(got) & bad] = np.inf
     return ratio, bad
 

@@ -83,3 +83,16 @@ def test_where_a_bound_decided_its_word_is_taken() -> None:
 
 def test_equal_bits_are_no_distance() -> None:
     assert distance(fr.compare(bf16(1, math.nan), bf16(1, math.nan))) == 0
+
+
+def test_a_recorded_step_where_a_bound_decides(run, tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    run("record", "--workload", "op:Softmax", "--sim", "npu2", "--fault", "Softmax:shift", "-o", path)
+    with fr.open(path) as snapshot:
+        report = fr.replay(snapshot)
+        judged = report.first_mismatch
+        verdict = judged.outputs[0].verdict
+        step = snapshot[judged.address]
+        assert verdict.decided_by == "bound"
+        found = elements(step, evaluate_step(step, Plan(report.rule, report.reference)), 0, verdict)
+    assert np.count_nonzero(found.failing) == found.failing_at(1) == verdict.stats.n_failing > 0

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 CULPRIT_CELLS, OTHER_CELLS, INPUT_CELLS = 1 << 17, 1 << 14, 1 << 12
 """Cells of a map at most: of the step that the sentence is about, of all others, of an input."""
 
+EXPLAINED = 8
+"""Steps whose causes are sought at most."""
+
 
 @dataclass
 class Panels:
@@ -53,12 +56,17 @@ class Panels:
 
     def __post_init__(self) -> None:
         self._evidence = Evidence(self.snapshot)
+        self.unexplained: set[str] = set()
 
     def why(self, judged: StepReport) -> Explanation | None:
-        """Why a step mismatches or is outside its bound; None where it is not, and where references were chained."""
+        """Why a step mismatches or is outside its bound; None where it is not, where references were chained, and
+        beyond the first steps that were asked about: a cause takes a second or more to find."""
         if (judged and judged.outside is None) or self.chained:
             return None
         if judged.address not in self.known:
+            if len(self.known) >= EXPLAINED:
+                self.unexplained.add(judged.address)
+                return None
             found = explain_step(self.snapshot, judged, self.plan.reference, self.plan.rule, self._evidence)
             self.known[judged.address] = found
         return self.known[judged.address]

@@ -80,7 +80,7 @@ def replay_page(
         "panels": made,
         "findings": [[f.weight, f.sentence, list(f.addresses[:20])] for f in found],
         "run": _run(snapshot),
-        "inside": _inside(made, left_out, chunks, len(snapshot)),
+        "inside": _inside(made, left_out, chunks, len(snapshot), len(panels.unexplained)),
         "bisection": None if bisection is None else curve(bisection),
         "attribution": None if attribution is None else shares(attribution),
     }
@@ -141,7 +141,7 @@ def _run(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _inside(made: dict[str, Any], left_out: list[str], chunks: Chunks, steps: int) -> list[str]:
+def _inside(made: dict[str, Any], left_out: list[str], chunks: Chunks, steps: int, unexplained: int) -> list[str]:
     """What is in the page in full, what is summarised, and what there was no room for."""
     maps = [o for p in made.values() for o in p.get("outputs", ())]
     without = sum(o["maps"] is None for o in maps)
@@ -152,6 +152,10 @@ def _inside(made: dict[str, Any], left_out: list[str], chunks: Chunks, steps: in
     ]
     if without:
         told.append(f"Left out for want of room: maps of {count(without, 'output')}; a larger --html-budget has them.")
+    if unexplained:
+        told.append(
+            f"Causes were not sought of {count(unexplained, 'failing step')}: a page of one step has its cause."
+        )
     if left_out:
         told.append(f"Failing steps as figures alone: {len(left_out):,}, first {left_out[0]}.")
     reduced = sum(1 for o in maps if o["maps"] and "index" in o["maps"])

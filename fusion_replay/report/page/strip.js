@@ -227,6 +227,8 @@ const strip = (() => {
     const x = rows.step[row] * w, y = place.get(rows.invocation[row]) * h;
     if (x < view.x || x + w > view.x + width - LEFT) view.x = x - (width - LEFT) / 2;
     if (y < view.y || y + h > view.y + height - HEAD) view.y = y - (height - HEAD) / 2;
+    const box = $("strip-box"), shown = LEFT + x - view.x;
+    if (shown < box.scrollLeft || shown + w > box.scrollLeft + box.clientWidth) box.scrollLeft = shown - box.clientWidth / 2;
   }
 
   function legend() {
@@ -258,6 +260,8 @@ const strip = (() => {
     listen();
     dark.addEventListener("change", legend);
     listeners.push(() => { reveal(); later(); });
+    draw();
+    reveal();
     draw();
   }
   return { start, draw, view: () => view };
