@@ -77,11 +77,13 @@ class MissingDependencyError(MissingError, ImportError):
 
 
 class NothingComparedError(MissingError):
-    """A replay that compared nothing is a failure, never a pass. ``unknown``: operators without a reference."""
+    """A replay that compared nothing is a failure, never a pass. ``unknown``: operators without a reference;
+    ``report``: the replay's own, which says of each step why."""
 
-    def __init__(self, message: str, unknown: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, unknown: tuple[str, ...] = (), report: object = None) -> None:
         super().__init__(message)
         self.unknown = unknown
+        self.report = report
 
 
 class RecordingError(FusionReplayError, RuntimeError):

@@ -108,7 +108,7 @@ def replay(
     if not report.steps:
         why = none_deviated(selected) or "; ".join(report.skip_lines) or "the recording holds no step"
         unknown = dict.fromkeys(s.op for s in report.skips if s.kind == "unknown_operator")
-        raise NothingComparedError(f"{snap.path}: nothing was compared: {why}", tuple(unknown))
+        raise NothingComparedError(f"{snap.path}: nothing was compared: {why}", tuple(unknown), report)
     return report
 
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from fusion_replay.cli import page
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, typed_option
 from fusion_replay.errors import MismatchError, UsageError
@@ -12,7 +14,15 @@ from fusion_replay.errors import MismatchError, UsageError
 TAKES = ("invocation", "reference", "rule")
 
 
-def attribution(file: str, every: bool, weights: str | None, out: Terminal, options: dict[str, Any]) -> int:
+def attribution(
+    file: str,
+    every: bool,
+    weights: str | None,
+    out: Terminal,
+    options: dict[str, Any],
+    html: Path | None = None,
+    budget: int = 0,
+) -> int:
     """Exit status 1 when a step mismatches by itself, or every step agrees and the final output is wrong, or buffers
     were clobbered."""
     if other := typed_option(set(options) - {*TAKES}):
@@ -24,6 +34,15 @@ def attribution(file: str, every: bool, weights: str | None, out: Terminal, opti
         out.notes(snapshot.notes)
         with Progress("attributing", quiet=out.quiet) as progress:
             found = attribute(snapshot, every=every, progress=progress, **{k: options[k] for k in TAKES})
+        if html is not None:
+            from fusion_replay.diverge.explain import explain_first
+            from fusion_replay.replay import replay
+            from fusion_replay.report.page.replay_page import replay_page
+
+            report = replay(snapshot, reference=options["reference"], rule=options["rule"])
+            why = explain_first(snapshot, report)
+            told = replay_page(snapshot, report, why=why, found=found.findings, budget=budget, attribution=found)
+            page.write(html, told, out)
     if out.as_json:
         out.records(found.records())
     else:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fusion_replay.cli import redispatch
+from fusion_replay.cli import page, redispatch
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import (
     Size,
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     help="Decoded contents held in memory, at most; a step's own come on top if larger.  [default: 512MiB]",
 )
 @redispatch.options
+@page.html_options
 @weights_option
 @json_option
 @report_options
@@ -99,6 +101,8 @@ def command(
     as_json: bool,
     weights: str | None,
     steps: tuple[str, ...],
+    html: Path | None,
+    html_budget: str | None,
     **options: Any,
 ) -> int:
     """Judge every recorded step of F, and whether the steps fit together: contents that changed between two of them,
@@ -107,6 +111,7 @@ def command(
     each on its recorded inputs.
     """
     out = Terminal(as_json)
+    budget = page.take(html, html_budget, "replay")
     if (map_file is not None or logits is not None) and oracle is None:
         raise UsageError(f"replay --{'map' if logits is None else 'logits'}: is about an oracle; give --oracle too")
     if oracle is not None:
@@ -120,11 +125,13 @@ def command(
     if again := redispatch.take(options):
         if attribute:
             raise UsageError("replay --attribute: judges a recording; leave --on out")
+        if html is not None:
+            raise UsageError("replay --html: is of a recording as it was judged; leave --on out")
         return redispatch.run(file, every, weights, out, {**options, **again, "steps": steps or None})
     if attribute:
         from fusion_replay.cli.attribution import attribution
 
-        return attribution(file, every, weights, out, {"steps": steps, **options})
+        return attribution(file, every, weights, out, {"steps": steps, **options}, html, budget)
     from fusion_replay.replaying.worker_processes import limit_threads
 
     if options["workers"] == 1:
@@ -132,7 +139,8 @@ def command(
     from fusion_replay.diverge.blame import blame
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
-    from fusion_replay.replay import replay
+    from fusion_replay.replay import ReplayReport, replay
+    from fusion_replay.report.page.replay_page import replay_page
     from fusion_replay.snapshot import open_snapshot
 
     with open_snapshot(file, weights=weights) as snapshot:
@@ -148,8 +156,12 @@ def command(
                 sequences = snapshot.sequences
         except NothingComparedError as error:
             out.error(str(error))
+            if html is not None and isinstance(error.report, ReplayReport):
+                page.write(html, replay_page(snapshot, error.report, budget=budget), out)
             out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
+        if html is not None:
+            page.write(html, replay_page(snapshot, report, why=why, found=found, budget=budget), out)
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]

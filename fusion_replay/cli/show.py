@@ -84,11 +84,11 @@ def command(
 
 
 def _overview(snapshot: Snapshot, file: str, out: Terminal) -> None:
-    from fusion_replay.report.overview import overview
+    from fusion_replay.report.overview import leaves, overview
 
     seen = overview(snapshot)
     _print(seen, out)
-    lines = _provenance(seen.provenance)
+    lines = [f"  {key}: {text}" for key, text in leaves(seen.provenance)]
     shown = lines if out.verbosity > 0 else lines[:PROVENANCE_LINES]
     out.say("provenance")
     for line in shown:
@@ -170,15 +170,3 @@ def _print(view: _View, out: Terminal) -> None:
         out.records(view.records())
     else:
         out.report(str(view))
-
-
-def _provenance(provenance: Any, prefix: str = "") -> list[str]:
-    """``key: value`` lines, nested mappings by dotted key."""
-    lines: list[str] = []
-    for key, value in provenance.items():
-        if isinstance(value, dict):
-            lines += _provenance(value, f"{prefix}{key}.")
-        else:
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            lines.append(f"  {prefix}{key}: {text}")
-    return lines

@@ -93,23 +93,14 @@ def within(
         cut = slice(start, start + _BLOCK)
         got = mine[: a[cut].size]
         to_float32(a[cut], got)
-        outside = _outside(got, bound.lo[cut], bound.hi[cut])
-        if outside.any():
-            for other in also:
-                outside &= _outside(got, other.lo[cut], other.hi[cut])
-            due = theirs[: got.size]
-            to_float32(e[cut], due)
-            outside &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
-            if steps_below:
-                gap = places(due) - places(got)
-                outside &= ~((gap >= 0) & (gap <= steps_below))
-        tally.add(start, got, bound.lo[cut], bound.hi[cut], outside)
+        beyond = outside(got, e[cut], bound.part(cut), also=[b.part(cut) for b in also], steps_below=steps_below)
+        tally.add(start, got, bound.lo[cut], bound.hi[cut], beyond)
         if _infinite(a[cut]) or _infinite(e[cut]):
             due = theirs[: got.size]
             to_float32(e[cut], due)
             known = np.isfinite(bound.lo[cut]) | np.isfinite(bound.hi[cut])
             edge = (np.isinf(got) != np.isinf(due)) & (np.abs(places(got) - places(due)) == 1)
-            tally.n_edge += int(np.count_nonzero(edge & known & ~outside))
+            tally.n_edge += int(np.count_nonzero(edge & known & ~beyond))
     models = tuple(map(str, bound.models))
     decides = decides and (tally.n_unbounded < a.size or not a.size)
     return Within(
@@ -123,6 +114,30 @@ def within(
         decides,
         tally.n_edge,
     )
+
+
+def outside(
+    actual: npt.NDArray[Any],
+    expected: npt.NDArray[Any],
+    bound: Bound,
+    *,
+    also: Sequence[Bound] = (),
+    steps_below: int = 0,
+) -> Mask:
+    """Which elements of a flat output are outside; arguments as of :func:`within`."""
+    got = np.empty(actual.size, np.float32)
+    to_float32(actual, got)
+    found = _outside(got, bound.lo, bound.hi)
+    if found.any():
+        for other in also:
+            found &= _outside(got, other.lo, other.hi)
+        due = np.empty(got.size, np.float32)
+        to_float32(expected, due)
+        found &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
+        if steps_below:
+            gap = places(due) - places(got)
+            found &= ~((gap >= 0) & (gap <= steps_below))
+    return found
 
 
 def _outside(x: F32, lo: F32, hi: F32) -> Mask:

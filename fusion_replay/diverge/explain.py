@@ -128,7 +128,7 @@ def diagnose(
     arrays = {k: None if v is None else _like(k, v, right) for k, v in given.items()}
     held = arrays["actual"]
     assert held is not None
-    tiling = _tiling(refs.find(op) if op else None, params or {}, right.size)
+    tiling = tiling_for(refs.find(op) if op else None, params or {}, right.size)
     older = tuple(Version(k, partial(_like, k, v, right)) for k, v in (versions or {}).items())
     case = Case(
         held,
@@ -176,12 +176,16 @@ def explain_first(snapshot: Snapshot, report: ReplayReport) -> Explanation | Non
 
 
 def explain_step(
-    snapshot: Snapshot, judged: StepReport, reference: str = "auto", rule: str = "auto"
+    snapshot: Snapshot,
+    judged: StepReport,
+    reference: str = "auto",
+    rule: str = "auto",
+    evidence: Evidence | None = None,
 ) -> Explanation | None:
     """Why a step that was judged on its recorded inputs mismatches, or is outside its bound: of the output that is."""
     wrong = judged.deciding if judged.outside is None else judged.outside
     number = next(i for i, o in enumerate(judged.outputs) if o is wrong)
-    return explain(snapshot[judged.address], snapshot, plan=Plan(rule, reference), output=number)
+    return explain(snapshot[judged.address], snapshot, plan=Plan(rule, reference), output=number, evidence=evidence)
 
 
 def _expected(step: Step, against: Step | None, plan: Plan) -> tuple[list[NDArray], Tolerance | None]:
@@ -196,8 +200,8 @@ def _expected(step: Step, against: Step | None, plan: Plan) -> tuple[list[NDArra
     return [as_dtype(r, t.dtype).reshape(-1) for r, t in zip(results, step.outputs.in_order(), strict=True)], limits
 
 
-def _tiling(spec: OperatorSpec | None, params: Mapping[str, Any], size: int) -> Tiling:
-    """The operator's, where it fits an output of this size; else equal parts, and why."""
+def tiling_for(spec: OperatorSpec | None, params: Mapping[str, Any], size: int) -> Tiling:
+    """The operator's tiling of its first output, where it fits an output of this size; else equal parts, and why."""
     if spec is None or spec.tiling is None:
         return ruler(size)
     found = spec.tiling_of(params)
@@ -220,7 +224,7 @@ def _case(
 ) -> Case:
     actual = tensor.numpy().reshape(-1)
     spec = refs.spec_of(step.op)
-    tiling = _tiling(spec if number == 0 else None, step.op.params, actual.size)
+    tiling = tiling_for(spec if number == 0 else None, step.op.params, actual.size)
     kernel = known.kernel(step, number)
     bound, decides = None, False
     if tolerance is not None and kernel is not None:
@@ -253,4 +257,6 @@ __all__ = [
     "explain_diff",
     "explain_difference",
     "explain_first",
+    "explain_step",
+    "tiling_for",
 ]

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fusion_replay.compare.numerics.evaluator import Bound, bound
 from fusion_replay.compare.numerics.stages import DEVICES, Model, Numerics
-from fusion_replay.compare.within import Within, within
+from fusion_replay.compare.within import Within, outside, within
 from fusion_replay.errors import UsageError
 from fusion_replay.operators import runtime_values
 
@@ -77,10 +77,43 @@ class HonestKernel:
         return bound(self.numerics, self.params, self.inputs, self.values, models, level, flushes=flushes)
 
 
+@dataclass(frozen=True)
+class StepBound:
+    """What an honest device may give for one step's inputs.
+
+    Attributes:
+        honest: the kernel on these inputs.
+        bound: per element of its one output.
+        also: bounds of which one is enough, where an element is outside ``bound``.
+        steps_below: as of :func:`~fusion_replay.compare.within.within`.
+    """
+
+    honest: HonestKernel
+    bound: Bound
+    also: tuple[Bound, ...]
+    steps_below: int
+
+
 def bound_of(
     step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray, *, rule: str, own: bool
 ) -> Within | str:
     """The step's one output against its bound, or why it has none; ``rule``, ``own``: :meth:`HonestKernel.decides`."""
+    found = step_bound(step, spec, evaluation, actual)
+    if isinstance(found, str):
+        return found
+    return within(
+        actual,
+        evaluation.results[0],
+        found.bound,
+        also=found.also,
+        steps_below=found.steps_below,
+        assumed=found.honest.assumed,
+        decides=found.honest.decides(rule, own),
+    )
+
+
+def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray) -> StepBound | str:
+    """The bound of each element of the step's one output, or why it has none."""
     if spec is not None and spec.exact_bits:
         return ""  # it moves bits: any difference fails
     if spec is None or spec.numerics is None:
@@ -100,14 +133,10 @@ def bound_of(
         return str(why)
     if found.lo.size != actual.size:
         return f"{step.op.type}: its bound has {found.lo.size} elements, its output {actual.size}"
-    judging = partial(
-        within,
-        actual,
-        evaluation.results[0],
-        found,
-        steps_below=0 if variant == SIMULATOR else 1,
-        assumed=honest.assumed,
-        decides=honest.decides(rule, own),
-    )
-    judged = judging()
-    return judging(also=[*honest.of_each().values()]) if judged.n_outside and honest.adds_up else judged
+    below = 0 if variant == SIMULATOR else 1
+    also: tuple[Bound, ...] = ()
+    if honest.adds_up:
+        got, due = (np.ascontiguousarray(x).reshape(-1) for x in (actual, evaluation.results[0]))
+        if outside(got, due, found, steps_below=below).any():
+            also = tuple(honest.of_each().values())
+    return StepBound(honest, found, also, below)

@@ -213,6 +213,15 @@ class Overview:
         return block(lines)
 
 
+def leaves(provenance: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, value as text) of everything that a provenance says."""
+    for key, value in provenance.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def overview(snapshot: Snapshot) -> Overview:
     """Count what ``snapshot`` holds."""
     operators = _operator_rows(snapshot)

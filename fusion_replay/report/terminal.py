@@ -71,9 +71,17 @@ def fitted(models: Iterable[KernelModel]) -> str:
 
 def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mismatch") -> list[str]:
     """A step that mismatches, everything known of it."""
+    lines = wrap(f"{heading}: {step.label}", "")
+    for name, text in facts(step, why):
+        lines += wrap(text, f"  {name:<8} ", lines=None if name in UNCUT else 3)
+    return lines
+
+
+def facts(step: StepReport, why: Explanation | None) -> list[tuple[str, str]]:
+    """(label, sentence): verdict, causes, limits and figures of a judged step."""
     s, out = step.stats, step.deciding
     min_rtol, min_atol = f"rtol {s.min_rtol:.3g} with atol 0", f"atol {s.min_atol:.3g} with rtol 0"
-    facts = [
+    told = [
         ("output", f"{out.name} ({out.buffer}), {s.n:,} elements, reference {step.flavour}"),
         ("verdict", step.verdict.detail),
         *(why.facts if why is not None else ()),
@@ -84,11 +92,8 @@ def mismatch(step: StepReport, why: Explanation | None, heading: str = "first mi
         ("iron", f"its own rule: {step.iron}; {_iron_figures(step)}"),
     ]
     if step.noise_floor is not None:
-        facts.append(("floor", str(step.noise_floor)))
-    lines = wrap(f"{heading}: {step.label}", "")
-    for name, text in facts:
-        lines += wrap(text, f"  {name:<8} ", lines=None if name in UNCUT else 3)
-    return lines
+        told.append(("floor", str(step.noise_floor)))
+    return told
 
 
 def _unbound(step: StepReport) -> str:

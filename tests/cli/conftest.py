@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from fusion_replay.record import record
+from fusion_replay.recording.options import Level
 
 
-def write_adds(path: Path, *, wrong: int | None = None, steps: int = 3, op: str = "ElementwiseAdd") -> Path:
+def write_adds(
+    path: Path, *, wrong: int | None = None, steps: int = 3, op: str = "ElementwiseAdd", level: Level = "full"
+) -> Path:
     """A recording of ``steps`` additions, one invocation each; step ``wrong`` has an output of zeros."""
     rng = np.random.default_rng(7)
-    with record(path) as rec:
+    with record(path, level=level) as rec:
         for i in range(steps):
             a, b = (rng.standard_normal(64).astype(ml_dtypes.bfloat16) for _ in "ab")
             with rec.step(op, inputs={"A": a, "B": b}, params={"size": 64}) as step:

@@ -45,6 +45,10 @@ class Bound:
     hi: F32
     models: tuple[Model, ...]
 
+    def part(self, cut: slice) -> Bound:
+        """Of these elements."""
+        return Bound(self.lo[cut], self.hi[cut], self.models)
+
 
 def bound(
     numerics: Numerics,
