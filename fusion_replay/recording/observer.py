@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from fusion_replay.snapshot.schema import INPUT, OUTPUT, PREVIOUS
 from fusion_replay.sources.device_files import device_files
 from fusion_replay.sources.protocol import KernelPaths, LiveStep, StepResult
 from fusion_replay.system.messages import in_words
+from fusion_replay.system.threads import current_frames
 
 if TYPE_CHECKING:
     from fusion_replay.model.step import OperandKey
@@ -78,7 +78,7 @@ class Observer:
         me = threading.get_ident()
         self._calls.pop(me, None)  # not finished, and over
         if self._calls:
-            alive = sys._current_frames()
+            alive = current_frames()
             self._calls = {thread: True for thread in self._calls if thread in alive}
         overlaps = self._calls[me] = bool(self._calls)
         if not overlaps:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,10 +30,17 @@ def dump_json(data: Any) -> bytes:
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False, default=_plain).encode("utf-8", "replace")
 
 
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 def load_json(text: bytes, what: str) -> Any:
-    """Parsed JSON; anything that is none is a damaged file."""
+    """Parsed JSON; anything that is none is a damaged file. Halves of characters, which no text can have, become ``?``:
+    names go into digests, files and terminals, as UTF-8."""
     try:
-        return json.loads(text.decode("utf-8"))
+        data = json.loads(text.decode("utf-8"))
+        if _HALF.search(text):
+            data = json.loads(json.dumps(data, ensure_ascii=False).encode("utf-8", "replace"))
+        return data
     except (ValueError, RecursionError) as error:
         raise DamagedSnapshotError(f"{what}: no valid JSON ({error.__class__.__name__})") from error
 

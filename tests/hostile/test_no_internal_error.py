@@ -20,6 +20,7 @@ from fusion_replay.__main__ import main
 from fusion_replay.errors import UsageError
 from fusion_replay.model.runlist import ArgSpec, OperandUse, StepDescription
 from fusion_replay.snapshot import SnapshotWriter
+from fusion_replay.snapshot.describe import load_json
 from snapshot_forge import Forge
 from snapshot_maker import contents, gemv_silu, record, run
 
@@ -266,3 +267,8 @@ def test_a_step_that_is_there_twice_is_refused(forge: Forge, capfd: pytest.Captu
     rows[1] = rows[0]
     forge.table("steps", rows)
     assert asked(forge.seal(), capfd) == [3] * 6
+
+
+def test_halves_of_characters_become_question_marks() -> None:
+    """JSON can spell them, UTF-8 can't: reports, digests and exports of a file that has them ended in an error."""
+    assert load_json(b'{"\\ud800a": ["\\ud83d\\ude00", "\\udcff"]}', "text") == {"?a": ["\U0001f600", "?"]}

@@ -29,6 +29,7 @@ from fusion_replay.sources.iron.hook_point import KernelProxy, find_hook
 from fusion_replay.sources.iron.tensor import host_bytes
 from fusion_replay.sources.iron.variant import origin_of
 from fusion_replay.sources.protocol import StepObserver, StepResult
+from fusion_replay.system.threads import current_frames
 
 
 class IronSource:
@@ -106,7 +107,7 @@ class IronSource:
         Before its first step and after its last a call moves buffers from one side to the other without telling:
         the other threads' stacks show it.
         """
-        frames = sys._current_frames()
+        frames = current_frames()
         code = getattr(type(self._callable).__call__, "__code__", None)
         if len(frames) == 1 or code is None or not code.co_argcount:
             return False
