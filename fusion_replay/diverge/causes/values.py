@@ -11,6 +11,7 @@ from fusion_replay.compare.sums import dot
 from fusion_replay.diverge.causes.case import DESCRIBES, Case, Hypothesis
 from fusion_replay.diverge.causes.spans import CUT, F64, FLOOR, NEAREST, Mask, Span, before, stored
 from fusion_replay.model.bf16 import BFLOAT16
+from fusion_replay.system.messages import count
 
 _FEW = 4
 _ROW, _ROWS = 32, 4096  # elements of a row, and rows, of which a factor each is fitted
@@ -39,7 +40,8 @@ def _born(case: Case) -> Iterator[Hypothesis]:
         here = found & np.isfinite(case.e) & case.wrong
         if here.any():
             some = ", ".join(map(str, np.flatnonzero(here)[:3]))
-            detail = f"{int(here.sum()):,} elements ({some}{', ...' if here.sum() > 3 else ''}) where none is expected"
+            more = ", ..." if here.sum() > 3 else ""
+            detail = f"{count(int(here.sum()), 'element')} ({some}{more}) where none is expected"
             yield Hypothesis(name, detail, Span.of(case.actual), known=here, rank=3, fact=True)
 
 
