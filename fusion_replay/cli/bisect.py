@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusion_replay.cli import page
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import (
     Terminal,
@@ -19,6 +20,11 @@ from fusion_replay.cli.terminal import (
     weights_option,
 )
 from fusion_replay.errors import MismatchError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from fusion_replay.diverge.bisect import Divergence
+    from fusion_replay.diverge.explanation import Explanation
+    from fusion_replay.snapshot import Snapshot
 
 
 @examples("bisect decode.h5", "bisect --run './record.sh' --against good.h5")
@@ -57,6 +63,7 @@ from fusion_replay.errors import MismatchError, MissingError, UsageError
     "--repeats", type=click.IntRange(min=1), metavar="N", help="With --fused: dispatches of a window.  [default: 10]"
 )
 @click.option("--journal", metavar="FILE", help="Kept until it is done.  [default: F.bisect, GOLD.bisect]")
+@page.html_options
 @weights_option
 @json_option
 @report_options
@@ -79,6 +86,10 @@ def command(
     Either search goes on where it was killed; a version whose try never ended is skipped.
     """
     given["output"] = given.pop("buffer")
+    html = given.pop("html")
+    budget = page.take(html, given.pop("html_budget"), "bisect")
+    if html is not None and (run is not None or given["fused"] is not None):
+        raise UsageError("bisect --html: is of a search for the step of one recording; leave --run and --fused out")
     steps = {k: given[k] for k in ("invocation", "output", "metric", "reference", "weights") if given[k] is not None}
     if given["fused"] is not None:
         if file is None or run or against or versions or timeout:
@@ -89,7 +100,9 @@ def command(
     if run is None:
         if file is None or against or versions or timeout:
             raise UsageError("bisect: expected a recording F, or --run CMD with --against GOLD; see: bisect --help")
-        return _steps(file, {**steps, "rule": given["rule"]}, given["journal"], Terminal(given["as_json"]))
+        return _steps(
+            file, {**steps, "rule": given["rule"]}, given["journal"], html, budget, Terminal(given["as_json"])
+        )
     if file is not None or steps or against is None:
         message = "bisect --run: expected --against GOLD, and neither F nor an option of a search for steps"
         if versions is not None:
@@ -102,7 +115,9 @@ def command(
     return _versions(run, against, _listed(versions), given["rule"], timeout, journal, Terminal(given["as_json"]))
 
 
-def _steps(file: str, options: dict[str, Any], journal: str | None, out: Terminal) -> int:
+def _steps(
+    file: str, options: dict[str, Any], journal: str | None, html: Path | None, budget: int, out: Terminal
+) -> int:
     from fusion_replay.diverge.bisect import bisect
     from fusion_replay.diverge.explain import explain_step
     from fusion_replay.snapshot import open_snapshot
@@ -115,6 +130,8 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
             why = None
             if found.step is not None and not found.step:
                 why = explain_step(snapshot, found.step, options.get("reference", "auto"))
+        if html is not None:
+            page.write(html, _page(snapshot, found, why, options, budget), out)
         last = len(snapshot.invocations) - 1
         if "invocation" not in options and found.invocation != last:
             out.note(
@@ -131,6 +148,14 @@ def _steps(file: str, options: dict[str, Any], journal: str | None, out: Termina
     next_ = None if found.step is None else command_line("show", file, found.step.address)
     out.close(not found, next=next_)
     return MismatchError.exit_code if found else 0
+
+
+def _page(snapshot: Snapshot, found: Divergence, why: Explanation | None, options: dict[str, Any], budget: int) -> str:
+    from fusion_replay.replay import replay
+    from fusion_replay.report.page.replay_page import replay_page
+
+    report = replay(snapshot, rule=options["rule"], reference=options.get("reference", "auto"))
+    return replay_page(snapshot, report, why=why, found=found.findings, budget=budget, bisection=found)
 
 
 def _fused(file: str, where: str, given: dict[str, Any], out: Terminal) -> int:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fusion_replay.cli import page
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import (
     Terminal,
@@ -18,7 +20,7 @@ from fusion_replay.cli.terminal import (
     verbosity_options,
     weights_option,
 )
-from fusion_replay.errors import MismatchError, MissingError
+from fusion_replay.errors import MismatchError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from fusion_replay.diverge.diff_report import DiffReport
@@ -41,12 +43,21 @@ if TYPE_CHECKING:
 @click.option("--all", "every", is_flag=True, help="Every step that differs, every change of the environment.")
 @click.option("--align-anyway", is_flag=True, help="Compare what two different sequences have in common.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads; the report is the same for any N.")
+@page.html_options
 @weights_option
 @json_option
 @report_options
 @verbosity_options
 def command(
-    a: str, b: str, invocation: int | None, every: bool, weights: str | None, as_json: bool, **options: Any
+    a: str,
+    b: str,
+    invocation: int | None,
+    every: bool,
+    html: Path | None,
+    html_budget: str | None,
+    weights: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """What differs in B against A: two tokens, two boxes, two toolchains, before and after.
 
@@ -60,6 +71,7 @@ def command(
     from fusion_replay.snapshot import Snapshot, open_snapshot
 
     out = Terminal(as_json)
+    budget = page.take(html, html_budget, "diff")
     with ExitStack() as stack:
         snapshots, numbers = [], []
         for given in (a, b):
@@ -68,6 +80,8 @@ def command(
             snapshots.append(stack.enter_context(open_snapshot(file, weights=weights)))
             numbers.append(invocation if number is None else number)
             out.notes(snapshots[-1].notes)
+        if html is not None and any(map(is_fused_pair, snapshots, reversed(snapshots))):
+            raise UsageError("diff --html: steps against whole calls have no page; leave it out")
         if is_fused_pair(snapshots[0], snapshots[1]):
             return _fused(snapshots[0], snapshots[1], out)
         if is_fused_pair(snapshots[1], snapshots[0]):
@@ -77,6 +91,13 @@ def command(
             report = diff(snapshots[0], snapshots[1], invocation=pair, progress=progress, **options)
             progress.stage("looking for causes")
             why = explain_diff(report, snapshots[0], snapshots[1])
+        if html is not None:
+            from fusion_replay.report.page.diff_page import diff_page
+
+            told = diff_page(
+                snapshots[0], snapshots[1], report, why=why, invocation=pair[1], op=options["op"], budget=budget
+            )
+            page.write(html, told, out)
     if as_json:
         *records, summary = report.records()
         explained = [] if why is None else [{"type": "explanation", **why.to_dict()}]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fusion_replay.cli import page
 from fusion_replay.cli.progress import Progress
 from fusion_replay.cli.terminal import Terminal, command_line, examples, json_option, verbosity_options
 from fusion_replay.errors import FusionReplayError, MismatchError, SnapshotError, UsageError
@@ -33,9 +34,10 @@ _why = click.option("--accept-mismatch", metavar="WHY", default="", help="Accept
 @_folder
 @_into
 @_why
+@page.html_option
 @json_option
 @verbosity_options
-def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json: bool) -> int:
+def review(folder: Path | None, into: Path | None, accept_mismatch: str, html: Path | None, as_json: bool) -> int:
     """Walk through the goldens in DIR that wait for a review: what would change, step by step. At a terminal each is
     accepted, rejected or left; elsewhere they are printed. Exit 0 when nothing is left waiting, else 1."""
     from fusion_replay.golden.review import reject, waiting
@@ -43,6 +45,12 @@ def review(folder: Path | None, into: Path | None, accept_mismatch: str, as_json
     out = Terminal(as_json)
     folder = default_folder() if folder is None else folder
     pending = waiting(folder, into)
+    if html is not None:
+        from fusion_replay.report.page.goldens_page import goldens_page
+
+        page.take(html, None, "golden review")
+        told = [(each.name, each.problem, each.lines(every=True)) for each in pending]
+        page.write(html, goldens_page(folder.name, told), out)
     ask = at_a_terminal() and not as_json
     if ask and pending:
         refuse_in_ci("review")

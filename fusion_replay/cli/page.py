@@ -14,7 +14,7 @@ from fusion_replay.errors import TargetExistsError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_html_option = click.option(
+html_option = click.option(
     "--html", metavar="OUT", type=click.Path(path_type=Path), help="Write a page to look at: one file, no network."
 )
 _budget_option = click.option(
@@ -24,7 +24,7 @@ _budget_option = click.option(
 
 def html_options(function: F) -> F:
     """``--html`` and ``--html-budget``; :func:`take` reads both."""
-    return _html_option(_budget_option(function))
+    return html_option(_budget_option(function))
 
 
 def take(html: Path | None, html_budget: str | None, verb: str) -> int:
@@ -69,4 +69,4 @@ def _check(html: Path) -> None:
         raise TargetExistsError(f"{html}: exists and is no page of ours; choose another name for --html")
 
 
-__all__ = ["html_options", "take", "write"]
+__all__ = ["html_option", "html_options", "take", "write"]

@@ -75,7 +75,7 @@ def measure(actual: NDArray, expected: NDArray, verdict: Verdict, bounded: tuple
 
 
 def distance(verdict: Verdict) -> float:
-    """Of the worst element, from the figures of a verdict alone: an estimate where a tolerance has several limits,
+    """Of the worst element, from the figures of a verdict alone: an upper end where a tolerance has several limits,
     of which any one is enough; infinite where NaN or Inf disagree."""
     s, t = verdict.stats, verdict.tolerance
     if s.bit_equal:
@@ -88,11 +88,18 @@ def distance(verdict: Verdict) -> float:
         return max(s.ulp_max / max((verdict.within.accepts - 1) / 2, 0.5), _JUST_BEYOND)
     ways = [s.ulp_max / t.ulps] if t.ulps else []
     ways += [s.min_atol / t.atol] if t.atol else []
-    ways += [s.min_rtol / (2 * t.rtol)] if t.rtol and verdict.rule != "strict" else []
-    ways += [s.min_rtol / t.rtol] if t.rtol and verdict.rule == "strict" else []
+    ways += [_relative(s.min_rtol, verdict.rule) / t.rtol] if t.rtol else []
     ways += [s.min_atol / (t.range_frac * s.ref_max)] if t.range_frac and s.ref_max else []
     worst = min(ways, default=0.0 if not s.min_atol else math.inf)
     return min(worst, 1.0) if verdict.ok else max(worst, _JUST_BEYOND)
+
+
+def _relative(largest: float, rule: str) -> float:
+    """The largest deviation over what ``rtol`` is multiplied with, from the largest ``|a - e| / |e|``: over
+    ``|a| + |e|`` it is never above 1, and of a smaller one at most this."""
+    if rule == "strict":
+        return largest
+    return largest / (2 - largest) if largest < 1 else 1.0
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------

@@ -95,8 +95,8 @@ def of_diff(report: DiffReport, why: Explanation | None) -> Headline:
         return Headline(f"{report.sentence}.{outside}", "", at, tone)
     if why is not None:
         text, evidence = of_cause(first.label, why)
-        return Headline(text, f"{evidence} {report.sentence}.", first.address, tone)
-    return Headline(f"{first.label}: {first.why}.", f"{report.sentence}.", first.address, tone)
+        return Headline(text, evidence, first.address, tone)
+    return Headline(f"{first.label}: {first.why}.", "", first.address, tone)
 
 
 def of_bisection(found: Divergence, why: Explanation | None) -> Headline:

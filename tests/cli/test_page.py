@@ -84,3 +84,22 @@ def test_nothing_to_compare_is_said_on_the_page(run, unknown: Path, tmp_path: Pa
         page = tmp_path / f"{recording.stem}.html"
         assert run("replay", recording, "--html", page).status == 4
         assert told in page.read_text(), recording
+
+
+def test_diff_and_bisect_write_one_too(run, wrong: Path, tmp_path: Path) -> None:
+    good = write_adds(tmp_path / "good.h5")
+    for words in (("diff", good, wrong), ("bisect", wrong)):
+        plain = run(*words)
+        result = run(*words, "--html", tmp_path / "out.html")
+        assert (result.status, result.out.splitlines()[:-1]) == (plain.status, plain.out.splitlines()[:-1])
+        assert (tmp_path / "out.html").read_bytes().startswith(MARK.encode())
+    refused = run("bisect", "--run", "true", "--against", good, "--html", tmp_path / "out.html")
+    assert (refused.status, refused.out) == (2, "")
+    assert "bisect --html: is of a search for the step of one recording" in refused.err
+
+
+def test_waiting_goldens_have_a_page(run, tmp_path: Path) -> None:
+    (tmp_path / "goldens").mkdir()
+    result = run("golden", "review", tmp_path / "goldens", "--html", tmp_path / "out.html")
+    assert result.status == 0
+    assert "Nothing waits in goldens." in (tmp_path / "out.html").read_text()

@@ -81,6 +81,16 @@ def test_where_a_bound_decided_its_word_is_taken() -> None:
     assert found.distance.tolist() == [0.5, 1, np.nextafter(1, 2)], "never on another side than it says"
 
 
+@pytest.mark.parametrize("rule", ["auto", "strict", "iron-test"])
+def test_from_figures_alone_it_is_never_less(rule: str) -> None:
+    rng = np.random.default_rng(8)
+    for scale in (2**-8, 2**-6, 0.5, 4):
+        expected = rng.standard_normal(64).astype(BF16)
+        actual = (expected.astype(np.float32) * (1 + scale * rng.uniform(-1, 1, 64))).astype(BF16)
+        verdict = fr.compare(actual, expected, rule, tolerance=fr.Tolerance(rtol=0.04, atol=1e-6))
+        assert distance(verdict) >= measure(actual, expected, verdict).distance.max() * (1 - 1e-9)
+
+
 def test_equal_bits_are_no_distance() -> None:
     assert distance(fr.compare(bf16(1, math.nan), bf16(1, math.nan))) == 0
 

@@ -49,7 +49,7 @@ def replay_page(
     """HTML of a replay, byte for byte the same for the same recording and options.
 
     Args:
-        why: of the first mismatch, where it is known already.
+        why: of the first mismatch (of a bisection: of its step), where it is known already.
         found: what only the whole recording shows.
         budget: bytes for arrays; 0: none.
         bisection, attribution: their pages have the replay too.
@@ -58,8 +58,7 @@ def replay_page(
     graph = dataflow(snapshot)
     around = Around(snapshot, graph, plan)
     chunks = Chunks(budget)
-    first = next(iter((*report.mismatches, *report.outside)), None)
-    known: dict[str, Explanation | None] = {} if first is None or why is None else {first.address: why}
+    known: dict[str, Explanation | None] = {} if why is None else {why.address: why}
     panels = Panels(snapshot, around, chunks, plan, report.mode == "cumulative", known)
     headline = of_replay(report, why, found)
     if bisection is not None:
@@ -79,8 +78,8 @@ def replay_page(
         "worst": [_ranked(panels, step) for step in ranked],
         "panels": made,
         "findings": [[f.weight, f.sentence, list(f.addresses[:20])] for f in found],
-        "run": _run(snapshot),
-        "inside": _inside(made, left_out, chunks, len(snapshot), len(panels.unexplained)),
+        "run": recording(snapshot),
+        "inside": inside(made, left_out, chunks, len(snapshot), len(panels.unexplained)),
         "bisection": None if bisection is None else curve(bisection),
         "attribution": None if attribution is None else shares(attribution),
     }
@@ -131,7 +130,7 @@ def _under(snapshot: Snapshot, report: ReplayReport, found: Sequence[Finding]) -
     return lines
 
 
-def _run(snapshot: Snapshot) -> dict[str, Any]:
+def recording(snapshot: Snapshot) -> dict[str, Any]:
     """Where the recording comes from, and what it holds."""
     seen = overview(snapshot)
     return {
@@ -141,7 +140,7 @@ def _run(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _inside(made: dict[str, Any], left_out: list[str], chunks: Chunks, steps: int, unexplained: int) -> list[str]:
+def inside(made: dict[str, Any], left_out: list[str], chunks: Chunks, steps: int, unexplained: int = 0) -> list[str]:
     """What is in the page in full, what is summarised, and what there was no room for."""
     maps = [o for p in made.values() for o in p.get("outputs", ())]
     without = sum(o["maps"] is None for o in maps)
@@ -191,4 +190,4 @@ def _floor() -> float:
     return ROUNDING
 
 
-__all__ = ["BUDGET", "replay_page"]
+__all__ = ["BUDGET", "IN_FULL", "inside", "recording", "replay_page"]

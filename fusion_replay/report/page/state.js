@@ -36,7 +36,7 @@ const isBad = (row) => "MFX".includes(rows.states[row]);
 
 const STATES = {
   ".": ["match", "good"], "M": ["mismatch", "bad"], "O": ["outside its bound", "warn"], "F": ["in flight", "bad"],
-  "X": ["failed", "bad"], "-": ["not judged", "plain"], " ": ["not selected", "plain"],
+  "X": ["failed", "bad"], "-": ["not judged", "plain"], "_": ["not selected", "plain"],
   "d": ["differs by itself", "bad"], "i": ["differs, inside the tolerance", "warn"], "h": ["inherits a difference", "plain"],
   "m": ["masked: equal again", "plain"], "=": ["the same", "good"], "1": ["on one side only", "bad"],
 };

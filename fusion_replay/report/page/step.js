@@ -105,7 +105,7 @@ const stepView = (() => {
       el("div", {}, el("strong", {}, at.index), at.block > 1 ? el("span", { class: "soft" }, ` worst of ${at.block}`) : "", el("span", { class: "soft" }, place ? `  ${place}` : "")),
       el("div", { class: "mono" }, `${WORDS[0].padEnd(8)} ${fig(at.actual).padStart(9)}  `, bitsText(at.actualBits, at.expectedBits, output.dtype)),
       el("div", { class: "mono" }, `${WORDS[1].padEnd(8)} ${fig(at.expected).padStart(9)}  `, bitsText(at.expectedBits, at.actualBits, output.dtype)),
-      el("div", {}, `error ${fig(at.actual - at.expected)}, ${fig(at.distance)} of the limit, ${at.ulp.toLocaleString("en")} ULP`));
+      el("div", {}, `error ${fig(at.actual - at.expected)}, ${fig(at.distance)}× the limit, ${at.ulp.toLocaleString("en")} ULP`));
     cursor.title = `${at.actual} against ${at.expected}`;
   }
 
@@ -113,23 +113,23 @@ const stepView = (() => {
   function coresBox(output, filter) {
     const { columns, rows: high, counts, each } = output.array, total = Math.max(1, counts.reduce((a, b) => a + b, 0));
     const cellAt = (r, c) => {
-      const n = counts[r * columns + c], share = n / total, colour = magnitude(Math.sqrt(n / each)), key = `${c},${r}`;
-      const button = el("button", { type: "button", "aria-pressed": String(state.core === key), title: `column ${c}, row ${r}: ${n.toLocaleString("en")} of ${each.toLocaleString("en")} fail, ${(100 * share).toFixed(1)} % of all`, "aria-label": `column ${c}, row ${r}: ${n} fail`,
-        on: { click: (event) => { const on = state.core !== key; for (const b of box.querySelectorAll("button")) b.setAttribute("aria-pressed", "false"); event.currentTarget.setAttribute("aria-pressed", String(on)); filter(on ? key : ""); } } }, n ? `${Math.round(100 * share)}%` : "0");
+      const n = counts[r * columns + c], share = n / total, said = n ? `${Math.round(100 * share)}%` : "0", colour = magnitude(Math.sqrt(n / each)), key = `${c},${r}`;
+      const button = el("button", { type: "button", "aria-pressed": String(state.core === key), title: `column ${c}, row ${r}: ${n.toLocaleString("en")} of ${each.toLocaleString("en")} fail, ${(100 * share).toFixed(1)} % of all`, "aria-label": `${said}: column ${c}, row ${r}, ${n} fail`,
+        on: { click: (event) => { const on = state.core !== key; for (const b of box.querySelectorAll("button")) b.setAttribute("aria-pressed", "false"); event.currentTarget.setAttribute("aria-pressed", String(on)); filter(on ? key : ""); } } }, said);
       button.style.background = css(colour);
       button.style.color = colour[0] * 0.3 + colour[1] * 0.59 + colour[2] * 0.11 > 125 ? "#000" : "#fff";
       return el("td", {}, button);
     };
     const lines = [];
     for (let r = 0; r < high; r++) lines.push(el("tr", {}, el("th", { scope: "row" }, `row ${r}`), Array.from({ length: columns }, (_, c) => cellAt(r, c))));
-    const box = el("div", { class: "cores-box" }, el("h4", {}, "AIE array, share of the errors"), el("div", { class: "scroll" }, el("table", { class: "cores" }, el("thead", {}, el("tr", {}, el("td"), Array.from({ length: columns }, (_, c) => el("th", { scope: "col" }, `col ${c}`)))), el("tbody", {}, lines))));
+    const box = el("div", { class: "cores-box" }, el("h4", {}, "AIE array, share of the errors"), scrolled("AIE array", el("table", { class: "cores" }, el("thead", {}, el("tr", {}, el("td"), Array.from({ length: columns }, (_, c) => el("th", { scope: "col" }, `col ${c}`)))), el("tbody", {}, lines))));
     return box;
   }
 
   function firstWrong(output) {
     const head = ["index", WORDS[0], "bits", WORDS[1], "bits", "ULP", "of limit"];
     const copy = el("button", { type: "button", on: { click: async () => { try { await navigator.clipboard.writeText([head, ...output.first].map((l) => l.join("\t")).join("\n")); copy.textContent = "Copied"; } catch { copy.textContent = "Select and copy the table"; } } } }, "Copy");
-    return el("details", { open: true }, el("summary", {}, `First ${output.first.length} of ${count(output.failing, "failing element")}`), copy, el("div", { class: "scroll" }, table(head, output.first, "", [1, 2, 3, 4, 5, 6])));
+    return el("details", { open: true }, el("summary", {}, `First ${output.first.length} of ${count(output.failing, "failing element")}`), copy, scrolled("Failing elements", table(head, output.first, "", [1, 2, 3, 4, 5, 6])));
   }
 
   function readersBox(panel) {

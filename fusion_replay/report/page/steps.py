@@ -18,11 +18,12 @@ from fusion_replay.report.page.runlist import described
 from fusion_replay.snapshot.schema import STATUS
 
 if TYPE_CHECKING:
+    from fusion_replay.compare.verdict import Verdict
     from fusion_replay.diverge.consistency import Finding
     from fusion_replay.replaying.replay_report import ReplayReport
     from fusion_replay.snapshot import Snapshot
 
-MATCH, MISMATCH, OUTSIDE, IN_FLIGHT, FAILED, SKIPPED, UNSEEN = ".", "M", "O", "F", "X", "-", " "
+MATCH, MISMATCH, OUTSIDE, IN_FLIGHT, FAILED, SKIPPED, UNSEEN = ".", "M", "O", "F", "X", "-", "_"
 """States of a step; UNSEEN: it was not selected."""
 
 FIGURES = ("distance", "max_abs", "ulp_max", "rel_l2", "cosine", "failing")
@@ -46,13 +47,21 @@ def run_of(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def rows_of(snapshot: Snapshot) -> dict[tuple[int, int], int]:
+    """(invocation, step) -> row of the table of steps."""
+    rows = snapshot.index.steps
+    return {pair: row for row, pair in enumerate(zip(rows["invocation"].tolist(), rows["step"].tolist(), strict=True))}
+
+
+def runs(states: Iterable[str]) -> list[list[Any]]:
+    """[state, how many in a row]."""
+    return [[state, sum(1 for _ in run)] for state, run in groupby(states)]
+
+
 def replayed(snapshot: Snapshot, report: ReplayReport, found: Iterable[Finding]) -> dict[str, Any]:
     """State of each row of the table of steps, figures of those that were judged, marks of what is to be seen at
     once."""
-    rows = snapshot.index.steps
-    numbers = {
-        pair: row for row, pair in enumerate(zip(rows["invocation"].tolist(), rows["step"].tolist(), strict=True))
-    }
+    rows, numbers = snapshot.index.steps, rows_of(snapshot)
     states = [UNSEEN] * len(rows)
     judged: list[int] = []
     figures: dict[str, list[Any]] = {name: [] for name in FIGURES}
@@ -79,7 +88,7 @@ def replayed(snapshot: Snapshot, report: ReplayReport, found: Iterable[Finding])
                 if (at := numbers.get(parse_address(address))) is not None:
                     marks.setdefault(at, []).append(finding.kind)
     return {
-        "states": [[state, sum(1 for _ in run)] for state, run in groupby(states)],
+        "states": runs(states),
         "judged": judged,
         "figures": figures,
         "marks": [[row, names] for row, names in sorted(marks.items())],
@@ -102,8 +111,13 @@ def _largest(step: StepReport) -> float:
 
 
 def _figures(step: StepReport) -> tuple[Any, ...]:
-    s = step.stats
-    return tuple(map(number, (_largest(step), s.max_abs, s.ulp_max, s.rel_l2, s.cosine, s.n_failing)))
+    return (number(_largest(step)), *figures_of(step.verdict)[1:])
+
+
+def figures_of(verdict: Verdict) -> tuple[Any, ...]:
+    """:data:`FIGURES` of one output."""
+    s = verdict.stats
+    return tuple(map(number, (distance(verdict), s.max_abs, s.ulp_max, s.rel_l2, s.cosine, s.n_failing)))
 
 
 def number(x: float) -> float | int | str:
@@ -113,4 +127,4 @@ def number(x: float) -> float | int | str:
     return float(f"{x:.6g}") if math.isfinite(x) else "NaN" if x != x else "Inf" if x > 0 else "-Inf"
 
 
-__all__ = ["FIGURES", "number", "replayed", "run_of", "worst"]
+__all__ = ["FIGURES", "UNSEEN", "figures_of", "number", "replayed", "rows_of", "run_of", "runs", "worst"]

@@ -22,7 +22,7 @@ const strip = (() => {
 
   function colourOf(row) {
     const kind = rows.states[row];
-    if (kind === " ") return null;
+    if (kind === "_") return null;
     if (kind === "-") return theme() === "dark" ? [30, 35, 42] : [240, 242, 245];
     if (kind === "." || kind === "=") return nearLimit(Math.min(1, rows.figures.distance[row] || 0));
     if (kind === "h") return theme() === "dark" ? [95, 145, 205] : [110, 160, 205];
@@ -36,7 +36,7 @@ const strip = (() => {
     const kind = rows.states[row];
     if ("MFXd1".includes(kind)) return 3;
     if ("Oi".includes(kind)) return 2;
-    return kind === " " ? -1 : kind === "-" ? 0 : Math.min(1, rows.figures.distance[row] || 0) + (kind === "h" ? 0.5 : 0) + 0.01;
+    return kind === "_" ? -1 : kind === "-" ? 0 : Math.min(1, rows.figures.distance[row] || 0) + (kind === "h" ? 0.5 : 0) + 0.01;
   }
 
   const markOf = (row) => {
@@ -204,7 +204,7 @@ const strip = (() => {
     });
     canvas.addEventListener("pointermove", (event) => {
       const row = held && held.moved ? -1 : rowAt(event);
-      showTip(row < 0 ? "" : `${label(row)}: ${STATES[rows.states[row]][0]}${Number.isNaN(rows.figures.distance[row]) ? "" : `, ${fig(rows.figures.distance[row])} of its limit`}${rows.marks.has(row) ? `, ${rows.marks.get(row).join(", ")}` : ""}`, event.clientX, event.clientY);
+      showTip(row < 0 ? "" : `${label(row)}: ${STATES[rows.states[row]][0]}${Number.isNaN(rows.figures.distance[row]) ? "" : `, ${fig(rows.figures.distance[row])}× its limit`}${rows.marks.has(row) ? `, ${rows.marks.get(row).join(", ")}` : ""}`, event.clientX, event.clientY);
     });
     canvas.addEventListener("pointerleave", () => showTip(""));
     canvas.addEventListener("keydown", (event) => {
@@ -246,9 +246,14 @@ const strip = (() => {
     const named = [...rows.marks.values()].flat();
     if (named.some((n) => n.startsWith("NaN") || n === "Inf")) sample("nan", "NaN or Inf born");
     if (named.some((n) => !n.startsWith("NaN") && n !== "Inf")) sample("clobbered", "changed between steps");
-    for (const kind of "hm") if (shown.has(kind)) lines.push(el("li", {}, STATES[kind][0]));
+    for (const kind of "=hm") {
+      if (!shown.has(kind)) continue;
+      const swatch = el("canvas", { "aria-hidden": "true" });
+      swatch.style.background = css(colourOf([...rows.states].indexOf(kind)));
+      lines.push(el("li", {}, swatch, STATES[kind][0]));
+    }
     if (shown.has("-")) lines.push(el("li", {}, "pale: not judged"));
-    if (shown.has(" ")) lines.push(el("li", {}, "blank: not selected"));
+    if (shown.has("_")) lines.push(el("li", {}, "blank: not selected"));
     box.replaceChildren(...lines);
   }
 

@@ -51,10 +51,13 @@ function stepLink(where) {
 
 function table(head, body, caption, numbers) {
   const right = new Set(numbers || []);
-  const cell = (tag) => (value, i) => el(tag, { class: right.has(i) ? "n" : null, scope: tag === "th" ? "col" : null }, value instanceof Node ? value : String(value));
+  const cell = (kind) => (value, i, line, tag = value === "" ? "td" : kind) => el(tag, { class: right.has(i) ? "n" : null, scope: tag === "th" ? "col" : null }, value instanceof Node ? value : String(value));
   return el("table", {}, el("caption", { class: "soft", hidden: !caption }, caption || ""), el("thead", {}, el("tr", {}, head.map(cell("th")))),
     el("tbody", {}, body.map((line) => el("tr", {}, line.map(cell("td"))))));
 }
+
+/** What may be wider than the screen: it scrolls by itself, by keyboard too. */
+const scrolled = (words, child) => el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": words }, child);
 
 function showTip(text, x, y) {
   const tip = $("tip");

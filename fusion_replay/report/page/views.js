@@ -5,11 +5,11 @@ const views = (() => {
     if (!graph) { view.replaceChildren(el("p", { class: "card" }, `The dataflow of ${state.step || "no step"} is not in the page: it has that of the steps in full.`)); return; }
     const levels = new Map();
     for (const [where, level] of graph.nodes) levels.set(level, [...(levels.get(level) || []), where]);
-    const order = [...levels.keys()].sort((a, b) => a - b), W = 200, H = 40, GAP = 80, wide = order.length * (W + GAP) - GAP + 20;
+    const order = [...levels.keys()].sort((a, b) => a - b), W = 176, H = 40, GAP = 76, wide = order.length * (W + GAP) - GAP + 20;
     const tall = Math.max(...[...levels.values()].map((v) => v.length)) * (H + 22) + 20;
     const spot = new Map();
     order.forEach((level, i) => levels.get(level).forEach((where, k) => spot.set(where, [10 + i * (W + GAP), (tall - levels.get(level).length * (H + 22)) / 2 + k * (H + 22)])));
-    const picture = svg("svg", { class: "graph", width: wide, height: tall, viewBox: `0 0 ${wide} ${tall}`, role: "img", "aria-label": `Dataflow of ${state.step}: ${graph.edges.map((e) => `${e[0]} to ${e[1]} by ${e[2]}`).join(", ")}` });
+    const picture = svg("svg", { class: "graph", width: wide, height: tall, viewBox: `0 0 ${wide} ${tall}`, role: "group", "aria-label": `Dataflow of ${state.step}: ${graph.edges.map((e) => `${e[0]} to ${e[1]} by ${e[2]}`).join(", ")}` });
     const thick = (n) => Math.max(1, Math.min(8, Math.log10(Math.max(n, 10)) - 0.5));
     const wrong = (where) => rows.at.has(where) && isBad(rows.at.get(where));
     for (const [from, to, buffer, size] of graph.edges) {
@@ -29,11 +29,11 @@ const views = (() => {
     }
     for (const [where, [x, y]] of spot) {
       const row = rows.at.get(where), group = svg("a", { href: `#step=${where}`, class: `${where === state.step ? "here" : ""} ${wrong(where) ? "bad" : ""}` });
-      group.append(svg("rect", { x, y, width: W, height: H, rx: 4 }), svg("text", { x: x + 8, y: y + 16 }, row === undefined ? where : `${where} ${clip(entry(row)[0], 20)}`), svg("text", { x: x + 8, y: y + 31, class: "soft" }, row === undefined ? "" : clip(`${STATES[rows.states[row]][0]}${Number.isNaN(rows.figures.distance[row]) ? "" : `, ${fig(rows.figures.distance[row])} of its limit`}`, 32)), svg("title", {}, row === undefined ? where : label(row)));
+      group.append(svg("rect", { x, y, width: W, height: H, rx: 4 }), svg("text", { x: x + 8, y: y + 16 }, row === undefined ? where : `${where} ${clip(entry(row)[0], 20)}`), svg("text", { x: x + 8, y: y + 31, class: "soft" }, row === undefined ? "" : clip(`${STATES[rows.states[row]][0]}${Number.isNaN(rows.figures.distance[row]) ? "" : `, ${fig(rows.figures.distance[row])}× its limit`}`, 28)), svg("title", {}, row === undefined ? where : label(row)));
       group.addEventListener("click", (event) => { event.preventDefault(); go({ step: where }); });
       picture.append(group);
     }
-    view.replaceChildren(el("h2", {}, "Dataflow of ", name(state.step)), el("p", { class: "soft" }, `Two levels up and down; edges are buffers, thicker with more bytes, orange where the step that wrote them is wrong.${graph.hidden ? ` ${graph.hidden} more steps are not drawn; click a step to go on from there.` : " A click goes on from there."}`), el("div", { class: "scroll" }, picture));
+    view.replaceChildren(el("h2", {}, "Dataflow of ", name(state.step)), el("p", { class: "soft" }, `Two levels up and down; edges are buffers, thicker with more bytes, orange where the step that wrote them is wrong.${graph.hidden ? ` ${graph.hidden} more steps are not drawn; click a step to go on from there.` : " A click goes on from there."}`), scrolled("Dataflow", picture));
   }
 
   const clip = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
@@ -65,8 +65,8 @@ const views = (() => {
       context.textBaseline = "middle";
       used.forEach(([, [text, size]], k) => {
         context.fillStyle = variable("--line"); context.fillRect(0, k * HIGH, width, 1);
-        context.fillStyle = variable("--text"); context.fillText(clip(text, 22), 6, k * HIGH + 9);
-        context.fillStyle = variable("--soft"); context.fillText(bytes(size), 6, k * HIGH + 20);
+        context.fillStyle = variable("--text"); context.fillText(clip(text, 15), 6, k * HIGH + HIGH / 2);
+        context.fillStyle = variable("--soft"); context.textAlign = "right"; context.fillText(bytes(size), LEFT - 8, k * HIGH + HIGH / 2); context.textAlign = "left";
       });
       for (const span of spans) {
         const at = rows.at.get(`${call}:${span.x}`), bad = at !== undefined && isBad(at);
@@ -98,16 +98,16 @@ const views = (() => {
   function bisection(view) {
     const found = data.bisection;
     view.replaceChildren(lines("Error of the final output by recorded steps", [{ name: found.metric, points: found.points.map(([k, e]) => [k, number(e)]), colour: "--bar-bad", steps: true }], { words: "steps taken from the recording; the rest is computed by reference" }),
-      found.lines.map((text) => el("p", {}, name(text))), el("h3", {}, "Runs"), table(["recorded steps", found.metric], found.points.map(([k, e]) => [k, fig(number(e))]), "", [0, 1]));
+      ...found.lines.map((text) => el("p", {}, name(text))), el("h3", {}, "Runs"), table(["recorded steps", found.metric], found.points.map(([k, e]) => [k, fig(number(e))]), "", [0, 1]));
   }
 
   function attribution(view) {
     const found = data.attribution, series = (column, title, colour, dots) => ({ name: title, colour, dots, points: found.steps.map((s, i) => [i, s[column] === null ? NaN : number(s[column])]).filter(([, y]) => y > 0) });
     const known = found.steps.filter((s) => s[4] !== null).sort((a, b) => number(b[4]) - number(a[4])), most = Math.max(1e-9, ...known.map((s) => Math.abs(number(s[4]))));
     const bar = (share) => { const b = el("span", { class: "bar" }); b.style.cssText = ""; b.style.display = "block"; b.style.height = "9px"; b.style.background = "var(--bar)"; b.style.width = `${Math.round(Math.abs(share) / most * 160)}px`; return b; };
-    view.replaceChildren(el("p", {}, el("strong", {}, name(found.sentence))), found.besides.map((text) => el("p", {}, name(text))),
+    view.replaceChildren(el("p", {}, el("strong", {}, name(found.sentence))), ...found.besides.map((text) => el("p", {}, name(text))),
       lines("Error along the chain", [series(3, "cumulative", "--bar-bad"), series(1, "by itself", "--bar", true)], { log: true, band: number(found.floor), words: "step of the chain; relative L2", onPick: (i) => go({ step: found.steps[i][0], tab: "step" }) }),
-      el("h3", {}, "Shares of the final error"), table(["step", "share", "", "by itself", "inherited", "leaves"], known.map((s) => [stepLink(s[0]), `${(100 * number(s[4])).toFixed(1)} %`, bar(number(s[4])), s[1] === null ? "" : fig(number(s[1])), fig(number(s[2])), fig(number(s[3]))]), "", [1, 3, 4, 5]));
+      el("h3", {}, "Shares of the final error"), table(["step", "share", "", "by itself", "inherited", "leaves"], known.map((s) => [stepLink(s[0]), `${(100 * number(s[4])).toFixed(1).replace("-0.0", "0.0")} %`, bar(number(s[4])), s[1] === null ? "" : fig(number(s[1])), fig(number(s[2])), fig(number(s[3]))]), "", [1, 3, 4, 5]));
   }
 
   function changes(view) {

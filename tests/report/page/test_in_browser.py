@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 import fusion_replay as fr
+from cli.conftest import write_adds
+from fusion_replay.diverge.attribution import attribute
+from fusion_replay.report.page.diff_page import diff_page
 from fusion_replay.report.page.replay_page import replay_page
 
 pytestmark = pytest.mark.long
@@ -43,6 +46,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Addresses of the pages of a diff, and of a replay with bisection and attribution."""
+    folder = tmp_path_factory.mktemp("others")
+    files = [write_adds(folder / "good.h5"), write_adds(folder / "bad.h5", wrong=2)]
+    with fr.open(files[0]) as good, fr.open(files[1]) as bad:
+        pages = {
+            "diff": diff_page(good, bad, fr.diff(good, bad)),
+            "bisect": replay_page(bad, fr.replay(bad), bisection=fr.bisect(bad), attribution=attribute(bad)),
+        }
+    for name, page in pages.items():
+        (folder / f"{name}.html").write_text(page, encoding="utf-8")
+    return [(folder / f"{name}.html").as_uri() for name in pages]
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install -e '.[browser]'")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -55,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(params=[("light", 1280, 800), ("dark", 390, 844)], ids=["light-1280", "dark-390"])
-def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
+def page(browser: Any, address: str, others: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
     scheme, width, height = request.param
     context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
     made = context.new_page()
@@ -63,7 +81,7 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     made.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     made.on("pageerror", lambda e: wrong.append(str(e)))
     made.on("dialog", lambda d: (wrong.append(d.message), d.dismiss()))
-    made.on("request", lambda r: wrong.append(r.url) if r.url.partition("#")[0] != address else None)
+    made.on("request", lambda r: wrong.append(r.url) if r.url.partition("#")[0] not in (address, *others) else None)
     made.goto(address)
     yield made
     assert wrong == []
@@ -156,3 +174,20 @@ def test_every_view_opens(page: Any) -> None:
         assert tab.get_attribute("aria-selected") == "true"
         assert page.locator("#view").inner_text().strip()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), tab.inner_text()
+
+
+def test_the_views_of_other_pages_open(page: Any, others: list[str]) -> None:
+    for address in others:
+        page.goto(address)
+        for n, tab in enumerate(page.locator("#tabs button").all(), 1):
+            page.keyboard.press(str(n))
+            assert tab.get_attribute("aria-selected") == "true"
+            assert "[object" not in page.locator("#view").inner_text()
+
+
+def test_axe_finds_nothing(page: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe: pip install -e '.[browser]'")
+    for n in range(1, page.locator("#tabs button").count() + 1):
+        page.keyboard.press(str(n))
+        found = axe.Axe().run(page).response["violations"]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in found] == [], n

@@ -211,3 +211,18 @@ def test_a_picture_shows_the_worst_of_what_it_hides() -> None:
     whole = grid((5, 3), np.zeros(15), 300)
     assert whole.whole
     assert whole.index.tolist() == list(range(15))
+
+
+def test_states_of_a_long_run_are_all_there(tmp_path: Path) -> None:
+    """Texts of a page are cut where nobody would read on; states are no text."""
+    with fr.record(tmp_path / "long.h5") as rec:
+        for i in range(700):
+            with rec.step("Unheard", {"A": A[:4]}) as s:
+                s.outputs["B"] = A[: 4 if i else 8]
+    with fr.open(tmp_path / "long.h5") as snapshot, pytest.raises(NothingComparedError) as caught:
+        fr.replay(snapshot)
+    with fr.open(tmp_path / "long.h5") as snapshot:
+        page = Parsed(replay_page(snapshot, caught.value.report))
+    assert page.data["states"] == [["-", 700]]
+    assert sum(n for _, _, n in page.data["runs"]) == 700
+    assert page.data["headline"]["text"].startswith("Nothing was compared: 700 steps")
