@@ -25,6 +25,9 @@ _GRADES = {
     "located": "Located: no cause that was tried explains it, only the place is known.",
 }
 
+_SPELLED = {"nan": "NaN", "inf": "Inf"}
+"""Causes whose detail counts what only their name says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Headline:
@@ -46,7 +49,8 @@ def of_cause(label: str, why: Explanation) -> tuple[str, str]:
 def told(cause: Cause) -> str:
     """What it did and where; a place that is everywhere is none."""
     everywhere = cause.where == "in every element" and cause.detail.startswith("every ")
-    return cause.detail if everywhere else f"{cause.detail}, {cause.where}"
+    detail = f"{_SPELLED[cause.name]}: {cause.detail}" if cause.name in _SPELLED else cause.detail
+    return detail if everywhere else f"{detail}, {cause.where}"
 
 
 def graded(cause: Cause) -> str:

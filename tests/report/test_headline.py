@@ -83,3 +83,8 @@ def test_a_diff(files: dict[str, Path]) -> None:
 )  # fmt: skip
 def test_a_cause_in_words(cause: Cause, what: str, how_far: str) -> None:
     assert (told(cause), graded(cause)) == (what, how_far)
+
+
+def test_what_is_counted_is_named() -> None:
+    cause = Cause("nan", "consistent", "in element 79", "1 element (79) where none is expected")
+    assert told(cause) == "NaN: 1 element (79) where none is expected, in element 79"
