@@ -32,7 +32,7 @@ BESIDE = (
 READING = (
     "tests/frozen",
     "tests/golden/test_snapshot_versions.py",
-    "tests/snapshot/test_decoding.py",
+    "tests/snapshot/read/test_decoding.py",
     "tests/snapshot/test_fsck.py",
     "tests/snapshot/test_plain_hdf5.py",
     "tests/snapshot/test_roundtrip.py",
