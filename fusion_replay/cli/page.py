@@ -28,19 +28,19 @@ def html_options(function: F) -> F:
 
 
 def take(html: Path | None, html_budget: str | None, verb: str) -> int:
-    """The budget in bytes, once it is sure that the page can be written: what takes long comes after.
+    """The budget in bytes, once it is sure that the page can be written: what takes long comes after; 0 without a page.
 
     Raises:
         TargetExistsError: another file has that name; a page of ours is written anew.
         UsageError: no size, a size without a page, no folder to write into.
     """
-    from fusion_replay.recording.option_declaration import size_in_bytes
-    from fusion_replay.report.page.replay_page import BUDGET
-
     if html is None:
         if html_budget is not None:
             raise UsageError(f"{verb} --html-budget: is about a page; add --html OUT")
-        return BUDGET
+        return 0
+    from fusion_replay.recording.option_declaration import size_in_bytes
+    from fusion_replay.report.page.replay_page import BUDGET
+
     _check(html)
     return BUDGET if html_budget is None else size_in_bytes(html_budget, "--html-budget")
 

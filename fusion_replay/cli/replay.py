@@ -140,7 +140,6 @@ def command(
     from fusion_replay.diverge.consistency import findings
     from fusion_replay.diverge.explain import explain_first
     from fusion_replay.replay import ReplayReport, replay
-    from fusion_replay.report.page.replay_page import replay_page
     from fusion_replay.snapshot import open_snapshot
 
     with open_snapshot(file, weights=weights) as snapshot:
@@ -157,10 +156,14 @@ def command(
         except NothingComparedError as error:
             out.error(str(error))
             if html is not None and isinstance(error.report, ReplayReport):
+                from fusion_replay.report.page.replay_page import replay_page
+
                 page.write(html, replay_page(snapshot, error.report, budget=budget), out)
             out.close(False, next=_describe(error.unknown[0], file) if error.unknown else None)
             return error.exit_code
         if html is not None:
+            from fusion_replay.report.page.replay_page import replay_page
+
             page.write(html, replay_page(snapshot, report, why=why, found=found, budget=budget), out)
     if as_json:
         *records, summary = report.records()

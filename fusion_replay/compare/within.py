@@ -125,19 +125,25 @@ def outside(
     steps_below: int = 0,
 ) -> Mask:
     """Which elements of a flat output are outside; arguments as of :func:`within`."""
-    got = np.empty(actual.size, np.float32)
-    to_float32(actual, got)
+    got = _as_float32(actual)
     found = _outside(got, bound.lo, bound.hi)
     if found.any():
         for other in also:
             found &= _outside(got, other.lo, other.hi)
-        due = np.empty(got.size, np.float32)
-        to_float32(expected, due)
+        due = _as_float32(expected)
         found &= ~((got == due) | (np.isnan(got) & np.isnan(due)))
         if steps_below:
             gap = places(due) - places(got)
             found &= ~((gap >= 0) & (gap <= steps_below))
     return found
+
+
+def _as_float32(x: npt.NDArray[Any]) -> F32:
+    if x.dtype == np.float32:
+        return x
+    out = np.empty(x.size, np.float32)
+    to_float32(x, out)
+    return out
 
 
 def _outside(x: F32, lo: F32, hi: F32) -> Mask:
@@ -191,4 +197,4 @@ class _Tally:
         return int(np.searchsorted(np.cumsum(self.counts), math.ceil(total / 2))) if total else 0
 
 
-__all__ = ["Within", "within"]
+__all__ = ["Within", "outside", "within"]

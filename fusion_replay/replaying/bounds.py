@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
+from fusion_replay.compare.blocks import Mask
 from fusion_replay.compare.numerics.evaluator import Bound, bound
 from fusion_replay.compare.numerics.stages import DEVICES, Model, Numerics
 from fusion_replay.compare.within import Within, outside, within
@@ -84,14 +85,24 @@ class StepBound:
     Attributes:
         honest: the kernel on these inputs.
         bound: per element of its one output.
-        also: bounds of which one is enough, where an element is outside ``bound``.
         steps_below: as of :func:`~fusion_replay.compare.within.within`.
     """
 
     honest: HonestKernel
     bound: Bound
-    also: tuple[Bound, ...]
     steps_below: int
+
+    @cached_property
+    def also(self) -> tuple[Bound, ...]:
+        """Bounds of which one is enough, where an element is outside ``bound``; only then are they worth computing."""
+        return tuple(self.honest.of_each().values()) if self.honest.adds_up else ()
+
+    def outside(self, actual: NDArray, expected: NDArray) -> Mask:
+        """Which elements of the flat output are."""
+        found = outside(actual, expected, self.bound, steps_below=self.steps_below)
+        if found.any() and self.also:
+            found = outside(actual, expected, self.bound, also=self.also, steps_below=self.steps_below)
+        return found
 
 
 def bound_of(
@@ -101,15 +112,17 @@ def bound_of(
     found = step_bound(step, spec, evaluation, actual)
     if isinstance(found, str):
         return found
-    return within(
+    judging = partial(
+        within,
         actual,
         evaluation.results[0],
         found.bound,
-        also=found.also,
         steps_below=found.steps_below,
         assumed=found.honest.assumed,
         decides=found.honest.decides(rule, own),
     )
+    judged = judging()
+    return judging(also=found.also) if judged.n_outside and found.also else judged
 
 
 def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, actual: NDArray) -> StepBound | str:
@@ -133,10 +146,4 @@ def step_bound(step: Step, spec: OperatorSpec | None, evaluation: Evaluation, ac
         return str(why)
     if found.lo.size != actual.size:
         return f"{step.op.type}: its bound has {found.lo.size} elements, its output {actual.size}"
-    below = 0 if variant == SIMULATOR else 1
-    also: tuple[Bound, ...] = ()
-    if honest.adds_up:
-        got, due = (np.ascontiguousarray(x).reshape(-1) for x in (actual, evaluation.results[0]))
-        if outside(got, due, found, steps_below=below).any():
-            also = tuple(honest.of_each().values())
-    return StepBound(honest, found, also, below)
+    return StepBound(honest, found, 0 if variant == SIMULATOR else 1)

@@ -19,7 +19,6 @@ from fusion_replay.compare.blocks import BLOCK, F64, Blocks, Mask, to_float32
 from fusion_replay.compare.numerics.intervals import places
 from fusion_replay.compare.rules import rule_for
 from fusion_replay.compare.verdict import as_numpy
-from fusion_replay.compare.within import outside
 from fusion_replay.model.bf16 import wide
 from fusion_replay.replaying.bounds import step_bound
 
@@ -115,7 +114,7 @@ def _of_bound(
     found = step_bound(step, spec, evaluation, actual)
     if isinstance(found, str):
         return None
-    bad = outside(actual, expected, found.bound, also=found.also, steps_below=found.steps_below)
+    bad = found.outside(actual, expected)
     got = np.empty(actual.size, np.float32)
     to_float32(actual, got)
     at, low, high = (places(x).astype(np.float64) for x in (got, found.bound.lo, found.bound.hi))
